@@ -1,0 +1,262 @@
+"""ScreenConfig: what the user asks for, from YAML, checked once."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from screen.errors import ConfigError, nearest
+from screen.perturbations import Mode, Site
+
+TimePoint = Annotated[int, Field(ge=1, le=9)]
+
+
+def _beside_yaml(path: Path, info: ValidationInfo) -> Path:
+    """Relative paths are relative to the YAML file."""
+    base: Path = (info.context or {}).get("base", Path())
+    return (base / path.expanduser()).resolve()
+
+
+FilePath = Annotated[Path, AfterValidator(_beside_yaml)]
+
+
+class Section(BaseModel):
+    """A part of the configuration; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Section):
+    """The weights and the vocabulary they were trained with. What is None is read off the checkpoint."""
+
+    kind: Literal["perturbgen"] = "perturbgen"
+    checkpoint: FilePath
+    encoder_path: FilePath | None = None
+    vocabulary: FilePath | None = None
+    mapping_dict_path: FilePath | None = None
+    tokenid_to_rowid_path: FilePath | None = None
+    gene_median_path: FilePath | None = None
+    gene_table: FilePath | None = None
+    num_heads: int | None = None
+    encoder_num_heads: int | None = None
+    chained: bool = False
+    use_size_factor: bool | None = None
+    encoder: Literal["scmaskgit", "Transformer_encoder"] | None = None
+    loss_mode: Literal["mse", "nb", "zinb"] | None = None
+    pos_encoding_mode: str | None = None
+    d_model: int | None = None
+    num_layers: int | None = None
+    d_ff: int | None = None
+    tgt_vocab_size: int | None = None
+    max_seq_length: int | None = None
+
+    @model_validator(mode="after")
+    def _one_vocabulary(self) -> "ModelConfig":
+        if (self.vocabulary is None) == (self.mapping_dict_path is None):
+            raise ValueError(
+                "give either `vocabulary` (a TSV file) or `mapping_dict_path` (upstream's pickle), not both or none"
+            )
+        return self
+
+
+class CellsConfig(Section):
+    """The cells: either one h5ad of raw counts, or upstream's tokenised folders."""
+
+    h5ad: FilePath | None = None
+    layer: str | None = None
+    state_column: str | None = None
+    source: str | None = None
+    targets: dict[TimePoint, str] = {}
+    pairing: str = "stratified"
+    strata: list[str] = []
+    seed: int = 0
+    filters: dict[str, list[str]] = {}
+    max_cells: Annotated[int, Field(ge=1)] | None = None
+    special_tokens: bool = False
+    src_dataset_file: FilePath | None = None
+    tgt_dataset_folder: FilePath | None = None
+    tgt_adata_folder: FilePath | None = None
+    filter_var: str | None = None
+    filter_cond: list[str] = []
+    cond_list: list[str] = []
+    condition_keys: list[str] = []
+    conditions_combined: list[str] | None = None
+
+    @field_validator("pairing")
+    @classmethod
+    def _pairing_file(cls, value: str, info: ValidationInfo) -> str:
+        return value if value in ("stratified", "random") else str(_beside_yaml(Path(value), info))
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "CellsConfig":
+        if self.h5ad is not None:
+            if self.state_column is None or self.source is None or not self.targets:
+                raise ValueError("cells from an h5ad need `state_column`, `source` and `targets` (time point: value)")
+            if self.src_dataset_file is not None:
+                raise ValueError("give either `h5ad` or `src_dataset_file`, not both")
+        elif None in (self.src_dataset_file, self.tgt_dataset_folder):
+            raise ValueError("give `h5ad`, or `src_dataset_file`, `tgt_dataset_folder` and `tgt_adata_folder`")
+        return self
+
+
+class LibraryConfig(Section):
+    """Genes x modes at a site. `genes` is `all`, a list of names, or a file with one name per line."""
+
+    genes: Literal["all"] | list[str] | FilePath
+    modes: Annotated[list[Mode], Field(min_length=1)] = ["mask"]
+    combos: Literal["singles", "joint"] = "singles"
+    perturbation_sequence: Annotated[list[Site], Field(min_length=1)] = ["src"]
+    pert_tps: list[TimePoint] | None = None
+
+    @field_validator("genes", mode="before")
+    @classmethod
+    def _no_empty_list(cls, value: object) -> object:
+        if isinstance(value, list):
+            if not value:
+                raise ValueError("the list of genes is empty")
+            return [str(v) for v in value]
+        return value
+
+
+class PredictConfig(Section):
+    """What is predicted, and how upstream's ambiguities are read."""
+
+    pred_tps: Annotated[list[TimePoint], Field(min_length=1)]
+    context_tps: list[TimePoint] | None = None
+    context_mode: bool = False
+    exclude_src: bool = False
+    pad_condition: bool = False
+    use_count_decoder: bool = True
+    readout: Literal["expected", "mu"] = "expected"
+    size_factor: Literal["auto", "observed", "predicted", "none"] = "auto"
+    upstream_pooling: bool = False
+
+    @field_validator("pred_tps", "context_tps")
+    @classmethod
+    def _no_repeats(cls, value: list[int] | None) -> list[int] | None:
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError(f"time points repeat: {value}")
+        return value
+
+
+class OutputConfig(Section):
+    """What is stored and how it is grouped in the tables."""
+
+    strata: list[str] = []
+    var_list: list[str] | None = None
+    store_dtype: Literal["float16", "float32"] = "float16"
+    keep_embeddings: bool = False
+    keep_gene_cosine: bool = False
+    allow_missing: bool = False
+    directory: FilePath | None = None
+    export_batch_size: Annotated[int, Field(ge=1)] = 64
+
+
+class ScreenConfig(Section):
+    """One screen: model, cells, library, prediction, output. `notes` is what an importer wants said to the user."""
+
+    model: ModelConfig
+    cells: CellsConfig
+    library: list[LibraryConfig]
+    predict: PredictConfig
+    output: OutputConfig = OutputConfig()
+    notes: list[str] = []
+
+    @field_validator("library", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return [value] if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _time_points(self) -> "ScreenConfig":
+        if not self.library:
+            raise ValueError("the library is empty: it needs at least one block with `genes`")
+        for block in self.library:
+            late = sorted(set(block.pert_tps or ()) - set(self.predict.pred_tps))
+            if late:
+                raise ValueError(
+                    f"pert_tps {late} are not among pred_tps {self.predict.pred_tps}; edit only predicted time points"
+                )
+            if block.pert_tps and "tgt" not in block.perturbation_sequence:
+                raise ValueError("pert_tps is for edits of the target; add `tgt` to perturbation_sequence or remove it")
+            if self.predict.exclude_src and "src" in block.perturbation_sequence:
+                raise ValueError(
+                    "exclude_src removes the source, so an edit of the source has no effect; remove one of them"
+                )
+        return self
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises ConfigError for a missing or malformed file or a repeated key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    try:
+        raw = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold sections such as `model:` and `cells:`; it holds a {type(raw).__name__}")
+    return raw
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice instead of keeping the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f'the key "{key}" is written twice', key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def parse_config(raw: Mapping[str, Any], path: Path) -> ScreenConfig:
+    """Validates our own YAML. Raises one ConfigError that lists every problem with its place and value."""
+    try:
+        return ScreenConfig.model_validate(raw, context={"base": path.resolve().parent})
+    except ValidationError as error:
+        lines = [_explain(problem, path) for problem in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from error
+
+
+_UNION_NOISE = ("list[str]", "literal['all']", "function-after[_beside_yaml(), path]")
+
+
+def _explain(problem: Any, path: Path) -> str:
+    place = [str(p) for p in problem["loc"] if not any(noise in str(p) for noise in _UNION_NOISE)]
+    where = ".".join(place) or "the file"
+    if problem["type"] == "extra_forbidden":
+        return f'unknown key "{where}" in {path.name}{nearest(place[-1], _allowed_keys(place[:-1]))}'
+    if problem["type"] == "missing":
+        return f'"{where}" is missing in {path.name}'
+    message = problem["msg"].removeprefix("Value error, ")
+    seen = "" if isinstance(problem["input"], dict) else f" (it is {problem['input']!r})"
+    return f"{where} in {path.name}: {message}{seen}"
+
+
+def _allowed_keys(place: list[str]) -> list[str]:
+    sections: dict[str, type[Section]] = {
+        "model": ModelConfig,
+        "cells": CellsConfig,
+        "library": LibraryConfig,
+        "predict": PredictConfig,
+        "output": OutputConfig,
+    }
+    return list((sections.get(place[0], ScreenConfig) if place else ScreenConfig).model_fields)

@@ -1,0 +1,100 @@
+"""Perturbation and Library: genes in, integers and stable, readable ids out."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from screen.errors import GeneError
+from screen.genes import NO_TOKEN, Vocabulary
+
+Mode = Literal["mask", "pad", "delete", "overexpress"]
+Site = Literal["src", "tgt"]
+MODES: tuple[Mode, ...] = ("mask", "pad", "delete", "overexpress")
+MANY_JOINT_GENES = 10
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """One edit: gene columns, how (mode) and where (source row, target rows of some time points, or both).
+
+    Genes are in vocabulary order, except for overexpress, where their order is the order of insertion.
+    """
+
+    genes: tuple[int, ...]
+    mode: Mode
+    sites: tuple[Site, ...]
+    pert_tps: tuple[int, ...] = ()
+
+    @property
+    def is_knockout(self) -> bool:
+        """True for mask, pad and delete: they need the gene to be there."""
+        return self.mode != "overexpress"
+
+    @property
+    def site_label(self) -> str:
+        """'src', 'tgt@1,2' or 'src+tgt@1,2'."""
+        target = "tgt@" + ",".join(map(str, self.pert_tps))
+        return "+".join("src" if site == "src" else target for site in self.sites)
+
+    def id(self, vocabulary: Vocabulary) -> str:
+        """'src:mask:ENSG00000125538'; joint genes are joined by '+'."""
+        return f"{self.site_label}:{self.mode}:" + "+".join(vocabulary.ensembl_id[g] for g in self.genes)
+
+    def symbols(self, vocabulary: Vocabulary) -> str:
+        """The genes' symbols, joined as in the id."""
+        return "+".join(vocabulary.symbol[g] for g in self.genes)
+
+    def tokens(self, vocabulary: Vocabulary, site: Site) -> list[int]:
+        """The genes' ids on one side, in order. Raises GeneError for a gene without a source token."""
+        token_G = vocabulary.source_token_G if site == "src" else vocabulary.target_token_G
+        for gene in self.genes:
+            if token_G[gene] == NO_TOKEN:
+                raise GeneError(
+                    f"{vocabulary.label(gene)} has no token in the source vocabulary: it cannot be edited there"
+                )
+        return [int(token_G[g]) for g in self.genes]
+
+
+def make_perturbation(
+    genes: Sequence[int], mode: Mode, sites: Iterable[Site], pert_tps: Iterable[int], vocabulary: Vocabulary
+) -> Perturbation:
+    """A Perturbation in canonical form. Raises GeneError if a gene is inserted twice."""
+    unique = tuple(dict.fromkeys(genes))
+    if mode == "overexpress" and len(unique) < len(genes):
+        twice = next(g for g in unique if list(genes).count(g) > 1)
+        raise GeneError(f"{vocabulary.label(twice)} is listed twice in one overexpress edit; list each gene once")
+    ordered = unique if mode == "overexpress" else tuple(sorted(unique))
+    where: tuple[Site, ...] = tuple(s for s in ("src", "tgt") if s in set(sites))
+    return Perturbation(ordered, mode, where, tuple(sorted(set(pert_tps))) if "tgt" in where else ())
+
+
+@dataclass(frozen=True)
+class Library:
+    """The perturbations of one screen, without repeats, in the user's order.
+
+    `must_screen[i]` tells whether the user named perturbation i's genes (and so wants to hear if it cannot be screened).
+    """
+
+    perturbations: tuple[Perturbation, ...]
+    must_screen: tuple[bool, ...]
+
+    def __len__(self) -> int:
+        return len(self.perturbations)
+
+    def ids(self, vocabulary: Vocabulary) -> tuple[str, ...]:
+        """Stable ids, one per perturbation."""
+        return tuple(p.id(vocabulary) for p in self.perturbations)
+
+    def fingerprint(self, vocabulary: Vocabulary) -> str:
+        """SHA-256 over the ids."""
+        return hashlib.sha256("\n".join(self.ids(vocabulary)).encode()).hexdigest()
+
+
+def make_library(blocks: Iterable[tuple[Sequence[Perturbation], bool]]) -> Library:
+    """Joins blocks of perturbations, dropping exact repeats; named by the user anywhere means named."""
+    named: dict[Perturbation, bool] = {}
+    for perturbations, must_screen in blocks:
+        for p in perturbations:
+            named[p] = named.get(p, False) or must_screen
+    return Library(tuple(named), tuple(named.values()))
