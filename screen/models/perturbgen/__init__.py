@@ -1,0 +1,1 @@
+"""PerturbGen (upstream commit a9a9375): model, checkpoint reader and adapter."""

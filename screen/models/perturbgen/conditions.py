@@ -1,0 +1,99 @@
+"""Condition tokens: which id stands for a metadata value in front of a target row."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from screen.errors import CellError, CheckpointError, some
+from screen.models.perturbgen.read_sizes import CONDITION_SLOTS
+from screen.tokens import TokenBank
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """id_CN[t]: (C, N) condition ids of each cell at time point t, one column per entry of cond_list.
+
+    `all_ids` are the ids of every value the model knows: pooling leaves them all out.
+    """
+
+    id_CN: Mapping[int, NDArray[np.int64]]
+    all_ids: tuple[int, ...] = ()
+
+
+def read_conditions(
+    bank: TokenBank, cond_list: Sequence[str], condition_dict: Mapping[str, Any] | None, n_tokens: int, pad: bool
+) -> Conditions:
+    """Condition ids of every cell.
+
+    `condition_dict` {column: {value: id}} comes from the checkpoint. Without it values are numbered as upstream does: per
+    column, in order of first appearance in source, then targets; the first id is n_tokens - 50 - number of values.
+    `pad`: every condition is id 0 (upstream's pad_condition). Raises CellError for a value the model never saw.
+    """
+    if not cond_list:
+        return Conditions({t: np.zeros((bank.n_cells, 0), dtype=np.int64) for t in bank.target_tps})
+    table = _from_checkpoint(cond_list, condition_dict) if condition_dict else _number(bank, cond_list, n_tokens)
+    ids = {t: np.stack([_lookup(bank, c, t, table[c]) for c in cond_list], axis=1) for t in bank.target_tps}
+    if pad:
+        ids = {t: np.zeros_like(id_CN) for t, id_CN in ids.items()}
+    return Conditions(ids, tuple(sorted(i for values in table.values() for i in values.values())))
+
+
+def _from_checkpoint(cond_list: Sequence[str], condition_dict: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    unknown = [c for c in cond_list if c not in condition_dict]
+    if unknown:
+        raise CheckpointError(
+            f"cond_list names {some(unknown)}, but the checkpoint was trained with {some(condition_dict)}"
+        )
+    return {c: {str(v): int(i) for v, i in condition_dict[c].items()} for c in condition_dict}
+
+
+def _number(bank: TokenBank, cond_list: Sequence[str], n_tokens: int) -> dict[str, dict[str, int]]:
+    values: dict[str, list[str]] = {}
+    for column in cond_list:
+        seen: dict[str, None] = {}
+        for state in sorted(bank.states):
+            if column in bank.states[state].obs:
+                seen.update(dict.fromkeys(str(v) for v in bank.states[state].obs[column]))
+        if not seen:
+            bank.obs_value(column, min(bank.target_tps))
+        values[column] = list(seen)
+    first = n_tokens - CONDITION_SLOTS - sum(map(len, values.values()))
+    highest = max(int(bank.states[t].tokens.token_T.max(initial=0)) for t in bank.target_tps)
+    if first <= highest:
+        listed = "; ".join(f"{c}: {some(v)}" for c, v in values.items())
+        raise CheckpointError(
+            f"the checkpoint has no room for the condition values of these cells ({listed}): their ids would start at {first}, "
+            f"but gene ids reach {highest}; it was trained with fewer values"
+        )
+    numbered: dict[str, dict[str, int]] = {}
+    for column, names in values.items():
+        numbered[column] = {v: first + i for i, v in enumerate(names)}
+        first += len(names)
+    return numbered
+
+
+def _lookup(bank: TokenBank, column: str, time: int, table: Mapping[str, int]) -> NDArray[np.int64]:
+    values = [str(v) for v in bank.obs_value(column, time)]
+    unknown = sorted({v for v in values if v not in table})
+    if unknown:
+        raise CellError(
+            f'"{column}" is {some(unknown)} in some cells, which the model never saw; it knows {some(table, 20)}'
+        )
+    return np.array([table[v] for v in values], dtype=np.int64)
+
+
+def check_levels(bank: TokenBank, keys: Sequence[str], levels: Sequence[Any] | None, n_levels: int, time: int) -> None:
+    """Dispersion levels: the cells' values of `keys`, joined by '_', must be levels the checkpoint was trained with."""
+    if not keys:
+        return
+    joined = ["_".join(parts) for parts in zip(*([str(v) for v in bank.obs_value(k, time)] for k in keys), strict=True)]
+    known = {str(v) for v in levels} if levels else set()
+    unknown = sorted(set(joined) - known) if known else []
+    if unknown or (n_levels and len(set(joined)) > n_levels):
+        raise CellError(
+            f"condition_keys {list(keys)} give the levels {some(unknown or sorted(set(joined)))}, but the checkpoint has "
+            f"dispersions for {some(sorted(known), 20) if known else n_levels} level(s)"
+        )
