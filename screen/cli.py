@@ -1,0 +1,119 @@
+"""The command `perturbscreen`: parse, call one function, print."""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from screen.errors import ScreenError
+from screen.report import Console, describe_plan, describe_result
+
+EXIT_CODES = """exit codes:
+  0  everything asked for was screened
+  1  something failed while running; what was committed is kept, the same command continues
+  2  the request cannot be met as written, or not in full: the message says why
+  130  interrupted; the same command continues"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    console = Console()
+    command: Callable[[argparse.Namespace, Console], int] = arguments.command
+    try:
+        return command(arguments, console)
+    except KeyboardInterrupt:
+        console.error("interrupted; finished units are kept, run the same command to continue")
+        return 130
+    except Exception as error:
+        if arguments.debug:
+            traceback.print_exc()
+        if isinstance(error, ScreenError):
+            console.error(str(error))
+            return error.exit_code
+        console.error(
+            f"{type(error).__name__}: {error}\nWhat was committed is kept. Run again with --debug to see where this came from."
+        )
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="perturbscreen",
+        description="In-silico perturbation screens over rank-token transformers.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"perturbscreen {version('perturbscreen')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run a screen, or continue one")
+    plan = commands.add_parser("plan", help="say what a screen would do, without running it")
+    for sub in (run, plan):
+        sub.add_argument(
+            "config",
+            type=Path,
+            metavar="CONFIG",
+            help="a screen's YAML file: ours, or upstream's perturbation.yaml as it is",
+        )
+        sub.add_argument("--store-dtype", choices=["float16", "float32"], help="how log-expression changes are stored")
+        sub.add_argument(
+            "--allow-missing", action="store_true", help="exit 0 even if a requested gene could not be screened"
+        )
+        sub.add_argument(
+            "--encoder-heads", type=int, metavar="N", help="attention heads of the encoder, if not upstream's 8"
+        )
+    run.add_argument(
+        "--out", type=Path, metavar="DIR", help="output directory (default: output.directory, or runs/<name of CONFIG>)"
+    )
+    run.set_defaults(command=_run)
+    plan.set_defaults(command=_plan)
+    export = commands.add_parser("export", help="write predictions as h5ad in upstream's layout")
+    export.add_argument("directory", type=Path, metavar="DIR", help="a directory that `run` wrote")
+    export.add_argument("--h5ad", type=Path, required=True, metavar="FILE", help="where to write")
+    export.add_argument(
+        "--perturbation", metavar="ID", help="one perturbation, e.g. src:mask:ENSG00000125538 (default: all)"
+    )
+    export.set_defaults(command=_export)
+    for sub in (run, plan, export):
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _config(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
+    from screen.session import load_config
+
+    return load_config(arguments.config, arguments.store_dtype, arguments.allow_missing, arguments.encoder_heads)
+
+
+def _run(arguments: argparse.Namespace, console: Console) -> int:
+    from screen.session import run
+
+    config, text = _config(arguments)
+    result = run(
+        config, text, arguments.out or config.output.directory or Path("runs") / arguments.config.stem, console
+    )
+    describe_result(result.directory, result.hits, result.has_counts, result.unscreened, console)
+    return 2 if result.unscreened and not config.output.allow_missing else 0
+
+
+def _plan(arguments: argparse.Namespace, console: Console) -> int:
+    from screen.prepare import prepare
+
+    config, _ = _config(arguments)
+    screen = prepare(config)
+    describe_plan(screen, console)
+    return 2 if screen.unscreened() and not config.output.allow_missing else 0
+
+
+def _export(arguments: argparse.Namespace, console: Console) -> int:
+    from screen.export import write_h5ad
+
+    shape = write_h5ad(arguments.directory, arguments.h5ad, arguments.perturbation)
+    console.say(f"{arguments.h5ad}: {shape[0]} rows x {shape[1]} genes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,256 @@
+"""Differential expression from a store: paired statistics per perturbation, stratum, time point and gene."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from screen.effects import SCALE
+from screen.store import ScreenStore
+
+ROWS_PER_PART = 2_000_000
+MAX_PARTS = 64
+MEAN_FLOOR = 1e-9
+"""Added to both means (counts per 10,000) before log2 of their ratio."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The items of one perturbation in one stratum at one time point. G genes, N cells.
+
+    Statistics are over cells, paired with each cell's own control, on the log1p CP10K scale (natural logarithm);
+    `target_mean_G` and `ref_mean_G` are arithmetic means of counts per 10,000.
+    """
+
+    perturbation: int
+    stratum: str
+    time: int
+    n_cells: int
+    n_stratum: int
+    mean_delta_G: NDArray[np.float64]
+    se_G: NDArray[np.float64]
+    statistic_G: NDArray[np.float64]
+    p_value_G: NDArray[np.float64]
+    fdr_G: NDArray[np.float64]
+    target_mean_G: NDArray[np.float64]
+    ref_mean_G: NDArray[np.float64]
+    rms_delta: float
+    embedding_shift: float
+    rank: float
+    length: float
+
+
+def paired_t(
+    delta_NG: NDArray[np.floating],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """(mean, standard error, t, two-sided p) per gene of paired differences, (N, G).
+
+    One cell has no standard error: NaN. A gene that changes by exactly the same in every cell has t infinite and p 0,
+    or t NaN and p 1 if the change is 0.
+    """
+    from scipy.special import stdtr
+
+    n = len(delta_NG)
+    mean_G = delta_NG.mean(0, dtype=np.float64)
+    if n < 2:
+        nan_G = np.full(delta_NG.shape[1], np.nan)
+        return mean_G, nan_G, nan_G.copy(), nan_G.copy()
+    se_G = delta_NG.std(0, ddof=1, dtype=np.float64) / np.sqrt(n)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t_G = mean_G / se_G
+    p_G = 2 * stdtr(n - 1, -np.abs(t_G))
+    return mean_G, se_G, t_G, np.where(np.isnan(t_G), 1.0, p_G)
+
+
+def benjamini_hochberg(p_G: NDArray[np.float64]) -> NDArray[np.float64]:
+    """False discovery rates of one family of p-values; NaN stays NaN and does not count."""
+    out = np.full(len(p_G), np.nan)
+    known = np.flatnonzero(~np.isnan(p_G))
+    order = known[np.argsort(p_G[known], kind="stable")]
+    ranked = p_G[order] * len(order) / np.arange(1, len(order) + 1)
+    out[order] = np.minimum(np.minimum.accumulate(ranked[::-1])[::-1], 1.0)
+    return out
+
+
+def groups(
+    store: ScreenStore, strata: Sequence[str], stratum_C: NDArray[np.int64], perturbations: Sequence[int]
+) -> Iterator[Group]:
+    """Statistics of every group of the given perturbations that has a cell. Reads one perturbation at a time."""
+    reader = _Reader(store)
+    n_stratum = np.bincount(stratum_C, minlength=len(strata))
+    for p in perturbations:
+        rows = reader.rows(p)
+        cells = reader.cell_I[rows]
+        for t in store.layout.pred_tps:
+            screened = reader.is_screened[t][rows]
+            delta = reader.delta(t, rows) if store.layout.expression_scale is not None else None
+            for s in np.unique(stratum_C[cells]):
+                at = np.flatnonzero(screened & (stratum_C[cells] == s))
+                if len(at):
+                    yield reader.group(
+                        p, strata[s], int(n_stratum[s]), t, rows[at], cells[at], None if delta is None else delta[at]
+                    )
+
+
+class _Reader:
+    """Items and controls of a store, read once; deltas read per perturbation."""
+
+    def __init__(self, store: ScreenStore) -> None:
+        self.store = store
+        tps = store.layout.pred_tps
+        self.perturbation_I = np.asarray(store.item("items/perturbation")[...])
+        self.cell_I = np.asarray(store.item("items/cell")[...])
+        self.order = np.argsort(self.perturbation_I, kind="stable")
+        self.sorted = self.perturbation_I[self.order]
+        self.is_screened = {t: np.asarray(store.item(f"items/is_screened_t{t}")[...]) for t in tps}
+        self.cosine = {t: np.asarray(store.item(f"items/embedding_cosine_t{t}")[...]) for t in tps}
+        self.rank, self.length = (np.asarray(store.item(f"items/{n}")[...]) for n in ("rank", "length"))
+        has_counts = store.layout.expression_scale is not None
+        self.control = {t: np.asarray(store.array(f"control/expression_t{t}")[...]) for t in tps} if has_counts else {}
+
+    def rows(self, perturbation: int) -> NDArray[np.int64]:
+        """Store rows of one perturbation, ascending."""
+        start, stop = np.searchsorted(self.sorted, [perturbation, perturbation + 1])
+        return self.order[start:stop]
+
+    def delta(self, time: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Decoded deltas of the rows; contiguous runs are read as slices."""
+        cuts = np.flatnonzero(np.diff(rows) != 1) + 1
+        return np.concatenate(
+            [self.store.delta(time, slice(int(run[0]), int(run[-1]) + 1)) for run in np.split(rows, cuts)]
+        )
+
+    def group(
+        self,
+        p: int,
+        stratum: str,
+        n_stratum: int,
+        time: int,
+        rows: NDArray[np.int64],
+        cells: NDArray[np.int64],
+        delta_NG: NDArray[np.float32] | None,
+    ) -> Group:
+        """The statistics of one group."""
+        empty = np.zeros(0)
+        mean_G, se_G, t_G, p_G, target_G, ref_G = (empty,) * 6
+        if delta_NG is not None:
+            mean_G, se_G, t_G, p_G = paired_t(delta_NG)
+            control_NG = self.control[time][cells]
+            target_G, ref_G = self._mean(control_NG + delta_NG), self._mean(control_NG)
+        rank = self.rank[rows]
+        return Group(
+            p, stratum, time, len(rows), n_stratum, mean_G, se_G, t_G, p_G, benjamini_hochberg(p_G), target_G, ref_G,
+            float(np.sqrt(np.mean(mean_G**2))) if len(mean_G) else float("nan"),
+            float(np.mean(1 - self.cosine[time][rows], dtype=np.float64)),
+            float(rank[rank >= 0].mean()) if (rank >= 0).any() else float("nan"),
+            float(self.length[rows].mean()),
+        )  # fmt: skip
+
+    def _mean(self, log_NG: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Mean over cells of counts per 10,000; a model's own log expression is averaged as it is."""
+        values = np.expm1(log_NG) if self.store.layout.expression_scale == "log1p_cp10k" else log_NG
+        return np.asarray(values.mean(0, dtype=np.float64))
+
+
+class Names:
+    """What the tables call things: genes and perturbations of one store."""
+
+    def __init__(self, store: ScreenStore) -> None:
+        self.feature = store.strings("genes/ensembl_id")
+        self.feature_symbol = store.strings("genes/symbol")
+        table = "library/0/perturbations"
+        self.id, self.mode, self.site, self.target, self.symbol = (
+            store.strings(f"{table}/{n}") for n in ("id", "mode", "site", "target_gene", "target_symbol")
+        )
+
+
+def frame(group: Group, names: Names) -> pl.DataFrame:
+    """One row per gene: pdex's column names and ours. SCALE-normalised means, natural-log deltas."""
+    p = group.perturbation
+    floor = MEAN_FLOOR
+    columns: dict[str, Any] = {
+        "feature": names.feature.tolist(),
+        "feature_symbol": names.feature_symbol.tolist(),
+        "target_mean": group.target_mean_G,
+        "ref_mean": group.ref_mean_G,
+        "log2_fold_change": np.log2(np.maximum(group.target_mean_G, 0) + floor)
+        - np.log2(np.maximum(group.ref_mean_G, 0) + floor),
+        "mean_delta": group.mean_delta_G,
+        "se": group.se_G,
+        "statistic": group.statistic_G,
+        "p_value": group.p_value_G,
+        "fdr": group.fdr_G,
+    }
+    first = {"perturbation": names.id[p], "target": names.target[p], "target_symbol": names.symbol[p]}
+    first |= {"mode": names.mode[p], "site": names.site[p], "stratum": group.stratum}
+    table = pl.DataFrame(columns).with_columns(pl.selectors.float().fill_nan(None))
+    table = table.with_columns(
+        pl.col("statistic", "mean_delta", "se", "target_mean", "ref_mean", "log2_fold_change").cast(pl.Float32)
+    )
+    lead = [pl.lit(str(v)).alias(k) for k, v in first.items()]
+    counts = [pl.lit(group.time, pl.Int8).alias("time"), pl.lit(group.n_cells, pl.Int32).alias("n_cells")]
+    counts.append(pl.lit(group.n_cells / group.n_stratum, pl.Float32).alias("coverage"))
+    return table.select(*lead, *counts, *columns)
+
+
+def write_tables(
+    store: ScreenStore, directory: Path, strata: Sequence[str], stratum_C: NDArray[np.int64]
+) -> list[Group]:
+    """Writes `deg/part-*.parquet`, sorted by target, and returns every group for the ranking.
+
+    Parts are computed by Dask, in threads; each is written under another name first. Old parts are removed.
+    """
+    import dask
+
+    names = Names(store)
+    perturbations = np.unique(np.asarray(store.item("items/perturbation")[...]))
+    order = sorted((int(p) for p in perturbations), key=lambda p: (names.target[p], names.id[p]))
+    per_perturbation = len(names.feature) * len(strata) * len(store.layout.pred_tps)
+    n_parts = min(
+        MAX_PARTS, max(1, -(-len(order) * per_perturbation // ROWS_PER_PART), min(len(order), os.cpu_count() or 1))
+    )
+    folder = directory / "deg"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("part-*.parquet"):
+        old.unlink()
+    chunks = [list(c) for c in np.array_split(order, n_parts)]
+    make = dask.delayed(_write_part, pure=False)
+    with dask.config.set(scheduler="threads", num_workers=os.cpu_count()):
+        parts = dask.compute(
+            *[
+                make(store, folder / f"part-{i:04d}.parquet", chunk, strata, stratum_C, names)
+                for i, chunk in enumerate(chunks)
+            ]
+        )
+    return [g for part in parts for g in part]
+
+
+def _write_part(
+    store: ScreenStore,
+    path: Path,
+    perturbations: list[int],
+    strata: Sequence[str],
+    stratum_C: NDArray[np.int64],
+    names: Names,
+) -> list[Group]:
+    found = list(groups(store, strata, stratum_C, perturbations))
+    if store.layout.expression_scale is not None:
+        partial = path.with_name(f".{path.name}")
+        pl.concat([frame(g, names) for g in found]).write_parquet(
+            partial, compression="zstd", statistics=True, row_group_size=64 * 1024
+        )
+        partial.replace(path)
+    return found
+
+
+def scan(directory: Path) -> pl.LazyFrame:
+    """The differential-expression table of a screen directory, read lazily."""
+    return pl.scan_parquet(directory / "deg" / "part-*.parquet")
+
+
+__all__ = ["SCALE", "Group", "Names", "benjamini_hochberg", "frame", "groups", "paired_t", "scan", "write_tables"]

@@ -1,0 +1,186 @@
+"""Source-mask screen of held-out CD14+ pairs: how large predicted effects are, and whether two seeds agree on them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import rankdata, spearmanr
+from torch import Tensor
+
+from screen.demo.cells import DemoCells, Floats, Ints, log_cp10k
+from screen.demo.named_genes import INTERFERON_STIMULATED, REGULATORS
+from screen.demo.train import MASK, Corpus, expected_counts, padded
+from screen.models.perturbgen.model import PerturbGen
+
+SCREENED_TYPE = "CD14+ Monocytes"
+N_PAIRS = 50
+FEWEST_CELLS = 5  # of the screened pairs that must express a gene
+FEWEST_OBSERVED = 30  # pairs with, and as many without, the gene in the source
+AT_ONCE = 64
+N_MATCHED = 12
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Mean effect of masking each screened gene X (X, G), and what else might explain its size."""
+
+    gene_X: Ints
+    delta_XG: Floats
+    position_X: Floats
+    detection_X: Floats
+    length_X: Floats
+
+    @property
+    def strength_X(self) -> Floats:
+        """RMS over output genes of the mean log1p CP10K change."""
+        return np.asarray(np.sqrt((self.delta_XG**2).mean(axis=1)))
+
+
+def screened_pairs(cells: DemoCells, pairs_P2: Ints) -> Ints:
+    """The pairs that are screened: a fixed random draw of one type."""
+    rows = np.flatnonzero(cells.cell_type[pairs_P2[:, 0]] == SCREENED_TYPE)
+    chosen = np.sort(np.random.default_rng(SEED).choice(rows, N_PAIRS, replace=False))
+    return np.asarray(pairs_P2[chosen])
+
+
+@torch.inference_mode()
+def _deltas_of_cell(model: PerturbGen, source: Ints, target: Ints, positions: Ints) -> Tensor:
+    """(len(positions), G) change of log1p CP10K when the source token at each position is masked in turn."""
+    src_1L, tgt_1L = padded([source]), padded([target])
+
+    def log_expression(src_BL: Tensor) -> Tensor:
+        tgt_BL = tgt_1L.expand(len(src_BL), -1)
+        hidden_BLD = model.decode(tgt_BL, 1, model.encode(src_BL), None)
+        return torch.log1p(expected_counts(model, hidden_BLD, tgt_BL, torch.full((len(src_BL), 1), 10_000.0)))
+
+    control_1G = log_expression(src_1L)
+    deltas = []
+    for start in range(0, len(positions), AT_ONCE):
+        block = torch.from_numpy(positions[start : start + AT_ONCE])
+        edited_BL = src_1L.repeat(len(block), 1)
+        edited_BL[torch.arange(len(block)), block] = MASK
+        deltas.append(log_expression(edited_BL) - control_1G)
+    return torch.cat(deltas)
+
+
+def screen_sources(model: PerturbGen, cells: DemoCells, corpus: Corpus, pairs_P2: Ints) -> Screen:
+    """Masks every gene of every source of the pairs, targets shown in full."""
+    n_genes = len(cells.genes.symbol)
+    column_of = np.zeros(cells.genes.token_id.max() + 1, dtype=np.int64)
+    column_of[cells.genes.token_id] = np.arange(n_genes)
+    total_GG, seen_G, position_G, length_G = (
+        np.zeros((n_genes, n_genes)),
+        np.zeros(n_genes),
+        np.zeros(n_genes),
+        np.zeros(n_genes),
+    )
+    for source, target in pairs_P2:
+        columns = column_of[corpus.source[source]]
+        positions = np.arange(len(columns))
+        deltas = _deltas_of_cell(model, corpus.source[source], corpus.target[target], positions)
+        total_GG[columns] += deltas.double().numpy()
+        seen_G[columns] += 1
+        position_G[columns] += positions
+        length_G[columns] += len(columns)
+    gene_X = np.flatnonzero(seen_G >= FEWEST_CELLS)
+    seen_X = seen_G[gene_X]
+    return Screen(
+        gene_X,
+        total_GG[gene_X] / seen_X[:, None],
+        position_G[gene_X] / seen_X,
+        seen_X / len(pairs_P2),
+        length_G[gene_X] / seen_X,
+    )
+
+
+def unexplained(screen: Screen) -> Floats:
+    """Log strength left after a quadratic fit on rank position, detection and row length."""
+    covariates = [np.log1p(screen.position_X), screen.detection_X, screen.length_X]
+    scaled = [(value - value.mean()) / (value.std() or 1.0) for value in covariates]
+    design = np.stack([np.ones_like(scaled[0]), *scaled, *(value**2 for value in scaled)], axis=1)
+    log_strength = np.log(screen.strength_X)
+    return np.asarray(log_strength - design @ np.linalg.lstsq(design, log_strength, rcond=None)[0])
+
+
+def _screen_gene(model: PerturbGen, corpus: Corpus, pairs_P2: Ints, token: int) -> tuple[float, float, int]:
+    """Strength of masking one source token in up to 50 of the pairs that show it, its mean position, and how many show it."""
+    showing = [pair for pair in pairs_P2 if token in corpus.source[pair[0]]]
+    chosen = np.random.default_rng(SEED).permutation(len(showing))[:N_PAIRS]
+    deltas, positions = [], []
+    for source, target in (showing[index] for index in chosen):
+        position = np.flatnonzero(corpus.source[source] == token)
+        deltas.append(_deltas_of_cell(model, corpus.source[source], corpus.target[target], position))
+        positions.append(position[0])
+    strength = float(torch.cat(deltas).double().mean(0).square().mean().sqrt())
+    return strength, float(np.mean(positions)), len(showing)
+
+
+def regulators(model: PerturbGen, screen: Screen, cells: DemoCells, corpus: Corpus, pairs_P2: Ints) -> dict[str, Any]:
+    """Where interferon's receptors and signal carriers stand by strength among the screened genes, 1 strongest.
+
+    They are rare, so each is masked in all pairs of the type that show it, up to 50. `share_beaten` is the share it beats of the 12
+    screened genes nearest in position and detection; chance is 0.5.
+    """
+    found: dict[str, Any] = {"n_genes_ranked": len(screen.gene_X)}
+    beaten = []
+    for symbol in REGULATORS:
+        gene = cells.genes.column_of(symbol)
+        if gene is None:
+            continue
+        strength, position, n_showing = _screen_gene(model, corpus, pairs_P2, int(cells.genes.token_id[gene]))
+        others = screen.gene_X != gene
+        stronger = screen.strength_X[others] > strength
+        far_position = rankdata(np.append(screen.position_X[others], position))
+        far_detection = rankdata(np.append(screen.detection_X[others], n_showing / len(pairs_P2)))
+        distance = np.abs(far_position - far_position[-1])[:-1] + np.abs(far_detection - far_detection[-1])[:-1]
+        beaten.append(1 - stronger[np.argsort(distance, kind="stable")[:N_MATCHED]].mean())
+        found[symbol] = {
+            "rank": int(stronger.sum()) + 1,
+            "share_beaten": round(float(beaten[-1]), 2),
+            "n_pairs": min(n_showing, N_PAIRS),
+        }
+    return {**found, "mean_share_beaten": round(float(np.mean(beaten)), 2)}
+
+
+def stimulated_columns(cells: DemoCells) -> Ints:
+    """Gene columns of the interferon-stimulated genes that the model knows."""
+    return np.flatnonzero(np.isin(cells.genes.symbol, INTERFERON_STIMULATED))
+
+
+def predicted_stimulation(screen: Screen, cells: DemoCells) -> Floats:
+    """Per screened gene: predicted ISG expression with the gene minus without it, the gene itself left out."""
+    columns = stimulated_columns(cells)
+    return np.array(
+        [-row[columns[columns != gene]].mean() for gene, row in zip(screen.gene_X, screen.delta_XG, strict=True)]
+    )
+
+
+def observed_stimulation(
+    cells: DemoCells, corpus: Corpus, pairs_P2: Ints, gene_X: Ints, depth_adjusted: bool
+) -> Floats:
+    """Per gene: mean ISG expression of targets whose source shows the gene minus those whose source does not.
+
+    Association within assigned pairs, not causation. NaN where either side has too few pairs. With `depth_adjusted` the
+    difference is the coefficient beside the log totals of source and target.
+    """
+    columns, log_PG = stimulated_columns(cells), log_cp10k(cells.counts_CG[pairs_P2[:, 1]])
+    total_C = np.asarray(cells.counts_CG.sum(axis=1)).ravel()
+    depth_P2 = np.log(total_C[pairs_P2]) - np.log(total_C[pairs_P2]).mean(axis=0)
+    shown = [set(corpus.source[row].tolist()) for row in pairs_P2[:, 0]]
+    out_X = np.full(len(gene_X), np.nan)
+    for index, gene in enumerate(gene_X):
+        present_P = np.array([int(cells.genes.token_id[gene]) in row for row in shown], dtype=np.float64)
+        if min(present_P.sum(), (1 - present_P).sum()) < FEWEST_OBSERVED:
+            continue
+        score_P = log_PG[:, columns[columns != gene]].mean(axis=1)
+        design = [np.ones_like(present_P), present_P, *(depth_P2.T if depth_adjusted else ())]
+        out_X[index] = np.linalg.lstsq(np.stack(design, axis=1), score_P, rcond=None)[0][1]
+    return out_X
+
+
+def rank_correlation(one: Floats, other: Floats) -> float:
+    """Spearman's rho over entries that both have."""
+    both = np.isfinite(one) & np.isfinite(other)
+    return round(float(spearmanr(one[both], other[both]).statistic), 3)

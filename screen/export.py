@@ -1,0 +1,207 @@
+"""AnnData views of a store, in upstream's h5ad layout."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from screen.effects import counts
+from screen.errors import StoreError, nearest
+from screen.store import ScreenStore
+
+MAX_BYTES = 8 * 2**30
+
+
+def to_anndata(store: ScreenStore, perturbation: str | None = None) -> Any:
+    """Predictions as an AnnData: one row per cell and time point, as upstream writes them.
+
+    X perturbed counts; layers pred_counts (control) and true_counts; obsm true_cls (control embedding), perturbed_cls,
+    mean_cos_similarity (n, 1); varm gene_cos_similarity (G, n), column i belonging to row i; obs the metadata, cell_idx,
+    time, perturbation. Arrays that the screen did not keep are left out. Rows of one perturbation with the same cell_idx
+    are averaged, zeros included. Without `perturbation` all of them follow one another.
+    Raises StoreError for an unknown perturbation, an unfinished screen or a result that does not fit in memory.
+    """
+    import anndata as ad
+    import pandas as pd
+
+    ids = list(store.strings("library/0/perturbations/id"))
+    wanted = _wanted(ids, perturbation)
+    if not store.is_complete:
+        raise StoreError(
+            f"{store.path} is unfinished: {len(store.committed())} of {store.n_units} units; run it again to finish"
+        )
+    table = _rows(store, wanted)
+    n_genes = len(store.strings("genes/name"))
+    if len(table) * n_genes * 4 * 4 > MAX_BYTES:
+        raise StoreError(
+            f"{len(table)} rows x {n_genes} genes do not fit in memory; export one with --perturbation, e.g. {ids[wanted[0]]}"
+        )
+    layers, obsm, varm = _arrays(store, table)
+    obs = _obs(store, table, ids)
+    group = table.assign(cell_idx=obs["cell_idx"].to_numpy()).groupby(["perturbation", "cell_idx"], sort=False)
+    code = group.ngroup().to_numpy()
+    first = np.sort(np.unique(code, return_index=True)[1])
+    average = Averager(code, first)
+    var = pd.DataFrame(index=pd.Index(store.strings("genes/name"), dtype=object))
+    for column in ("ensembl_id", "symbol"):
+        var[column] = store.strings(f"genes/{column}")
+    result = ad.AnnData(
+        X=average(layers.pop("X")) if layers else None,
+        obs=obs.iloc[first].reset_index(drop=True).rename(index=str),
+        var=var,
+        layers={k: average(v) for k, v in layers.items()},
+        obsm={k: average(v) for k, v in obsm.items()},
+        varm={k: average(v).T for k, v in varm.items()},
+    )
+    result.uns["perturbscreen"] = {
+        "identity_cells": store.provenance["identity"]["cells"],
+        "model": store.provenance["identity"]["model"],
+    }
+    return result
+
+
+def write_h5ad(directory: Path, path: Path, perturbation: str | None = None) -> tuple[int, int]:
+    """Writes to_anndata of the screen in `directory` to a file, in one step; returns (rows, genes)."""
+    adata = to_anndata(ScreenStore.open(directory / "screen.zarr"), perturbation)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    adata.write_h5ad(partial)
+    partial.replace(path)
+    return int(adata.n_obs), int(adata.n_vars)
+
+
+class Averager:
+    """Averages rows that share a group code, in order of first appearance."""
+
+    def __init__(self, code: NDArray[np.int64], first: NDArray[np.int64]) -> None:
+        self.code, self.n = code, np.bincount(code)
+        self.first = first
+
+    def __call__(self, array: NDArray[Any]) -> NDArray[np.float32]:
+        if len(self.first) == len(self.code):
+            return array.astype(np.float32)
+        total = np.zeros((len(self.n), array.shape[1]))
+        np.add.at(total, self.code, array)
+        return (total / self.n[:, None]).astype(np.float32)
+
+
+def _wanted(ids: list[str], perturbation: str | None) -> list[int]:
+    if perturbation is None:
+        return list(range(len(ids)))
+    if perturbation not in ids:
+        raise StoreError(f'no perturbation "{perturbation}" in this screen{nearest(perturbation, ids)}')
+    return [ids.index(perturbation)]
+
+
+def _rows(store: ScreenStore, wanted: list[int]) -> Any:
+    """One line per item and time point that was screened, in upstream's order: batch of cells, time point, cell."""
+    import pandas as pd
+
+    perturbation_I = np.asarray(store.item("items/perturbation")[...])
+    chosen = np.flatnonzero(np.isin(perturbation_I, wanted))
+    cell = np.asarray(store.item("items/cell")[...])[chosen]
+    parts = []
+    for k, t in enumerate(store.layout.pred_tps):
+        screened = np.asarray(store.item(f"items/is_screened_t{t}")[...])[chosen]
+        part = {"item": chosen, "perturbation": perturbation_I[chosen], "cell": cell, "time": t, "order": k}
+        parts.append(pd.DataFrame(part)[screened])
+    table = pd.concat(parts)
+    table["batch"] = table["cell"] // int(store.provenance["export_batch_size"])
+    return table.sort_values(["perturbation", "batch", "order", "cell"], kind="stable").reset_index(drop=True)
+
+
+def _gather(store: ScreenStore, name: str, table: Any, key: str, width: int | None = None) -> NDArray[np.float32]:
+    """Values of `name` (with {t} for the time point) at the item or cell of every line."""
+    out: NDArray[np.float32] | None = None
+    for t in store.layout.pred_tps:
+        at = np.flatnonzero(table["time"].to_numpy() == t)
+        index = table[key].to_numpy()[at]
+        stored = store.item(name.format(t=t)) if key == "item" else store.array(name.format(t=t))
+        unique, inverse = np.unique(index, return_inverse=True)
+        values = (
+            np.asarray(stored.oindex[unique], dtype=np.float32)[inverse]
+            if len(unique)
+            else np.zeros((0, *stored.shape[1:]), np.float32)
+        )
+        if out is None:
+            out = np.zeros((len(table), *stored.shape[1:]), dtype=np.float32)
+        out[at] = values
+    assert out is not None
+    return out
+
+
+def _arrays(store: ScreenStore, table: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """(X and layers, obsm, varm), each (lines, ...)."""
+    layout, layers = store.layout, {}
+    if layout.expression_scale is not None:
+        control = _gather(store, "control/expression_t{t}", table, "cell")
+        delta = _gather(store, "delta/t{t}", table, "item") / np.float32(layout.delta_scale)
+        perturbed = control.astype(np.float64) + delta
+        if layout.expression_scale == "model":
+            layers = {"X": perturbed, "pred_counts": control}
+        else:
+            before, after = (
+                _gather(store, "control/total_t{t}", table, "cell"),
+                _gather(store, "items/total_t{t}", table, "item"),
+            )
+            layers = {"X": counts(perturbed, after[:, None]), "pred_counts": counts(control, before[:, None])}  # type: ignore[arg-type]
+        true_counts = _true_counts(store, table)
+        if true_counts is not None:
+            layers["true_counts"] = true_counts
+    obsm = {"true_cls": _gather(store, "control/embedding_t{t}", table, "cell")}
+    if layout.keep_embeddings:
+        obsm["perturbed_cls"] = _gather(store, "embedding/t{t}", table, "item")
+    obsm["mean_cos_similarity"] = _gather(store, "items/embedding_cosine_t{t}", table, "item")[:, None]
+    varm = {"gene_cos_similarity": _gather(store, "gene_cosine/t{t}", table, "item")} if layout.keep_gene_cosine else {}
+    return layers, obsm, varm
+
+
+def _true_counts(store: ScreenStore, table: Any) -> NDArray[np.float32] | None:
+    import scipy.sparse as sp
+
+    parts: NDArray[np.float32] | None = None
+    for t in store.layout.pred_tps:
+        group = store.root.get(f"cells/t{t}/true_counts")
+        if group is None:
+            return None
+        matrix = sp.csr_matrix(
+            tuple(np.asarray(store.array(f"cells/t{t}/true_counts/{n}")[...]) for n in ("data", "indices", "indptr")),
+            shape=tuple(group.attrs["shape"]),  # type: ignore[arg-type]
+        )
+        at = np.flatnonzero(table["time"].to_numpy() == t)
+        if parts is None:
+            parts = np.zeros((len(table), matrix.shape[1]), dtype=np.float32)
+        parts[at] = matrix[table["cell"].to_numpy()[at]].toarray()
+    return parts
+
+
+def _obs(store: ScreenStore, table: Any, ids: list[str]) -> Any:
+    """Metadata of the target state of each line, then cell_idx, time, perturbation, target_gene."""
+    import pandas as pd
+
+    var_list: list[str] | None = store.provenance["var_list"]
+    columns: dict[str, NDArray[Any]] = {}
+    for t in store.layout.pred_tps:
+        names = [str(k) for k, _ in store.root[f"cells/t{t}/obs"].members()]  # type: ignore[union-attr]
+        for name in var_list if var_list is not None else sorted(names):
+            if name not in names:
+                raise StoreError(
+                    f'var_list names "{name}", which the cells of time point {t} lack{nearest(name, names)}'
+                )
+            values = columns.setdefault(name, np.full(len(table), "", dtype=object))
+            at = np.flatnonzero(table["time"].to_numpy() == t)
+            values[at] = store.strings(f"cells/t{t}/obs/{name}")[table["cell"].to_numpy()[at]]
+    obs = pd.DataFrame(columns, index=table.index.astype(str))
+    obs["cell_idx"] = 0
+    for t in store.layout.pred_tps:
+        at = np.flatnonzero(table["time"].to_numpy() == t)
+        obs.iloc[at, obs.columns.get_loc("cell_idx")] = np.asarray(store.array(f"cells/t{t}/cell_index")[...])[
+            table["cell"].to_numpy()[at]
+        ]
+    obs["time"] = table["time"].to_numpy()
+    number = table["perturbation"].to_numpy()
+    obs["perturbation"] = np.array(ids, dtype=object)[number]
+    obs["target_gene"] = store.strings("library/0/perturbations/target_symbol")[number]
+    return obs

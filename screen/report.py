@@ -1,0 +1,183 @@
+"""What a person sees in the terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
+
+import rich.console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import polars as pl
+
+    from screen.prepare import Prepared
+
+N_TOP = 10
+LINE_EVERY_S = 15.0
+LOG_WIDTH = 160
+
+
+class Console:
+    """Results on standard output; progress and errors on standard error."""
+
+    def __init__(self) -> None:
+        self._out = rich.console.Console(highlight=False, soft_wrap=True)
+        if not self._out.is_terminal:
+            self._out = rich.console.Console(highlight=False, soft_wrap=True, width=LOG_WIDTH)
+        self._err = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """One line of result."""
+        self._out.print(text, markup=False)
+
+    def show(self, table: Table) -> None:
+        """A table."""
+        self._out.print(table)
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        self._err.print(f"note: {text}", markup=False)
+
+    def error(self, text: str) -> None:
+        """Why it stopped."""
+        self._err.print(f"error: {text}", markup=False)
+
+    def status(self, text: str) -> AbstractContextManager[object]:
+        """A spinner in a terminal, one line elsewhere."""
+        if not self._err.is_terminal:
+            self._err.print(f"{text} ...", markup=False)
+        return self._err.status(text)
+
+    @contextmanager
+    def progress(self, n_items: int) -> Iterator[Callable[[int, int], None]]:
+        """A bar in a terminal, a line now and then elsewhere; yields the function to call after each item."""
+        if self._err.is_terminal:
+            with _bar(self._err) as bar:
+                task, rates = bar.add_task("screening", total=n_items, rate=""), _Rates()
+
+                def advance(n: int, tokens: int) -> None:
+                    bar.update(task, advance=n, rate=rates.text(n, tokens))
+
+                yield advance
+            return
+        rates, lines = _Rates(), _Lines(self._err, n_items)
+
+        def count(n: int, tokens: int) -> None:
+            lines.maybe(rates.text(n, tokens), rates)
+
+        yield count
+        lines.say(rates.text(0, 0), rates)
+
+
+def _bar(console: rich.console.Console) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console)
+
+
+class _Rates:
+    """Edits and tokens per second since the start."""
+
+    def __init__(self) -> None:
+        self.start, self.items, self.tokens = time.monotonic(), 0, 0
+
+    def text(self, n: int, tokens: int) -> str:
+        """Counts an item and returns 'x edits/s, y tokens/s'."""
+        self.items += n
+        self.tokens += tokens
+        elapsed_s = max(time.monotonic() - self.start, 1e-9)
+        return f"{self.items / elapsed_s:,.1f} edits/s, {self.tokens / elapsed_s:,.0f} tokens/s"
+
+
+class _Lines:
+    """Progress as plain lines, for logs."""
+
+    def __init__(self, console: rich.console.Console, n_items: int) -> None:
+        self.console, self.n_items, self.last = console, n_items, time.monotonic()
+
+    def maybe(self, text: str, rates: _Rates) -> None:
+        """A line if the last one is a while ago."""
+        if time.monotonic() - self.last >= LINE_EVERY_S:
+            self.say(text, rates)
+
+    def say(self, text: str, rates: _Rates) -> None:
+        """'1,000 of 24,000 edits, 250 edits/s, ..., 92 s left'."""
+        self.last = time.monotonic()
+        left_s = (self.n_items - rates.items) * (self.last - rates.start) / max(rates.items, 1)
+        self.console.print(f"{rates.items:,} of {self.n_items:,} edits, {text}, {left_s:,.0f} s left", markup=False)
+
+
+def describe_plan(screen: Prepared, console: Console) -> None:
+    """Perturbations, cells, items, coverage and disk, before anything runs; then every note."""
+    plan, coverage, layout = screen.plan, screen.plan.coverage, screen.layout
+    n_pairs = len(screen.library) * screen.bank.n_cells
+    classes = {
+        "screened": coverage.screened_PS,
+        "gene not expressed": coverage.absent_PS,
+        "beyond the longest row": coverage.truncated_PS,
+        "nothing left to predict from": coverage.emptied_PS,
+    }
+    console.say(
+        f"{len(screen.library):,} perturbations x {screen.bank.n_cells:,} cells, time points {list(screen.window.pred_tps)}"
+    )
+    for name, tally in classes.items():
+        n = int(tally.sum())
+        if n or name == "screened":
+            console.say(f"  {n:>12,} of {n_pairs:,} pairs ({n / max(n_pairs, 1):.1%}) {name}")
+    n_values = len(layout.pred_tps) * (len(screen.vocabulary) if layout.expression_scale else 0)
+    size = plan.n_items * n_values * (2 if layout.dtype == "float16" else 4)
+    console.say(
+        f"  {plan.n_items:,} edits in {plan.n_units:,} unit(s); changes take {size / 1e6:,.1f} MB on disk as {layout.dtype}"
+    )
+    for note in screen.notes:
+        console.note(note)
+
+
+def describe_result(
+    directory: Path, hits: pl.DataFrame, has_counts: bool, unscreened: Sequence[str], console: Console
+) -> None:
+    """The strongest perturbations, where the files are, and what could not be screened."""
+    console.say(f"\nThe {N_TOP} strongest perturbations")
+    console.show(_top(hits.drop_nulls("strength").head(N_TOP)))
+    console.say(
+        "strength: root mean square over genes of the mean change of log1p counts per 10,000 (natural logarithm)"
+        if has_counts
+        else "strength: mean of 1 - cosine between perturbed and control embedding"
+    )
+    written = "screen.zarr, hits.parquet" + (", deg/part-*.parquet" if has_counts else "")
+    console.say(f"{directory}: {written}, provenance.json")
+    for sentence in unscreened[:20]:
+        console.error(f"not screened: {sentence}")
+    if unscreened:
+        console.error(f"{len(unscreened)} requested perturbation(s) not screened; everything else is written")
+
+
+def _top(hits: pl.DataFrame) -> Table:
+    """The first rows of the ranking as a narrow table."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("#", "gene", "Ensembl ID", "edit", "stratum", "t", "cells", "strength", "strongest changes"):
+        is_number = name in ("#", "t", "cells", "strength")
+        table.add_column(name, justify="right" if is_number else "left", no_wrap=True, overflow="ellipsis")
+    for row in hits.iter_rows(named=True):
+        lead = (
+            row["strength_rank"],
+            row["target_symbol"],
+            row["target"],
+            f"{row['site']}:{row['mode']}",
+            row["stratum"],
+        )
+        changes = [f"+{g}" for g in row["top_up"][:2]] + [f"-{g}" for g in row["top_down"][:2]]
+        numbers = (row["time"], row["n_cells"], f"{row['strength']:.3g}")
+        table.add_row(*map(str, (*lead, *numbers)), " ".join(changes))
+    return table

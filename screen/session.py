@@ -1,0 +1,93 @@
+"""One `perturbscreen run`: configuration in, store and tables out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from screen.config import ScreenConfig, parse_config, read_yaml
+from screen.deg import Names, write_tables
+from screen.errors import CellError
+from screen.hits import hits, write_hits
+from screen.importers.perturbgen_yaml import from_upstream, is_upstream
+from screen.prepare import Prepared, prepare
+from screen.report import Console, describe_plan
+from screen.runner import ReferenceEngine, open_store
+from screen.store import ScreenStore
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left behind. `unscreened` are labels of requested perturbations without any item, each with its reason."""
+
+    directory: Path
+    hits: pl.DataFrame
+    has_counts: bool
+    unscreened: tuple[str, ...]
+
+
+def load_config(
+    path: Path, store_dtype: str | None = None, allow_missing: bool = False, encoder_heads: int | None = None
+) -> tuple[ScreenConfig, str]:
+    """(configuration, its text) from our YAML or upstream's, with the command line's overrides. Raises ConfigError."""
+    raw = read_yaml(path)
+    config = from_upstream(raw, path) if is_upstream(raw) else parse_config(raw, path)
+    output: dict[str, object] = {"store_dtype": store_dtype} if store_dtype else {}
+    output |= {"allow_missing": True} if allow_missing else {}
+    model = {"encoder_num_heads": encoder_heads} if encoder_heads else {}
+    changed = {"output": config.output.model_copy(update=output), "model": config.model.model_copy(update=model)}
+    return config.model_copy(update=changed), path.read_text(encoding="utf-8")
+
+
+def run(config: ScreenConfig, config_text: str, directory: Path, console: Console) -> Result:
+    """Runs a screen to the end, or continues it, and writes its tables. Raises ScreenError."""
+    screen = prepare(config)
+    describe_plan(screen, console)
+    if screen.plan.n_items == 0:
+        raise CellError("nothing to screen: " + "; ".join(reasons(screen, list(range(len(screen.library))))[:5]))
+    directory.mkdir(parents=True, exist_ok=True)
+    store = open_store(screen, directory, config_text)
+    if store.is_complete:
+        console.say(
+            f"{store.path} is complete: {screen.plan.n_items:,} items in {store.n_units} units; nothing is computed again"
+        )
+    else:
+        done = len(store.committed())
+        if done:
+            console.say(f"continuing {store.path}: {done} of {store.n_units} units are done")
+        n_left = screen.plan.n_items - min(done * screen.plan.unit_rows, screen.plan.n_items)
+        with console.progress(n_left) as progress:
+            ReferenceEngine(screen).run(store, progress)
+    table = write_all_tables(screen, store, directory, console)
+    has_counts = screen.layout.expression_scale is not None
+    return Result(directory, table, has_counts, tuple(reasons(screen, screen.unscreened())))
+
+
+def write_all_tables(screen: Prepared, store: ScreenStore, directory: Path, console: Console) -> pl.DataFrame:
+    """hits.parquet and deg/part-*.parquet, unless they are there already for this finished screen."""
+    path = directory / "hits.parquet"
+    coverage, names = screen.plan.coverage, Names(store)
+    if path.exists() and path.stat().st_mtime_ns >= store.finished_ns():
+        return pl.read_parquet(path)
+    with console.status("differential expression"):
+        found = write_tables(store, directory, coverage.stratum, screen.plan.stratum_C)
+        table = hits(found, names, coverage, store.layout.pred_tps)
+        write_hits(table, directory)
+    return table
+
+
+def reasons(screen: Prepared, perturbations: list[int]) -> list[str]:
+    """Why perturbations have no item, one sentence each, with numbers of cells."""
+    coverage, sentences = screen.plan.coverage, []
+    total = int(coverage.n_cells_S.sum())
+    for i in perturbations:
+        p = screen.library.perturbations[i]
+        absent, truncated, emptied = (
+            int(x[i].sum()) for x in (coverage.absent_PS, coverage.truncated_PS, coverage.emptied_PS)
+        )
+        genes = "+".join(screen.vocabulary.label(g) for g in p.genes)
+        parts = [f"not expressed in {absent}"] if absent else []
+        parts += [f"beyond the model's {screen.window.max_len} tokens in {truncated}"] if truncated else []
+        parts += [f"nothing left to predict from in {emptied}"] if emptied else []
+        sentences.append(f"{genes} ({p.mode}, {p.site_label}): {', '.join(parts)} of {total} cells")
+    return sentences
