@@ -69,8 +69,8 @@ class Vocabulary:
         return digest.hexdigest()
 
     @cached_property
-    def _columns(self) -> list[dict[str, list[int]]]:
-        """Name -> gene columns, strongest kind of name first; the last table ignores case."""
+    def name_tables(self) -> list[dict[str, list[int]]]:
+        """Name -> gene columns: by Ensembl ID, name, symbol, alias; the last table is all of them in lower case."""
         kinds: list[Sequence[Iterable[str]]] = [
             [(strip_version(x),) for x in self.ensembl_id],
             [(x,) for x in self.name],
@@ -97,7 +97,7 @@ class Vocabulary:
         Raises GeneError if nothing or more than one gene answers to the name.
         """
         name = strip_version(str(name).strip())
-        for table in self._columns:
+        for table in self.name_tables:
             columns = table.get(name) or table.get(name.lower(), [])
             if len(columns) == 1:
                 return columns[0]

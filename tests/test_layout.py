@@ -21,6 +21,8 @@ FLOORS = (
 HOMES = {
     "zarr": {"store"},
     "anndata": {"importers", "export", "demo"},
+    "h5py": {"importers", "demo"},
+    "pandas": {"importers", "export", "demo"},
     "dask": {"deg", "cluster"},
     "distributed": {"cluster"},
     "triton": set(),

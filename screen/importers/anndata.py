@@ -18,7 +18,7 @@ from screen.tokens import SOURCE, Ragged, State, TokenBank
 
 NO_COLUMN = -1
 SCALE = 10_000
-ANY_CASE = 4  # the last of `Vocabulary._columns`
+ANY_CASE = 4  # the last of `Vocabulary.name_tables`
 ENOUGH_GENES = 0.5
 BLOCK_BYTES = 64 * 2**20
 SPARSE_ROWS_AT_ONCE = 2_048
@@ -123,7 +123,7 @@ def match_genes(vocabulary: Vocabulary, schemes: Sequence[Strings], file: str) -
 def _strength_and_gene(vocabulary: Vocabulary, name: str) -> tuple[int, int] | None:
     """Which kind of name it is (0 the strongest) and the gene; None where no gene or several genes answer to it."""
     name = strip_version(name.strip())
-    for strength, table in enumerate(vocabulary._columns):
+    for strength, table in enumerate(vocabulary.name_tables):
         genes = table.get(name.lower() if strength == ANY_CASE else name)
         if genes:
             return (strength, genes[0]) if len(genes) == 1 else None

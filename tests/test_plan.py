@@ -1,0 +1,130 @@
+"""Planning equals the definition, cell by cell, on random rows; coverage accounts for every cell."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from screen_kernels import edit_row_reference
+from torch import from_numpy
+
+from screen.errors import CellError
+from screen.genes import Vocabulary
+from screen.perturbations import Library, Perturbation, make_perturbation
+from screen.plan import Plan, Window, make_plan
+from screen.tokens import SOURCE, Ragged, State, TokenBank, gene_tokens_per_cell
+
+N_GENES, MAX_LEN = 6, 5
+SOURCE_TOKEN = np.array([14, 9, 11, 7, 12, 5])
+TARGET_TOKEN = np.arange(N_GENES) + 4
+VOCABULARY = Vocabulary(*[tuple(f"ENSG{i}" for i in range(N_GENES))] * 3, SOURCE_TOKEN, TARGET_TOKEN)
+
+
+def rows_of(token_G: np.ndarray, with_special: bool) -> st.SearchStrategy[list[list[int]]]:
+    genes = st.lists(st.sampled_from(token_G.tolist()), max_size=N_GENES, unique=True)
+    return st.lists(genes.map(lambda g: [2, *g, 3] if with_special else g), min_size=4, max_size=4)
+
+
+perturbations = st.builds(
+    lambda genes, mode, sites, tps: make_perturbation(genes, mode, sites, tps, VOCABULARY),
+    st.lists(st.integers(0, N_GENES - 1), min_size=1, max_size=3, unique=True),
+    st.sampled_from(["mask", "pad", "delete", "overexpress"]),
+    st.sampled_from([["src"], ["tgt"], ["src", "tgt"]]),
+    st.lists(st.integers(1, 2), min_size=1, max_size=2, unique=True),
+)
+
+
+def bank_of(source: list[list[int]], *targets: list[list[int]]) -> TokenBank:
+    states = {n: State(Ragged.from_rows(rows), np.arange(len(rows))) for n, rows in enumerate((source, *targets))}
+    return TokenBank(states, tuple(f"cell{i}" for i in range(len(source))))
+
+
+def naive(p: Perturbation, bank: TokenBank, cell: int, window: Window) -> tuple[str, list[bool]]:
+    """(class, predicted time points with something left), by editing the rows and looking."""
+    edited = ([SOURCE] if "src" in p.sites else []) + (list(p.pert_tps) if "tgt" in p.sites else [])
+    tokens = {s: p.tokens(VOCABULARY, "src" if s == SOURCE else "tgt") for s in edited}
+    seen = any(set(tokens[s]) & set(bank.states[s].tokens[cell][: window.max_len].tolist()) for s in edited)
+    whole = any(set(tokens[s]) & set(bank.states[s].tokens[cell].tolist()) for s in edited)
+    if p.is_knockout and not seen:
+        return ("truncated" if whole else "absent"), []
+    left = []
+    for t in window.pred_tps:
+        row = bank.padded_row(t, cell, window.max_len)
+        if "tgt" in p.sites and t in p.pert_tps:
+            row = edit_row_reference(from_numpy(row), p.tokens(VOCABULARY, "tgt"), p.mode, "tgt").numpy()
+        gone = p.tokens(VOCABULARY, "tgt") if window.excludes_genes(p, t) else []
+        left.append(any(x > 3 and x not in gone for x in row.tolist()))
+    return ("screened" if any(left) else "emptied"), left
+
+
+@given(
+    rows_of(SOURCE_TOKEN, True),
+    rows_of(TARGET_TOKEN, False),
+    rows_of(TARGET_TOKEN, False),
+    st.lists(perturbations, min_size=1, max_size=4, unique=True),
+    st.booleans(),
+    st.integers(1, 3),
+)
+def test_items_and_coverage_equal_the_definition(source, one, two, library, everywhere, per_block) -> None:  # type: ignore[no-untyped-def]
+    bank = bank_of(source, one, two)
+    window = Window((1, 2), (), MAX_LEN, everywhere)
+    stratum_C = np.array([0, 1, 0, 1])
+    plan = make_plan(
+        Library(tuple(library), (True,) * len(library)),
+        bank,
+        VOCABULARY,
+        window,
+        stratum_C=stratum_C,
+        stratum=["a", "b"],
+        unit_rows=2,
+        cells_per_block=per_block,
+    )
+    expected = []
+    tally = {n: np.zeros((len(library), 2), dtype=int) for n in ("screened", "absent", "truncated", "emptied")}
+    for i, p in enumerate(library):
+        for cell in range(4):
+            kind, left = naive(p, bank, cell, window)
+            tally[kind][i, stratum_C[cell]] += 1
+            if kind == "screened":
+                expected.append((cell // per_block, i, cell, left))
+    expected.sort(key=lambda x: x[:3])
+    assert plan.perturbation_I.tolist() == [x[1] for x in expected]
+    assert plan.cell_I.tolist() == [x[2] for x in expected]
+    assert plan.is_screened_IT.tolist() == [x[3] for x in expected]
+    for name, counts in tally.items():
+        assert_array_equal(getattr(plan.coverage, f"{name}_PS"), counts, err_msg=name)
+    total = sum(getattr(plan.coverage, f"{n}_PS") for n in tally)
+    assert_array_equal(total, np.broadcast_to(plan.coverage.n_cells_S, total.shape))
+    assert_units_cover_every_item_once(plan)
+
+
+def assert_units_cover_every_item_once(plan: Plan) -> None:
+    rows = [r for u in range(plan.n_units) for r in range(plan.unit(u).start, plan.unit(u).stop)]
+    assert rows == list(range(plan.n_items))
+
+
+def test_the_number_of_edited_genes_counts_each_gene_once() -> None:
+    bank = bank_of([[14, 9], [14], [14], [11]], [[4, 5, 6], [5, 6], [6], [4, 5]])
+    p = make_perturbation([0, 1], "mask", ["src", "tgt"], [1], VOCABULARY)
+    window = Window((1,), (), MAX_LEN)
+    plan = make_plan(Library((p,), (True,)), bank, VOCABULARY, window, stratum_C=np.zeros(4, int), stratum=["all"])
+    assert dict(zip(plan.cell_I.tolist(), plan.n_edited_I.tolist(), strict=True)) == {0: 2, 1: 2, 2: 1}
+    assert plan.coverage.emptied_PS.tolist() == [[1]]
+
+
+@given(st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=5), st.integers(1, 8))
+def test_gene_tokens_are_counted_within_the_cut(rows: list[list[int]], max_len: int) -> None:
+    counted = gene_tokens_per_cell(Ragged.from_rows(rows), max_len)
+    assert counted.tolist() == [sum(t > 3 for t in row[:max_len]) for row in rows]
+
+
+@given(st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=5), st.data())
+def test_taken_rows_are_the_rows(rows: list[list[int]], data: st.DataObject) -> None:
+    chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=6))
+    taken = Ragged.from_rows(rows).take(np.array(chosen))
+    assert [taken[i].tolist() for i in range(len(taken))] == [rows[c] for c in chosen]
+
+
+def test_states_of_different_size_are_refused() -> None:
+    with pytest.raises(CellError, match="same pairing"):
+        bank_of([[4], [5]], [[4]])
