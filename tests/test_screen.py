@@ -1,0 +1,277 @@
+"""Whole screens: what the store and the tables hold is what the model says, interrupted or not."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import zarr
+from tiny import E2E, tiny, write
+
+from screen import deg
+from screen.cli import main
+from screen.effects import counts, log_expression
+from screen.errors import StoreError
+from screen.export import to_anndata
+from screen.prepare import prepare
+from screen.runner import ReferenceEngine, open_store
+from screen.session import load_config
+from screen.store import ScreenStore
+
+LIBRARY = {"genes": "all", "modes": ["mask", "overexpress"], "perturbation_sequence": ["src", "tgt"], "pert_tps": [2]}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a finished screen of every gene, both kinds of edit."""
+    folder = tmp_path_factory.mktemp("screen")
+    config = write(tiny(library=LIBRARY, output={"keep_embeddings": True, "strata": ["cell_type"]}), folder / "s.yaml")
+    assert main(["run", str(config), "--out", str(folder / "out")]) == 0
+    return folder / "out"
+
+
+def every_array(path: Path) -> dict[str, Any]:
+    """Name -> values of every array of a store."""
+    root = zarr.open_group(path / "screen.zarr", mode="r")
+    return {name: array[...] for name, array in root.members(max_depth=None) if isinstance(array, zarr.Array)}
+
+
+def test_the_store_holds_what_the_model_says_of_each_item(finished: Path) -> None:
+    config, _ = load_config(finished.parent / "s.yaml")
+    screen, store = prepare(config), ScreenStore.open(finished / "screen.zarr")
+    engine = ReferenceEngine(screen)
+    rng = np.random.default_rng(0)
+    for i in rng.choice(screen.plan.n_items, 40, replace=False):
+        cell, p = int(screen.plan.cell_I[i]), screen.library.perturbations[screen.plan.perturbation_I[i]]
+        after = screen.adapter.predict(screen.rows.edited(cell, p))
+        before = screen.adapter.predict(screen.rows.control(cell))
+        for k, t in enumerate((1, 2)):
+            if not screen.plan.is_screened_IT[i, k]:
+                assert not store.item(f"items/is_screened_t{t}")[i]
+                continue
+            logs = [log_expression(r.value_BG[t][0], "log1p_cp10k") for r in (after, before)]
+            delta = (logs[0].log_G - logs[1].log_G).astype(np.float32)
+            np.testing.assert_array_equal(store.delta(t, np.array([i]))[0], delta)
+            np.testing.assert_array_equal(
+                store.array(f"control/expression_t{t}")[cell], logs[1].log_G.astype(np.float32)
+            )
+            np.testing.assert_array_equal(store.item(f"embedding/t{t}")[i], after.embedding_BD[t][0].numpy())
+            assert store.item(f"items/total_t{t}")[i] == np.float32(logs[0].total)
+            assert store.item(f"items/rms_delta_t{t}")[i] == np.float32(np.sqrt(np.mean(delta.astype(float) ** 2)))
+    assert set(engine.control(0)) == {1, 2}
+
+
+def test_counts_come_back_from_log_expression() -> None:
+    import torch
+
+    value = torch.tensor([0.0, 0.25, 3.0, 1e-7, 900.0])
+    expression = log_expression(value, "log1p_cp10k")
+    np.testing.assert_allclose(counts(expression.log_G, expression.total), value, rtol=1e-9, atol=1e-12)
+
+
+def test_float16_deltas_are_float32_deltas_to_one_unit_in_the_last_place(finished: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    assert main(["run", str(finished.parent / "s.yaml"), "--out", str(half), "--store-dtype", "float16"]) == 0
+    full_store, half_store = (ScreenStore.open(p / "screen.zarr") for p in (finished, half))
+    for t in (1, 2):
+        stored = half_store.item(f"delta/t{t}")
+        assert stored.dtype == np.float16
+        assert stored.attrs["scale_factor"] == 1 / 4096
+        exact = full_store.delta(t, slice(None))
+        ulp = np.spacing(np.abs(np.asarray(stored[...]))).astype(np.float32) / 4096
+        assert (np.abs(half_store.delta(t, slice(None)) - exact) <= ulp).all()
+
+
+class StoppedError(Exception):
+    """Thrown in the middle of a run."""
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 150, 301])
+def test_a_run_that_stops_and_continues_equals_an_uninterrupted_one(
+    finished: Path, tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("screen.prepare.make_plan", _small_units)
+    config, text = load_config(finished.parent / "s.yaml")
+    screen = prepare(config)
+    assert screen.plan.n_units > 3
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+    ReferenceEngine(screen).run(open_store(screen, whole, text), lambda n, tokens: None)
+    calls = 0
+
+    def stop(n: int, tokens: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > stop_after:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        ReferenceEngine(screen).run(open_store(screen, broken, text), stop)
+    left_behind = ScreenStore.open(broken / "screen.zarr").committed()
+    assert len(left_behind) == stop_after // 100
+    again = open_store(screen, broken, text)
+    redone: list[int] = []
+    ReferenceEngine(screen).run(again, lambda n, tokens: redone.append(n))
+    assert len(redone) == screen.plan.n_items - 100 * len(left_behind)
+    one, two = every_array(whole), every_array(broken)
+    assert set(one) == set(two)
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+
+
+def _small_units(*args: Any, **options: Any) -> Any:
+    from screen.plan import make_plan
+
+    return make_plan(*args, **options, unit_rows=100)
+
+
+def test_another_screen_in_the_directory_is_refused_and_left_alone(finished: Path, tmp_path: Path, capsys: Any) -> None:
+    before = every_array(finished)
+    other = write(tiny(library={**LIBRARY, "modes": ["pad"]}), tmp_path / "other.yaml")
+    assert main(["run", str(other), "--out", str(finished)]) == 2
+    assert "library" in capsys.readouterr().err
+    after = every_array(finished)
+    assert all(np.array_equal(before[n], after[n]) for n in before)
+
+
+def test_a_second_run_says_complete_and_computes_nothing(finished: Path, capsys: Any) -> None:
+    stamps = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    assert main(["run", str(finished.parent / "s.yaml"), "--out", str(finished)]) == 0
+    assert "is complete" in capsys.readouterr().out
+    assert stamps == {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+
+
+def test_plain_zarr_opens_the_store_and_every_name_is_documented(finished: Path) -> None:
+    documented = (Path(__file__).parent.parent / "docs" / "store.md").read_text()
+    for name in every_array(finished):
+        generic = name.replace("_t1", "_t{k}").replace("_t2", "_t{k}").replace("/t1", "/t{k}").replace("/t2", "/t{k}")
+        generic = generic.split("/obs/")[0] + ("/obs/" if "/obs/" in generic else "")
+        assert f"`{generic}" in documented, generic
+
+
+def test_provenance_says_what_was_run_and_with_what(finished: Path) -> None:
+    provenance = json.loads((finished / "provenance.json").read_text())
+    assert set(provenance["identity"]) >= {
+        "model",
+        "vocabulary",
+        "cells",
+        "library",
+        "plan",
+        "precision",
+        "numerics_version",
+    }
+    assert provenance["config"] == (finished.parent / "s.yaml").read_text()
+    commit = json.loads((finished / "screen.zarr/library/0/commits/000000/zarr.json").read_text())["attributes"]
+    assert {"torch", "threads", "device", "engine"} <= set(commit["executor"])
+    assert len(commit["sha256"]) == 64
+
+
+def test_hits_have_one_row_per_perturbation_stratum_and_time_sorted_by_strength(finished: Path) -> None:
+    hits = pl.read_parquet(finished / "hits.parquet")
+    store = ScreenStore.open(finished / "screen.zarr")
+    n_perturbations = len(store.strings("library/0/perturbations/id"))
+    assert hits.height == n_perturbations * 3 * 2
+    assert hits.select("perturbation", "stratum", "time").is_unique().all()
+    known = hits.drop_nulls("strength")["strength"].to_numpy()
+    assert (np.diff(known) <= 0).all()
+    assert hits["strength"].null_count() == (hits["n_cells"] == 0).sum()
+    assert hits["target"].str.starts_with("ENSG").all()
+
+
+def test_coverage_classes_add_up_in_every_row(finished: Path) -> None:
+    hits = pl.read_parquet(finished / "hits.parquet").filter(pl.col("time") == 1)
+    classes = hits.select(pl.sum_horizontal("n_absent", "n_truncated", "n_emptied")).to_series() + hits["n_cells"]
+    assert (classes <= hits["n_stratum"]).all()
+    assert (hits.filter(pl.col("mode") == "overexpress")["n_absent"] == 0).all()
+
+
+def test_the_gene_table_follows_from_the_store(finished: Path) -> None:
+    table, store = deg.scan(finished).collect(), ScreenStore.open(finished / "screen.zarr")
+    ids = store.strings("library/0/perturbations/id")
+    cells, perturbation = np.asarray(store.item("items/cell")[...]), np.asarray(store.item("items/perturbation")[...])
+    cell_type = store.strings("cells/source/obs/cell_type")
+    for p, t, stratum in ((0, 1, "A"), (7, 2, "B"), (90, 2, "C")):
+        rows = np.flatnonzero(
+            (perturbation == p) & (cell_type[cells] == stratum) & np.asarray(store.item(f"items/is_screened_t{t}")[...])
+        )
+        part = table.filter(perturbation=ids[p], time=t, stratum=stratum)
+        assert part.height == (61 if len(rows) else 0)
+        if len(rows) < 2:
+            continue
+        delta = store.delta(t, rows).astype(np.float64)
+        np.testing.assert_allclose(part["mean_delta"], delta.mean(0), rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(part["se"], delta.std(0, ddof=1) / np.sqrt(len(rows)), rtol=1e-6, atol=1e-9)
+        assert (part["n_cells"] == len(rows)).all()
+    assert table["target"].is_sorted()
+
+
+def test_export_of_all_is_the_exports_of_each(finished: Path) -> None:
+    store = ScreenStore.open(finished / "screen.zarr")
+    everything = to_anndata(store)
+    one = to_anndata(store, str(store.strings("library/0/perturbations/id")[5]))
+    mask = (everything.obs["perturbation"] == one.obs["perturbation"].iloc[0]).to_numpy()
+    np.testing.assert_array_equal(everything.X[mask], one.X)
+    assert one.obs["time"].isin([1, 2]).all()
+    with pytest.raises(StoreError, match="did you mean"):
+        to_anndata(store, "src+tgt@2:mask:ENSG0000010000")
+
+
+def test_an_unfinished_screen_is_not_exported(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    shutil.rmtree(copy / "screen.zarr/library/0/commits/000000")
+    with pytest.raises(StoreError, match="unfinished: 0 of 1 units"):
+        to_anndata(ScreenStore.open(copy / "screen.zarr"))
+
+
+def test_a_store_of_a_newer_format_is_refused(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    meta = copy / "screen.zarr/zarr.json"
+    changed = json.loads(meta.read_text())
+    changed["attributes"]["format_version"] = 99
+    meta.write_text(json.dumps(changed))
+    with pytest.raises(StoreError, match="format version 99"):
+        ScreenStore.open(copy / "screen.zarr")
+
+
+def test_singles_joint_and_a_file_of_genes_expand_as_written(tmp_path: Path) -> None:
+    genes = ["ENSG00000100021", "ENSG00000100399"]
+    (tmp_path / "genes.txt").write_text("# two\n" + "\n".join(genes) + "\n\n")
+    ids = {}
+    for combos in ("singles", "joint"):
+        config = write(
+            tiny(library={"genes": "genes.txt", "modes": ["mask", "delete"], "combos": combos}), tmp_path / "s.yaml"
+        )
+        screen = prepare(load_config(config)[0])
+        ids[combos] = screen.library.ids(screen.vocabulary)
+    assert ids["singles"] == tuple(f"src:{m}:{g}" for m in ("mask", "delete") for g in genes)
+    assert ids["joint"] == tuple(f"src:{m}:{'+'.join(genes)}" for m in ("mask", "delete"))
+
+
+def test_embeddings_alone_are_screened_without_a_count_head(tmp_path: Path) -> None:
+    changes = {
+        "predict": {"pred_tps": [1], "use_count_decoder": False},
+        "library": {"genes": "all", "modes": ["delete"]},
+    }
+    config = write(tiny(**changes), tmp_path / "s.yaml")
+    assert main(["run", str(config), "--out", str(tmp_path / "out")]) == 0
+    hits = pl.read_parquet(tmp_path / "out/hits.parquet")
+    assert hits["strength"].equals(hits["embedding_shift"])
+    assert not list((tmp_path / "out/deg").glob("*.parquet"))
+    exported = to_anndata(ScreenStore.open(tmp_path / "out/screen.zarr"))
+    assert exported.X is None
+    assert set(exported.obsm) == {"true_cls", "perturbed_cls", "mean_cos_similarity"}
+
+
+def test_the_plan_command_writes_nothing(tmp_path: Path, capsys: Any) -> None:
+    config = write(tiny(), tmp_path / "s.yaml")
+    assert main(["plan", str(config)]) == 0
+    out = capsys.readouterr().out
+    assert "perturbations x 11 cells" in out
+    assert [p.name for p in tmp_path.iterdir()] == ["s.yaml"]
+    assert (E2E / "ckpt").is_dir()
