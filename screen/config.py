@@ -83,7 +83,7 @@ class CellsConfig(Section):
     seed: int = 0
     filters: dict[str, list[str]] = {}
     max_cells: Annotated[int, Field(ge=1)] | None = None
-    special_tokens: bool = False
+    special_tokens: bool = True
     src_dataset_file: FilePath | None = None
     tgt_dataset_folder: FilePath | None = None
     tgt_adata_folder: FilePath | None = None

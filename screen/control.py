@@ -1,5 +1,6 @@
 """ControlCache: the unedited prediction of each cell, computed once."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,11 +31,15 @@ class ControlCache:
         self._compute = compute
         self._known: dict[int, dict[int, Control]] = {}
         self._new: list[int] = []
+        self._lock = threading.Lock()
 
     def __getitem__(self, cell: int) -> dict[int, Control]:
         if cell not in self._known:
-            self._known[cell] = self._compute(cell)
-            self._new.append(cell)
+            computed = self._compute(cell)
+            with self._lock:
+                if cell not in self._known:
+                    self._known[cell] = computed
+                    self._new.append(cell)
         return self._known[cell]
 
     def take_new(

@@ -13,7 +13,7 @@ from screen.config import LibraryConfig, ModelConfig, PredictConfig, ScreenConfi
 from screen.errors import CellError, CheckpointError, ConfigError, GeneError, some
 from screen.genes import NO_TOKEN, Vocabulary
 from screen.importers.anndata import read_h5ad_cells
-from screen.importers.perturbgen_cells import gene_columns, read_tokenised_cells
+from screen.importers.perturbgen_cells import gene_columns, read_tokenised_cells, time_points
 from screen.importers.perturbgen_vocabulary import load_vocabulary
 from screen.models.perturbgen.adapter import PerturbGenAdapter, SizeFactor
 from screen.models.perturbgen.checkpoint import Checkpoint, load_model
@@ -69,7 +69,7 @@ class Prepared:
 
 def prepare(config: ScreenConfig) -> Prepared:
     """Reads model, vocabulary and cells, checks that they fit each other, and plans. Raises RequestError."""
-    model, checkpoint = load_model(config.model.checkpoint, _declared(config.model), config.model.encoder_path)
+    model, checkpoint = load_model(config.model.checkpoint, _declared(config), config.model.encoder_path)
     sizes = model.sizes
     vocabulary = _vocabulary(config, sizes)
     bank = _cells(config, vocabulary, sizes)
@@ -104,13 +104,15 @@ def prepare(config: ScreenConfig) -> Prepared:
     return Prepared(config, vocabulary, bank, library, plan, window, adapter, rows, layout, _notes(config, bank, sizes))
 
 
-def _declared(model: ModelConfig) -> Declared:
+def _declared(config: ScreenConfig) -> Declared:
+    model, folder = config.model, config.cells.tgt_adata_folder
     return Declared(
+        n_tps_hint=len(config.cells.targets) if folder is None else len(time_points(folder, ".h5ad")),
         **{
             name: getattr(model, name)
             for name in Declared.__dataclass_fields__
             if name in ModelConfig.model_fields and getattr(model, name) is not None
-        }
+        },
     )
 
 

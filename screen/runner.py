@@ -3,8 +3,9 @@
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -13,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from screen.control import Control, ControlCache
-from screen.effects import Effect, cosine, gene_cosine, log_expression, require_finite
+from screen.effects import Effect, Float, cosine, gene_cosine, log_expression, require_finite
 from screen.errors import StoreError
+from screen.models.adapter import Readout
 from screen.perturbations import Perturbation
 from screen.prepare import Prepared
 from screen.rows import Rows
@@ -27,27 +28,56 @@ Progress = Callable[[int, int], None]
 """Called after each item with (items done now, tokens read now)."""
 
 
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Item:
+    """What the engine says of one item: an effect per predicted time point (None: nothing left to predict from)."""
+
+    effects: list[Effect | None]
+    rank: int
+    length: int
+    n_tokens: int
+
+
 @dataclass(frozen=True)
 class ReferenceEngine:
-    """One cell, one perturbation, the plain model, nothing shared but the cell's control: the definition of a result."""
+    """One cell, one perturbation, the plain model, nothing shared but the cell's control: the definition of a result.
+
+    `n_workers` items are computed at once (default: one per available core), each with one torch thread, so that the
+    bytes of a result do not depend on how many there are.
+    """
 
     screen: Prepared
+    n_workers: int = field(default_factory=available_cores)
 
     def run(self, store: ScreenStore, progress: Progress) -> None:
         """Computes and commits every unit that the store lacks. Raises PredictionError at the first NaN."""
-        plan, layout = self.screen.plan, store.layout
+        n_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        pool = ThreadPoolExecutor(self.n_workers)
+        try:
+            self._run(store, pool, progress)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            torch.set_num_threads(n_threads)
+
+    def _run(self, store: ScreenStore, pool: ThreadPoolExecutor, progress: Progress) -> None:
+        plan, layout, n_genes = self.screen.plan, store.layout, len(self.screen.vocabulary)
         controls = ControlCache(self.control)
         done = set(store.committed())
-        for number in range(plan.n_units):
-            if number in done:
-                continue
-            rows = plan.unit(number)
-            items = [self._item(i, controls, progress) for i in range(rows.start, rows.stop)]
-            columns = encode([effects for effects, _, _ in items], layout, len(self.screen.vocabulary))
-            columns["items/rank"] = np.array([rank for _, rank, _ in items], dtype=np.int16)
-            columns["items/length"] = np.array([length for _, _, length in items], dtype=np.int16)
-            cells, arrays = controls.take_new(layout.pred_tps, len(self.screen.vocabulary), layout.width)
-            store.write_controls(cells, arrays)
+        for number in (n for n in range(plan.n_units) if n not in done):
+            rows, items = plan.unit(number), []
+            for item in pool.map(partial(self.item, controls=controls), range(rows.start, rows.stop)):
+                items.append(item)
+                progress(1, item.n_tokens)
+            columns = encode([i.effects for i in items], layout, n_genes)
+            columns["items/rank"] = np.array([i.rank for i in items], dtype=np.int16)
+            columns["items/length"] = np.array([i.length for i in items], dtype=np.int16)
+            store.write_controls(*controls.take_new(layout.pred_tps, n_genes, layout.width))
             store.write_unit(rows, columns, {"executor": executor()})
 
     def control(self, cell: int) -> dict[int, Control]:
@@ -68,58 +98,39 @@ class ReferenceEngine:
             found[t] = Control(expression, readout.embedding_BD[t][0], ids, hidden)
         return found
 
-    def _item(self, i: int, controls: ControlCache, progress: Progress) -> tuple[list[Effect | None], int, int]:
-        """(one effect per predicted time point or None, rank of the first edited gene, genes in that row)."""
-        plan = self.screen.plan
-        cell = int(plan.cell_I[i])
-        perturbation = self.screen.library.perturbations[int(plan.perturbation_I[i])]
-        effects = self.effects(cell, perturbation, controls[cell], plan.is_screened_IT[i], progress)
-        return effects, *self.screen.rows.rank(cell, perturbation)
-
-    def effects(
-        self, cell: int, p: Perturbation, control: Mapping[int, Control], is_screened_T: Any, progress: Progress
-    ) -> list[Effect | None]:
-        """What the edit changes in one cell, per predicted time point; None where nothing is left to predict from."""
-        rows = self.screen.rows.edited(cell, p)
+    def item(self, i: int, controls: ControlCache) -> Item:
+        """What the edit of plan item `i` changes in its cell."""
+        plan, window = self.screen.plan, self.screen.window
+        cell, p = int(plan.cell_I[i]), self.screen.library.perturbations[int(plan.perturbation_I[i])]
+        control, rows = controls[cell], self.screen.rows.edited(cell, p)
         readout = self.screen.adapter.predict(rows, keep_hidden=self.screen.layout.keep_gene_cosine)
-        effects: list[Effect | None] = []
-        for k, t in enumerate(self.screen.window.pred_tps):
-            if not is_screened_T[k]:
-                effects.append(None)
-                continue
-            value = readout.value_BG[t][0] if t in readout.value_BG else None
-            hidden = readout.hidden_BLD[t][0] if t in readout.hidden_BLD else None
-            effects.append(self._effect(cell, p, t, control[t], rows, readout.embedding_BD[t][0], value, hidden))
-        progress(1, rows.source_BL.numel() + sum(x.numel() for x in rows.target_BL.values()))
-        return effects
+        effects = [
+            self._effect(cell, p, t, control[t], rows, readout) if is_screened else None
+            for t, is_screened in zip(window.pred_tps, plan.is_screened_IT[i], strict=True)
+        ]
+        n_tokens = rows.source_BL.numel() + sum(x.numel() for x in rows.target_BL.values())
+        return Item(effects, *self.screen.rows.rank(cell, p), n_tokens)
 
-    def _effect(
-        self,
-        cell: int,
-        p: Perturbation,
-        time: int,
-        control: Control,
-        rows: Rows,
-        after_D: Tensor,
-        value_G: Tensor | None,
-        hidden_LD: Tensor | None,
-    ) -> Effect:
+    def _effect(self, cell: int, p: Perturbation, time: int, control: Control, rows: Rows, readout: Readout) -> Effect:
         vocabulary, total, delta = self.screen.vocabulary, float("nan"), None
         check = partial(require_finite, cell=self.screen.bank.cell_id_C[cell], perturbation=p.id(vocabulary))
-        if value_G is not None and control.expression is not None:
-            expression = log_expression(value_G, str(self.screen.layout.expression_scale))
+        if control.expression is not None:
+            expression = log_expression(readout.value_BG[time][0], str(self.screen.layout.expression_scale))
             total, delta = expression.total, (expression.log_G - control.expression.log_G).astype(np.float32)
             check(delta, f"time point {time}")
+        after_D = readout.embedding_BD[time][0]
         check(after_D.numpy(), f"embedding, time point {time}")
-        gene_cosine_G = None
-        if hidden_LD is not None and control.id_L is not None and control.hidden_LD is not None:
-            n_skipped = len(p.genes) if p.mode == "overexpress" and self.screen.window.excludes_genes(p, time) else 0
-            table, ids_L = vocabulary.column_of_token("tgt"), rows.target_BL[time][0]
-            n = rows.n_conditions
-            gene_cosine_G = gene_cosine(
-                control.id_L, control.hidden_LD, ids_L[n:], hidden_LD[n:], table, len(vocabulary), n_skipped
-            )
+        gene_cosine_G = self._gene_cosine(p, time, control, rows, readout) if control.hidden_LD is not None else None
         return Effect(delta, total, after_D.numpy(), cosine(control.embedding_D, after_D), gene_cosine_G)
+
+    def _gene_cosine(self, p: Perturbation, time: int, control: Control, rows: Rows, readout: Readout) -> Float:
+        assert control.id_L is not None
+        assert control.hidden_LD is not None
+        n_skipped = len(p.genes) if p.mode == "overexpress" and self.screen.window.excludes_genes(p, time) else 0
+        n, vocabulary = rows.n_conditions, self.screen.vocabulary
+        ids_L, hidden_LD = rows.target_BL[time][0, n:], readout.hidden_BLD[time][0, n:]
+        table = vocabulary.column_of_token("tgt")
+        return gene_cosine(control.id_L, control.hidden_LD, ids_L, hidden_LD, table, len(vocabulary), n_skipped)
 
 
 def executor() -> dict[str, Any]:
@@ -129,7 +140,7 @@ def executor() -> dict[str, Any]:
         "device": "cpu",
         "precision": "float32",
         "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+        "threads_per_item": torch.get_num_threads(),
         "perturbscreen": version("perturbscreen"),
         "machine": platform.machine(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

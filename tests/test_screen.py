@@ -166,7 +166,7 @@ def test_provenance_says_what_was_run_and_with_what(finished: Path) -> None:
     }
     assert provenance["config"] == (finished.parent / "s.yaml").read_text()
     commit = json.loads((finished / "screen.zarr/library/0/commits/000000/zarr.json").read_text())["attributes"]
-    assert {"torch", "threads", "device", "engine"} <= set(commit["executor"])
+    assert {"torch", "threads_per_item", "device", "engine"} <= set(commit["executor"])
     assert len(commit["sha256"]) == 64
 
 

@@ -65,7 +65,7 @@ SOURCES = {
         sha256="9a5bf9212520dc8958fda64d8725a1d74ad068e5fd1baba1ca234abe7553331f",
         what="PBMC of eight lupus patients, control and 6 h interferon-beta: raw UMI counts and annotations",
         citation="Kang et al. 2018, Nature Biotechnology 36:89-94, doi:10.1038/nbt.4042; GEO GSE96583, batch 2",
-        licence="public GEO deposit; counts are facts. The wheel's code (GPL) is neither used nor shipped",
+        licence="public GEO deposit, which states none; the wheel that carried the file is GPL, none of its code is used",
     ),
     "gene_ids": SourceFile(
         distribution="celltypist==1.7.1",

@@ -70,12 +70,8 @@ def screen_sources(model: PerturbGen, cells: DemoCells, corpus: Corpus, pairs_P2
     n_genes = len(cells.genes.symbol)
     column_of = np.zeros(cells.genes.token_id.max() + 1, dtype=np.int64)
     column_of[cells.genes.token_id] = np.arange(n_genes)
-    total_GG, seen_G, position_G, length_G = (
-        np.zeros((n_genes, n_genes)),
-        np.zeros(n_genes),
-        np.zeros(n_genes),
-        np.zeros(n_genes),
-    )
+    total_GG = np.zeros((n_genes, n_genes))
+    seen_G, position_G, length_G = np.zeros((3, n_genes))
     for source, target in pairs_P2:
         columns = column_of[corpus.source[source]]
         positions = np.arange(len(columns))
@@ -104,9 +100,8 @@ def unexplained(screen: Screen) -> Floats:
     return np.asarray(log_strength - design @ np.linalg.lstsq(design, log_strength, rcond=None)[0])
 
 
-def _screen_gene(model: PerturbGen, corpus: Corpus, pairs_P2: Ints, token: int) -> tuple[float, float, int]:
-    """Strength of masking one source token in up to 50 of the pairs that show it, its mean position, and how many show it."""
-    showing = [pair for pair in pairs_P2 if token in corpus.source[pair[0]]]
+def _screen_gene(model: PerturbGen, corpus: Corpus, showing: list[Ints], token: int) -> tuple[float, float]:
+    """Strength of masking one source token in up to 50 of the pairs that show it, and its mean position there."""
     chosen = np.random.default_rng(SEED).permutation(len(showing))[:N_PAIRS]
     deltas, positions = [], []
     for source, target in (showing[index] for index in chosen):
@@ -114,7 +109,7 @@ def _screen_gene(model: PerturbGen, corpus: Corpus, pairs_P2: Ints, token: int) 
         deltas.append(_deltas_of_cell(model, corpus.source[source], corpus.target[target], position))
         positions.append(position[0])
     strength = float(torch.cat(deltas).double().mean(0).square().mean().sqrt())
-    return strength, float(np.mean(positions)), len(showing)
+    return strength, float(np.mean(positions))
 
 
 def regulators(model: PerturbGen, screen: Screen, cells: DemoCells, corpus: Corpus, pairs_P2: Ints) -> dict[str, Any]:
@@ -127,19 +122,22 @@ def regulators(model: PerturbGen, screen: Screen, cells: DemoCells, corpus: Corp
     beaten = []
     for symbol in REGULATORS:
         gene = cells.genes.column_of(symbol)
-        if gene is None:
+        token = None if gene is None else cells.genes.token_id[gene]
+        showing = [pair for pair in pairs_P2 if token in corpus.source[pair[0]]]
+        if token is None or not showing:
+            found[symbol] = "shown in no source"
             continue
-        strength, position, n_showing = _screen_gene(model, corpus, pairs_P2, int(cells.genes.token_id[gene]))
+        strength, position = _screen_gene(model, corpus, showing, int(token))
         others = screen.gene_X != gene
         stronger = screen.strength_X[others] > strength
         far_position = rankdata(np.append(screen.position_X[others], position))
-        far_detection = rankdata(np.append(screen.detection_X[others], n_showing / len(pairs_P2)))
+        far_detection = rankdata(np.append(screen.detection_X[others], len(showing) / len(pairs_P2)))
         distance = np.abs(far_position - far_position[-1])[:-1] + np.abs(far_detection - far_detection[-1])[:-1]
         beaten.append(1 - stronger[np.argsort(distance, kind="stable")[:N_MATCHED]].mean())
         found[symbol] = {
             "rank": int(stronger.sum()) + 1,
             "share_beaten": round(float(beaten[-1]), 2),
-            "n_pairs": min(n_showing, N_PAIRS),
+            "n_pairs": min(len(showing), N_PAIRS),
         }
     return {**found, "mean_share_beaten": round(float(np.mean(beaten)), 2)}
 

@@ -25,7 +25,8 @@ POSITION_SLOTS = 100
 class Declared:
     """What a configuration says about the model. None means not said. Only head counts are believed, the rest is checked.
 
-    tgt_vocab_size and max_seq_length are the model's own (embedding rows, position rows), spare slots included.
+    max_seq_length is the longest row (upstream's position table is 100 longer). `n_tps_hint` is the number of target time
+    points of the data: it is used, unchecked, only where a position table leaves it open.
     """
 
     num_heads: int | None = None
@@ -33,6 +34,7 @@ class Declared:
     chained: bool = False
     use_size_factor: bool | None = None
     n_total_tps: int | None = None
+    n_tps_hint: int | None = None
     encoder: str | None = None
     loss_mode: str | None = None
     pos_encoding_mode: str | None = None
@@ -80,6 +82,10 @@ def _position_table(weights: Weights, prefix: str, path: Path, n_times: int | No
     return "comb_sin", n_times, rows // n_times
 
 
+def _plus(n: int | None, extra: int) -> int | None:
+    return None if n is None else n + extra
+
+
 def _heads(inner: int, n_heads: int, what: str, path: Path) -> int:
     if n_heads < 1 or inner % n_heads:
         raise CheckpointError(
@@ -118,7 +124,7 @@ def _torch_encoder_sizes(weights: Weights, path: Path, declared: Declared) -> En
     n_tokens, width = _shape(weights, prefix + "token_embedding.weight", path)
     n_heads = declared.encoder_num_heads or TRANSFORMER_ENCODER_HEADS
     head_width = _heads(width, n_heads, "encoder_num_heads", path)
-    n_times = None if declared.n_total_tps is None else declared.n_total_tps + 1
+    n_times = _plus(declared.n_total_tps or declared.n_tps_hint, 1)
     _, times, n_positions = _position_table(weights, prefix + "pos_embedding.", path, n_times)
     forward = _shape(weights, layers + "0.linear1.weight", path)[0]
     n_blocks = _n_blocks(weights, layers, path)
@@ -134,7 +140,7 @@ def read_sizes(weights: Weights, path: Path, encoder: EncoderSizes, declared: De
     if declared.num_heads is None:
         raise CheckpointError(f"{path} does not say how many attention heads its decoder has; set num_heads")
     inner = _shape(weights, "decoder_block.0.self_attn.to_q.weight", path)[0]
-    n_times = None if declared.n_total_tps is None else declared.n_total_tps + extra
+    n_times = _plus(declared.n_total_tps or declared.n_tps_hint, extra)
     mode, times, n_positions = _position_table(weights, "pos_embedding.", path, n_times)
     loss_mode = _loss_mode(weights)
     dispersion = _shape(weights, "theta", path)[1] if loss_mode in ("nb", "zinb") else 0
