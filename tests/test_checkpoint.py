@@ -79,7 +79,7 @@ def test_without_any_encoder_the_message_says_so(tmp_path: Path) -> None:
     state = saved(CKPT / "count_zinb.ckpt")["state_dict"]
     path = tmp_path / "model.ckpt"
     torch.save({k: v for k, v in state.items() if "encoder_layers" not in k}, path)
-    with pytest.raises(CheckpointError, match="holds no encoder.*no encoder_path is given"):
+    with pytest.raises(CheckpointError, match=r"holds no encoder.*no encoder_path is given"):
         load_model(path, Declared(num_heads=3))
 
 

@@ -68,7 +68,7 @@ def _both_names(
     name: tuple[str, ...], columns: Mapping[str, list[str]], path: Path
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(Ensembl IDs, symbols), falling back on the one name that is known."""
-    if "gene_name" in columns and list(columns["gene_name"]) != list(name):
+    if "gene_name" in columns and list(name) not in [list(v) for v in columns.values()]:
         first = next((i for i, (a, b) in enumerate(zip(columns["gene_name"], name, strict=False)) if a != b), len(name))
         theirs = columns["gene_name"][first] if first < len(columns["gene_name"]) else "nothing"
         ours = name[first] if first < len(name) else "nothing"

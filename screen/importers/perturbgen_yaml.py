@@ -10,77 +10,23 @@ from screen.errors import ConfigError, nearest, some
 from screen.perturbations import MANY_JOINT_GENES
 
 SECTIONS = ("data", "trainer", "datamodule", "model")
-# Keys that change nothing in an inference run, here or upstream.
+# Keys that change nothing in an inference run, here or upstream (where `d_condc`, in its shipped example, is an error).
 NO_EFFECT = {
-    "data": ("src_adata", "conditions"),
-    "trainer": (
-        *(
-            "dropout",
-            "mask_scheduler",
-            "temperature",
-            "iterations",
-            "use_positional_encoding",
-            "layer_norm",
-            "batch_size",
-        ),
-        *("precision", "seed", "output_dir_suffix", "lr", "weight_decay", "return_rouge_score", "sequence_length"),
-    ),
-    "datamodule": ("num_workers", "shuffle", "max_len"),
-    "model": ("precision",),
+    "data": "src_adata conditions",
+    "trainer": """dropout mask_scheduler temperature iterations use_positional_encoding layer_norm batch_size precision seed
+        d_condc lr weight_decay return_rouge_score sequence_length""",
+    "datamodule": "num_workers shuffle max_len",
+    "model": "precision",
 }
 HONOURED = {
-    "data": (
-        *(
-            "src_dataset_file",
-            "tgt_dataset_folder",
-            "tgt_adata_folder",
-            "cond_list",
-            "condition_keys",
-            "conditions_combined",
-        ),
-        *("filter_var", "filter_cond", "perturb_genes_file", "perturb_cluster", "perturb_colname"),
-    ),
-    "trainer": (
-        *(
-            "genes_to_perturb",
-            "mapping_dict_path",
-            "output_dir",
-            "perturbation_sequence",
-            "perturbation_mode",
-            "validation_mode",
-        ),
-        *(
-            "d_model",
-            "num_heads",
-            "num_layers",
-            "d_ff",
-            "pred_tps",
-            "encoder",
-            "encoder_path",
-            "pos_encoding_mode",
-            "context_mode",
-        ),
-        *(
-            "loss_mode",
-            "tokenid_to_rowid_path",
-            "pert_tps",
-            "context_tps",
-            "exclude_src",
-            "pad_condition",
-            "use_count_decoder",
-        ),
-        *(
-            "n_samples",
-            "use_size_factor",
-            "use_observed_size_factor",
-            "var_list",
-            "tgt_vocab_size",
-            "max_seq_length",
-            "generate",
-        ),
-    ),
-    "datamodule": ("batch_size", "pred_tps", "context_tps", "var_list", "split", "use_weighted_sampler"),
-    "model": ("ckpt_masking_path", "encoder_num_heads"),
+    "data": """src_dataset_file tgt_dataset_folder tgt_adata_folder cond_list condition_keys conditions_combined filter_var
+        filter_cond perturb_genes_file perturb_cluster perturb_colname""",
+    "trainer": """genes_to_perturb mapping_dict_path tokenid_to_rowid_path output_dir perturbation_sequence perturbation_mode
+        validation_mode d_model num_heads num_layers d_ff pred_tps pert_tps context_tps context_mode encoder encoder_path
+        pos_encoding_mode loss_mode exclude_src pad_condition use_count_decoder n_samples use_size_factor
+        use_observed_size_factor var_list tgt_vocab_size max_seq_length generate""",
+    "datamodule": "batch_size pred_tps context_tps var_list split use_weighted_sampler",
+    "model": "ckpt_masking_path encoder_num_heads",
 }
 REQUIRED = {
     "data": ("src_dataset_file", "tgt_dataset_folder", "tgt_adata_folder"),
@@ -129,7 +75,7 @@ def from_upstream(raw: Mapping[str, Any], path: Path) -> ScreenConfig:
             "pert_tps": trainer.get("pert_tps") if "tgt" in sites else None,
         },
         "predict": {
-            "pred_tps": trainer["pred_tps"],
+            "pred_tps": _as_list(trainer["pred_tps"]),
             "context_tps": trainer.get("context_tps", datamodule.get("context_tps")),
             **_given(trainer, "context_mode", "exclude_src", "pad_condition"),
             "use_count_decoder": wants_counts,
@@ -170,7 +116,7 @@ def _check_keys(raw: Mapping[str, Any], path: Path) -> None:
             )
         if keys is not None and not isinstance(keys, dict):
             raise ConfigError(f'section "{section}" of {path.name} must hold keys; it holds {keys!r}')
-        known = (*HONOURED[section], *NO_EFFECT[section])
+        known = f"{HONOURED[section]} {NO_EFFECT[section]}".split()
         for key in keys or {}:
             if key not in known:
                 raise ConfigError(f'unknown key "{section}.{key}" in {path.name}{nearest(str(key), known)}')
@@ -209,7 +155,7 @@ def _refuse(trainer: Mapping[str, Any], datamodule: Mapping[str, Any], path: Pat
 def _notes(
     raw: Mapping[str, Any], data: dict[str, Any], trainer: dict[str, Any], datamodule: dict[str, Any]
 ) -> list[str]:
-    idle = [f"{s}.{k}" for s in SECTIONS for k in (raw.get(s) or {}) if k in NO_EFFECT[s]]
+    idle = [f"{s}.{k}" for s in SECTIONS for k in (raw.get(s) or {}) if k in NO_EFFECT[s].split()]
     notes = [f"no effect on an inference run, as upstream: {', '.join(idle)}"] if idle else []
     if int(trainer.get("n_samples") or 1) > 1:
         notes.append(
