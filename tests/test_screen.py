@@ -123,6 +123,33 @@ def test_a_run_that_stops_and_continues_equals_an_uninterrupted_one(
         np.testing.assert_array_equal(one[name], two[name], err_msg=name)
 
 
+def test_the_bytes_do_not_depend_on_how_many_items_run_at_once(finished: Path, tmp_path: Path) -> None:
+    config, text = load_config(finished.parent / "s.yaml")
+    screen = prepare(config)
+    for n_workers in (1, 3):
+        (tmp_path / str(n_workers)).mkdir()
+        ReferenceEngine(screen, n_workers).run(
+            open_store(screen, tmp_path / str(n_workers), text), lambda n, tokens: None
+        )
+    one, three = every_array(tmp_path / "1"), every_array(tmp_path / "3")
+    for name in one:
+        np.testing.assert_array_equal(one[name], three[name], err_msg=name)
+
+
+def test_a_model_that_gives_nan_stops_with_the_cell_named_and_exit_code_1(tmp_path: Path, capsys: Any) -> None:
+    import torch
+
+    content = torch.load(E2E / "ckpt" / "count_zinb.ckpt", weights_only=True)
+    content["state_dict"]["decoder.count_decoder.mlp.fc1.weight"] *= 1e38
+    torch.save(content, tmp_path / "wild.ckpt")
+    config = write(tiny(model={"checkpoint": str(tmp_path / "wild.ckpt")}), tmp_path / "s.yaml")
+    assert main(["run", str(config), "--out", str(tmp_path / "out")]) == 1
+    message = capsys.readouterr().err
+    assert "NaN or infinity" in message
+    assert "cell " in message
+    assert not ScreenStore.open(tmp_path / "out/screen.zarr").committed()
+
+
 def _small_units(*args: Any, **options: Any) -> Any:
     from screen.plan import make_plan
 
