@@ -205,7 +205,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     try:
         raw = yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold sections such as `model:` and `cells:`; it holds a {type(raw).__name__}")
@@ -218,7 +218,11 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool | None):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a word or a number", key_node.start_mark
+                )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f'the key "{key}" is written twice', key_node.start_mark
@@ -227,28 +231,39 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def parse_config(raw: Mapping[str, Any], path: Path) -> ScreenConfig:
-    """Validates our own YAML. Raises one ConfigError that lists every problem with its place and value."""
+def parse_config(raw: Mapping[str, Any], path: Path, names: Mapping[str, str] | None = None) -> ScreenConfig:
+    """Validates our own YAML. Raises one ConfigError that lists every problem with its place and value.
+
+    `names` translates places into the words of the file the user wrote, where that is another format.
+    """
     try:
         return ScreenConfig.model_validate(raw, context={"base": path.resolve().parent})
     except ValidationError as error:
-        lines = [_explain(problem, path) for problem in error.errors()]
+        lines = [_explain(problem, path, names or {}) for problem in error.errors()]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from error
 
 
+MAX_SHOWN = 120
 _UNION_NOISE = ("list[str]", "literal['all']", "function-after[_beside_yaml(), path]")
 
 
-def _explain(problem: Any, path: Path) -> str:
+def _explain(problem: Any, path: Path, names: Mapping[str, str]) -> str:
     place = [str(p) for p in problem["loc"] if not any(noise in str(p) for noise in _UNION_NOISE)]
     where = ".".join(place) or "the file"
+    ours = next((k for k in sorted(names, key=len, reverse=True) if where == k or where.startswith(k + ".")), None)
+    where = where if ours is None else names[ours] + where.removeprefix(ours)
     if problem["type"] == "extra_forbidden":
         return f'unknown key "{where}" in {path.name}{nearest(place[-1], _allowed_keys(place[:-1]))}'
     if problem["type"] == "missing":
         return f'"{where}" is missing in {path.name}'
     message = problem["msg"].removeprefix("Value error, ")
-    seen = "" if isinstance(problem["input"], dict) else f" (it is {problem['input']!r})"
+    seen = "" if isinstance(problem["input"], dict) else f" (it is {_short(problem['input'])})"
     return f"{where} in {path.name}: {message}{seen}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + " ..."
 
 
 def _allowed_keys(place: list[str]) -> list[str]:

@@ -33,6 +33,7 @@ class Vocabulary:
     target_token_G      token ("row id") of each gene in target rows
     median_G            median non-zero scaled expression, for tokenising raw counts; None where unknown
     aliases             other symbols, per gene
+    origin              the file it was read from, for messages
     """
 
     ensembl_id: tuple[str, ...]
@@ -42,6 +43,7 @@ class Vocabulary:
     target_token_G: NDArray[np.int64]
     median_G: NDArray[np.float64] | None = None
     aliases: tuple[tuple[str, ...], ...] = field(default=())
+    origin: str = "vocabulary"
 
     def __post_init__(self) -> None:
         for side, token_G in (("source", self.source_token_G), ("target", self.target_token_G)):
@@ -142,20 +144,20 @@ def read_tsv(path: Path) -> Vocabulary:
     try:
         with path.open(newline="") as handle:
             rows = list(csv.DictReader(handle, delimiter="\t"))
-    except OSError as error:
-        raise GeneError(f"cannot read the vocabulary {path}: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise GeneError(f"cannot read the vocabulary {path} as tab-separated text: {error}") from error
     missing = [c for c in ("ensembl_id", "symbol", "token_id", "row_id") if not rows or c not in rows[0]]
     if missing:
         raise GeneError(
             f"vocabulary {path} lacks the column(s) {some(missing)}; it holds {some(rows[0] if rows else [])}"
         )
     try:
-        return _from_rows(rows)
+        return _from_rows(rows, path.name)
     except ValueError as error:
         raise GeneError(f"vocabulary {path}: {error}") from error
 
 
-def _from_rows(rows: Sequence[Mapping[str, str]]) -> Vocabulary:
+def _from_rows(rows: Sequence[Mapping[str, str]], origin: str) -> Vocabulary:
     has_median = "median" in rows[0]
     return Vocabulary(
         ensembl_id=tuple(r["ensembl_id"] for r in rows),
@@ -165,4 +167,5 @@ def _from_rows(rows: Sequence[Mapping[str, str]]) -> Vocabulary:
         target_token_G=np.array([int(r["row_id"]) for r in rows], dtype=np.int64),
         median_G=np.array([float(r["median"]) for r in rows]) if has_median else None,
         aliases=tuple(tuple(a for a in (r.get("aliases") or "").split("|") if a) for r in rows),
+        origin=origin,
     )

@@ -14,7 +14,7 @@ from screen.errors import CellError, CheckpointError, ConfigError, GeneError, so
 from screen.genes import NO_TOKEN, Vocabulary
 from screen.importers.anndata import read_h5ad_cells
 from screen.importers.perturbgen_cells import gene_columns, read_tokenised_cells, time_points
-from screen.importers.perturbgen_vocabulary import load_vocabulary
+from screen.importers.perturbgen_vocabulary import check_gene_order, load_vocabulary
 from screen.models.perturbgen.adapter import PerturbGenAdapter, SizeFactor
 from screen.models.perturbgen.checkpoint import Checkpoint, load_model
 from screen.models.perturbgen.conditions import check_levels, read_conditions
@@ -101,7 +101,18 @@ def prepare(config: ScreenConfig) -> Prepared:
         output.keep_embeddings or adapter.schema.expression_scale is None, output.keep_gene_cosine,
     )  # fmt: skip
     rows = RowBuilder(bank, vocabulary, window, conditions.id_CN, predict.exclude_src)
-    return Prepared(config, vocabulary, bank, library, plan, window, adapter, rows, layout, _notes(config, bank, sizes))
+    return Prepared(
+        config,
+        vocabulary,
+        bank,
+        library,
+        plan,
+        window,
+        adapter,
+        rows,
+        layout,
+        (*_notes(config, bank, sizes), *conditions.notes),
+    )
 
 
 def _declared(config: ScreenConfig) -> Declared:
@@ -118,13 +129,15 @@ def _declared(config: ScreenConfig) -> Declared:
 
 def _vocabulary(config: ScreenConfig, sizes: Sizes) -> Vocabulary:
     folder = config.cells.tgt_adata_folder
-    columns = gene_columns(folder) if folder is not None and config.model.vocabulary is None else None
-    vocabulary = load_vocabulary(config.model, columns, sizes.encoder.kind == "Transformer_encoder")
+    columns = gene_columns(folder) if folder is not None else {}
+    first = next(iter(columns.values()), None)
+    vocabulary = load_vocabulary(config.model, first, sizes.encoder.kind == "Transformer_encoder")
     if sizes.n_genes and len(vocabulary) != sizes.n_genes:
         raise GeneError(
             f"the vocabulary has {len(vocabulary)} genes but {config.model.checkpoint} predicts {sizes.n_genes}; "
             "they do not belong together"
         )
+    check_gene_order(vocabulary, columns)
     return vocabulary
 
 
@@ -154,6 +167,9 @@ def _check_fit(vocabulary: Vocabulary, bank: TokenBank, sizes: Sizes, config: Sc
             raise CheckpointError(
                 f"time point {t} is asked for, but the model was trained with {sizes.n_time_points} time point(s)"
             )
+    for column in config.output.var_list or ():
+        for t in predict.pred_tps:
+            bank.obs_value(column, t)
     for side, token_G, n_rows in (
         ("source", vocabulary.source_token_G, sizes.encoder.n_tokens),
         ("target", vocabulary.target_token_G, sizes.n_tokens),
@@ -166,10 +182,11 @@ def _check_fit(vocabulary: Vocabulary, bank: TokenBank, sizes: Sizes, config: Sc
     for number, state in bank.states.items():
         n_rows = sizes.encoder.n_tokens if number == SOURCE else sizes.n_tokens
         highest = int(state.tokens.token_T.max(initial=0))
-        if highest >= n_rows or int(state.tokens.token_T.min(initial=0)) < 0:
+        if highest >= n_rows:
             where = "source" if number == SOURCE else f"time point {number}"
             raise CellError(
-                f"token ids at the {where} reach {highest}, but the model has {n_rows} token rows there; wrong data set or model"
+                f"token ids at the {where} reach {highest}, but the model has {n_rows} token rows there; "
+                "cells and checkpoint do not belong together"
             )
 
 

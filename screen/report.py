@@ -27,14 +27,14 @@ class Console:
     """Results on standard output; progress and errors on standard error."""
 
     def __init__(self) -> None:
-        self._out = rich.console.Console(highlight=False, soft_wrap=True)
+        self._out = rich.console.Console(highlight=False, soft_wrap=True, emoji=False)
         if not self._out.is_terminal:
-            self._out = rich.console.Console(highlight=False, soft_wrap=True, width=LOG_WIDTH)
-        self._err = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
+            self._out = rich.console.Console(highlight=False, soft_wrap=True, emoji=False, width=LOG_WIDTH)
+        self._err = rich.console.Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
     def say(self, text: str) -> None:
         """One line of result."""
-        self._out.print(text, markup=False)
+        self._out.print(text, markup=False, emoji=False)
 
     def show(self, table: Table) -> None:
         """A table."""
@@ -42,11 +42,11 @@ class Console:
 
     def note(self, text: str) -> None:
         """Something the user should know."""
-        self._err.print(f"note: {text}", markup=False)
+        self._err.print(f"note: {text}", markup=False, emoji=False)
 
     def error(self, text: str) -> None:
         """Why it stopped."""
-        self._err.print(f"error: {text}", markup=False)
+        self._err.print(f"error: {text}", markup=False, emoji=False)
 
     def status(self, text: str) -> AbstractContextManager[object]:
         """A spinner in a terminal, one line elsewhere."""

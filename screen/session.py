@@ -7,7 +7,7 @@ import polars as pl
 
 from screen.config import ScreenConfig, parse_config, read_yaml
 from screen.deg import Names, write_tables
-from screen.errors import CellError
+from screen.errors import CellError, StoreError
 from screen.hits import hits, write_hits
 from screen.importers.perturbgen_yaml import from_upstream, is_upstream
 from screen.prepare import Prepared, prepare
@@ -45,6 +45,8 @@ def run(config: ScreenConfig, config_text: str, directory: Path, console: Consol
     describe_plan(screen, console)
     if screen.plan.n_items == 0:
         raise CellError("nothing to screen: " + "; ".join(reasons(screen, list(range(len(screen.library))))[:5]))
+    if directory.exists() and not directory.is_dir():
+        raise StoreError(f"{directory} exists and is no directory; choose another --out")
     directory.mkdir(parents=True, exist_ok=True)
     store = open_store(screen, directory, config_text)
     if store.is_complete:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.errors import CellError, some
+from screen.errors import CellError, nearest, some
 from screen.genes import SPECIAL_IDS
 
 SOURCE = 0
@@ -67,12 +67,14 @@ class State:
 class TokenBank:
     """Source (state 0) and target states (1..9) of C paired cells, before any truncation.
 
-    cell_id_C names each pairing in messages; `note` lists what the importer wants the user to know.
+    cell_id_C names each pairing in messages; `notes` is what the importer wants the user to know. `first_seen` holds, for
+    some metadata columns, every value in order of first appearance over source and targets, before any filter.
     """
 
     states: Mapping[int, State]
     cell_id_C: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    first_seen: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         sizes = {s: len(state.tokens) for s, state in self.states.items()}
@@ -101,14 +103,27 @@ class TokenBank:
                 None if s.counts is None else s.counts[rows],
                 None if s.size_factor_C is None else s.size_factor_C[rows],
             )
-        return TokenBank(states, tuple(self.cell_id_C[int(r)] for r in rows), self.notes)
+        return TokenBank(states, tuple(self.cell_id_C[int(r)] for r in rows), self.notes, self.first_seen)
+
+    def values_in_order(self, column: str) -> tuple[str, ...]:
+        """Values of a metadata column in order of first appearance over source, then targets. Raises CellError."""
+        if column in self.first_seen:
+            return self.first_seen[column]
+        seen: dict[str, None] = {}
+        for number in sorted(self.states):
+            seen.update(dict.fromkeys(str(v) for v in self.states[number].obs.get(column, ())))
+        if not seen:
+            self.obs_value(column, min(self.target_tps))
+        return tuple(seen)
 
     def obs_value(self, column: str, state: int) -> NDArray[Any]:
         """Metadata of one state. Raises CellError naming the columns there are."""
         obs = self.states[state].obs
         if column not in obs:
             where = "source" if state == SOURCE else f"time point {state}"
-            raise CellError(f'cells have no column "{column}" at the {where}; columns: {some(obs, 20) or "none"}')
+            raise CellError(
+                f'cells have no column "{column}" at the {where}; columns: {some(obs, 20) or "none"}{nearest(column, obs)}'
+            )
         return obs[column]
 
     def padded_row(self, state: int, cell: int, width: int) -> NDArray[np.int64]:

@@ -18,7 +18,8 @@ from screen.demo.masking import (
     N_PAIRS,
     SCREENED_TYPE,
     Screen,
-    observed_stimulation,
+    agreement_with_observed,
+    observe,
     predicted_stimulation,
     rank_correlation,
     regulators,
@@ -50,8 +51,7 @@ def _of_one_seed(
     model: PerturbGen, screen: Screen, cells: DemoCells, corpus: Corpus, type_pairs: Ints
 ) -> dict[str, Any]:
     """What one seed's screen shows, and how its ISG effects compare with what held-out pairs show."""
-    predicted = predicted_stimulation(screen, cells)
-    plain, adjusted = (observed_stimulation(cells, corpus, type_pairs, screen.gene_X, flag) for flag in (False, True))
+    observed = observe(cells, corpus, type_pairs, screen.gene_X)
     symbol = cells.genes.symbol
     order = np.argsort(-screen.strength_X)
     return {
@@ -63,9 +63,7 @@ def _of_one_seed(
             float(1 - unexplained(screen).var() / np.log(screen.strength_X).var()), 3
         ),
         "regulators": regulators(model, screen, cells, corpus, type_pairs),
-        "isg_effect_vs_observed_rho": rank_correlation(predicted, plain),
-        "isg_effect_vs_observed_rho_depth_adjusted": rank_correlation(predicted, adjusted),
-        "n_genes_with_observation": int(np.isfinite(plain).sum()),
+        "isg_effect_vs_observed": agreement_with_observed(predicted_stimulation(screen, cells), observed),
         "n_isgs": len(stimulated_columns(cells)),
     }
 

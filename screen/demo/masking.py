@@ -19,6 +19,7 @@ FEWEST_CELLS = 5  # of the screened pairs that must express a gene
 FEWEST_OBSERVED = 30  # pairs with, and as many without, the gene in the source
 AT_ONCE = 64
 N_MATCHED = 12
+N_SHUFFLES = 200
 SEED = 0
 
 
@@ -155,27 +156,59 @@ def predicted_stimulation(screen: Screen, cells: DemoCells) -> Floats:
     )
 
 
-def observed_stimulation(
-    cells: DemoCells, corpus: Corpus, pairs_P2: Ints, gene_X: Ints, depth_adjusted: bool
-) -> Floats:
-    """Per gene: mean ISG expression of targets whose source shows the gene minus those whose source does not.
+@dataclass(frozen=True)
+class Observed:
+    """Held-out pairs as evidence: genes each source shows (P, X), its targets' ISG score (P, X), log totals (P, 2).
 
-    Association within assigned pairs, not causation. NaN where either side has too few pairs. With `depth_adjusted` the
-    difference is the coefficient beside the log totals of source and target.
+    The score leaves gene X out where X is itself an ISG.
     """
+
+    shown_PX: Floats
+    score_PX: Floats
+    depth_P2: Floats
+
+    def association(self, depth_adjusted: bool = False, target_P: Ints | None = None) -> Floats:
+        """Per gene: ISG score of targets whose source shows the gene minus that of the rest; NaN where pairs are few.
+
+        Association within assigned pairs, not causation. With `depth_adjusted` it is the coefficient beside the log
+        totals of source and target. `target_P` hands the targets out anew.
+        """
+        target_P = np.arange(len(self.score_PX)) if target_P is None else target_P
+        depth_P2 = np.stack([self.depth_P2[:, 0], self.depth_P2[target_P, 1]], axis=1)
+        beside = np.column_stack([np.ones(len(target_P)), *(depth_P2.T if depth_adjusted else ())])
+        left_PX = self.shown_PX - beside @ np.linalg.lstsq(beside, self.shown_PX, rcond=None)[0]
+        n_showing_X = self.shown_PX.sum(axis=0)
+        fewest_X = np.minimum(n_showing_X, len(target_P) - n_showing_X)
+        slope_X = (left_PX * self.score_PX[target_P]).sum(axis=0) / np.maximum((left_PX**2).sum(axis=0), 1e-12)
+        return np.where(fewest_X >= FEWEST_OBSERVED, slope_X, np.nan)
+
+
+def observe(cells: DemoCells, corpus: Corpus, pairs_P2: Ints, gene_X: Ints) -> Observed:
+    """What the pairs say of each screened gene."""
     columns, log_PG = stimulated_columns(cells), log_cp10k(cells.counts_CG[pairs_P2[:, 1]])
-    total_C = np.asarray(cells.counts_CG.sum(axis=1)).ravel()
-    depth_P2 = np.log(total_C[pairs_P2]) - np.log(total_C[pairs_P2]).mean(axis=0)
-    shown = [set(corpus.source[row].tolist()) for row in pairs_P2[:, 0]]
-    out_X = np.full(len(gene_X), np.nan)
-    for index, gene in enumerate(gene_X):
-        present_P = np.array([int(cells.genes.token_id[gene]) in row for row in shown], dtype=np.float64)
-        if min(present_P.sum(), (1 - present_P).sum()) < FEWEST_OBSERVED:
-            continue
-        score_P = log_PG[:, columns[columns != gene]].mean(axis=1)
-        design = [np.ones_like(present_P), present_P, *(depth_P2.T if depth_adjusted else ())]
-        out_X[index] = np.linalg.lstsq(np.stack(design, axis=1), score_P, rcond=None)[0][1]
-    return out_X
+    is_own_X = np.isin(gene_X, columns)
+    total_P1 = log_PG[:, columns].sum(axis=1, keepdims=True)
+    score_PX = (total_P1 - np.where(is_own_X, log_PG[:, gene_X], 0.0)) / (len(columns) - is_own_X)
+    shown_PX = np.stack([np.isin(cells.genes.token_id[gene_X], corpus.source[row]) for row in pairs_P2[:, 0]])
+    depth_C = np.log(np.asarray(cells.counts_CG.sum(axis=1)).ravel())
+    return Observed(shown_PX.astype(np.float64), score_PX, depth_C[pairs_P2])
+
+
+def agreement_with_observed(predicted_X: Floats, observed: Observed) -> dict[str, Any]:
+    """Spearman's rho of predicted ISG effects with those associations, and with targets dealt out at random."""
+    rng, n_pairs = np.random.default_rng(SEED), len(observed.score_PX)
+    shuffled = [
+        rank_correlation(predicted_X, observed.association(target_P=rng.permutation(n_pairs)))
+        for _ in range(N_SHUFFLES)
+    ]
+    plain = observed.association()
+    return {
+        "rho": rank_correlation(predicted_X, plain),
+        "rho_depth_adjusted": rank_correlation(predicted_X, observed.association(depth_adjusted=True)),
+        "rho_with_shuffled_targets_2.5_97.5": [round(float(q), 3) for q in np.percentile(shuffled, [2.5, 97.5])],
+        "n_genes": int(np.isfinite(plain).sum()),
+        "n_pairs": n_pairs,
+    }
 
 
 def rank_correlation(one: Floats, other: Floats) -> float:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def read_tokenised_cells(config: CellsConfig, count_tps: Sequence[int], log_norm
             )
         states[t] = state
     bank = TokenBank(states, tuple(str(i) for i in range(len(states[SOURCE].tokens))))
+    bank = replace(bank, first_seen={c: bank.values_in_order(c) for c in config.cond_list})
     return _filter(bank, config)
 
 
@@ -97,11 +99,19 @@ def _state(table: Any, keep_special: bool, path: Path) -> State:
     for column in ("input_ids", "cell_pairing_index"):
         if column not in table.column_names:
             raise CellError(f'{path} has no column "{column}"; columns: {some(table.column_names, 20)}')
+    if not len(table):
+        raise CellError(f"{path} has no rows")
     ids = table["input_ids"].combine_chunks()
-    length_C = pc.fill_null(pc.list_value_length(ids), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    if not (pa.types.is_list(ids.type) or pa.types.is_large_list(ids.type)) or not pa.types.is_integer(
+        ids.type.value_type
+    ):
+        raise CellError(f"{path}: input_ids must be lists of integers; they are {ids.type}")
+    if not pa.types.is_integer(table["cell_pairing_index"].type) or table["cell_pairing_index"].null_count:
+        raise CellError(f"{path}: cell_pairing_index must hold integers; it is {table['cell_pairing_index'].type}")
     flat = ids.flatten()
-    if not pa.types.is_integer(flat.type) or flat.null_count:
-        raise CellError(f"{path}: input_ids must hold integers; they are {ids.type}")
+    if flat.null_count or not _fits_int32(flat):
+        raise CellError(f"{path}: input_ids must be 0 or more, below 2^31 and complete; they run from {_range(flat)}")
+    length_C = pc.fill_null(pc.list_value_length(ids), 0).to_numpy(zero_copy_only=False).astype(np.int64)
     offset_C1 = np.concatenate([[0], np.cumsum(length_C)])
     tokens = Ragged(flat.to_numpy(zero_copy_only=False).astype(np.int32), offset_C1)
     if not keep_special:
@@ -112,6 +122,21 @@ def _state(table: Any, keep_special: bool, path: Path) -> State:
         if name not in ("input_ids", "cell_pairing_index", "length") and not pa.types.is_nested(table[name].type)
     }
     return State(tokens, table["cell_pairing_index"].to_numpy().astype(np.int64), obs)
+
+
+def _range(flat: Any) -> str:
+    import pyarrow.compute as pc
+
+    low_high = pc.min_max(flat)
+    missing = f", {flat.null_count} missing" if flat.null_count else ""
+    return f"{low_high['min']} to {low_high['max']}{missing}"
+
+
+def _fits_int32(flat: Any) -> bool:
+    import pyarrow.compute as pc
+
+    low_high = pc.min_max(flat)
+    return not len(flat) or (low_high["min"].as_py() >= 0 and low_high["max"].as_py() < 2**31)
 
 
 def without_special(tokens: Ragged) -> Ragged:
@@ -139,15 +164,25 @@ def _with_counts(state: State, path: Path, wants_counts: bool, log_normalise: bo
         raise CellError(
             f"{path} has {adata.n_vars} genes but the model predicts {n_genes}; they do not belong together"
         )
-    counts = sp.csr_matrix(adata.X, dtype=np.float32)
-    if counts.nnz and (counts.data.min() < 0 or np.any(counts.data != np.round(counts.data))):
-        odd = counts.data[(counts.data < 0) | (counts.data != np.round(counts.data))][0]
-        raise CellError(f"{path}: X must hold raw counts; it holds {odd}; put counts into X")
+    counts = _raw_counts(adata, path)
     size_factor_C = np.asarray(counts.sum(axis=1), dtype=np.float32).ravel()
     if log_normalise:
         scale_C = 1e4 / np.maximum(size_factor_C, 1)
         counts = sp.csr_matrix(sp.diags(scale_C) @ counts, dtype=np.float32).log1p()
     return State(state.tokens, state.cell_index_C, obs, counts, size_factor_C)
+
+
+def _raw_counts(adata: Any, path: Path) -> Any:
+    """X as CSR float32. Raises CellError if it is not there or does not hold counts."""
+    import scipy.sparse as sp
+
+    if adata.X is None:
+        raise CellError(f"{path} has no X; put raw counts into X")
+    counts = sp.csr_matrix(adata.X, dtype=np.float32)
+    is_odd = ~np.isfinite(counts.data) | (counts.data < 0) | (counts.data != np.round(counts.data))
+    if is_odd.any():
+        raise CellError(f"{path}: X must hold raw counts; it holds {counts.data[is_odd][0]}; put counts into X")
+    return counts
 
 
 def read_h5ad(path: Path) -> Any:
@@ -162,12 +197,15 @@ def read_h5ad(path: Path) -> Any:
         raise CellError(f"cannot read {path} as h5ad: {type(error).__name__}: {error}") from error
 
 
-def gene_columns(folder: Path) -> dict[str, list[str]]:
-    """The var columns (as strings) of the first target h5ad of a folder."""
+def gene_columns(folder: Path) -> dict[Path, dict[str, list[str]]]:
+    """The var columns (as strings) of every target h5ad of a folder."""
+    return {path: _gene_columns(path) for path in time_points(folder, ".h5ad").values()}
+
+
+def _gene_columns(path: Path) -> dict[str, list[str]]:
     import h5py
     from anndata.io import read_elem
 
-    path = next(iter(time_points(folder, ".h5ad").values()))
     try:
         with h5py.File(path) as file:
             var = read_elem(file["var"])
@@ -188,7 +226,7 @@ def _filter(bank: TokenBank, config: CellsConfig) -> TokenBank:
     if not keep_C.any():
         seen = some(sorted({str(x) for v in values for x in v}), 10)
         note = f'filter_cond {config.filter_cond} matches no cell ("{config.filter_var}" holds {seen}): nothing is filtered, as upstream'
-        return TokenBank(bank.states, bank.cell_id_C, (*bank.notes, note))
+        return replace(bank, notes=(*bank.notes, note))
     kept = bank.take(np.flatnonzero(keep_C))
     note = f"filter_var {config.filter_var}: {kept.n_cells} of {bank.n_cells} cells kept (any time point's value is listed)"
-    return TokenBank(kept.states, kept.cell_id_C, (*kept.notes, note))
+    return replace(kept, notes=(*kept.notes, note))

@@ -53,7 +53,7 @@ def _from_maps(config: ModelConfig, gene_names: Mapping[str, list[str]], source_
         )
     genes = {k: v for k, v in mapping.items() if v not in SPECIAL_NAMES and k not in SPECIAL_IDS}
     row_id, name = list(genes), tuple(genes.values())
-    ensembl_id, symbol = _both_names(name, gene_names, config.mapping_dict_path)
+    ensembl_id, symbol = _both_names(name, gene_names)
     target = np.array(row_id, dtype=np.int64)
     return Vocabulary(
         ensembl_id,
@@ -61,21 +61,39 @@ def _from_maps(config: ModelConfig, gene_names: Mapping[str, list[str]], source_
         name,
         target if source_is_row_id else _source_tokens(config.tokenid_to_rowid_path, target),
         target,
+        origin=config.mapping_dict_path.name,
     )
 
 
-def _both_names(
-    name: tuple[str, ...], columns: Mapping[str, list[str]], path: Path
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def check_gene_order(vocabulary: Vocabulary, columns_of: Mapping[Path, Mapping[str, list[str]]]) -> None:
+    """Every target h5ad must hold the model's genes in the model's order. Raises GeneError naming the first that differs.
+
+    gene_name and ensembl_id of its var are compared with every kind of name that they share most genes with.
+    """
+    for path, columns in columns_of.items():
+        for theirs in (tuple(map(strip_version, columns[c])) for c in ("gene_name", "ensembl_id") if c in columns):
+            if len(theirs) != len(vocabulary):
+                raise GeneError(
+                    f"{path} has {len(theirs)} genes but the model predicts {len(vocabulary)}: they do not belong together"
+                )
+            for ours in _comparable(vocabulary, theirs):
+                if theirs != ours:
+                    first = next(i for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
+                    raise GeneError(
+                        f"{path} and the model's vocabulary ({vocabulary.origin}) do not fit each other: gene {first} is "
+                        f"{theirs[first]} in the h5ad and {ours[first]} in the vocabulary"
+                    )
+
+
+def _comparable(vocabulary: Vocabulary, theirs: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The kinds of name that mostly hold the same words; symbols, which change over time, only if no other kind does."""
+    kinds = [tuple(map(strip_version, k)) for k in (vocabulary.name, vocabulary.ensembl_id, vocabulary.symbol)]
+    name, ensembl_id, symbol = ([k] if 2 * len(set(k) & set(theirs)) >= len(k) else [] for k in kinds)
+    return name + ensembl_id or symbol
+
+
+def _both_names(name: tuple[str, ...], columns: Mapping[str, list[str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(Ensembl IDs, symbols), falling back on the one name that is known."""
-    if "gene_name" in columns and list(name) not in [list(v) for v in columns.values()]:
-        first = next((i for i, (a, b) in enumerate(zip(columns["gene_name"], name, strict=False)) if a != b), len(name))
-        theirs = columns["gene_name"][first] if first < len(columns["gene_name"]) else "nothing"
-        ours = name[first] if first < len(name) else "nothing"
-        raise GeneError(
-            f"the target h5ad and {path} do not fit each other: {len(columns['gene_name'])} and {len(name)} genes; "
-            f"gene {first} is {theirs} in the h5ad and {ours} in the map"
-        )
     ensembl_id = tuple(strip_version(x) for x in columns.get("ensembl_id", name))
     found = next((columns[c] for c in SYMBOL_COLUMNS if c in columns and list(columns[c]) != list(ensembl_id)), name)
     return ensembl_id, tuple(found)

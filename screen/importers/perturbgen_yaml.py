@@ -30,8 +30,21 @@ HONOURED = {
 }
 REQUIRED = {
     "data": ("src_dataset_file", "tgt_dataset_folder", "tgt_adata_folder"),
-    "trainer": ("mapping_dict_path", "perturbation_sequence", "perturbation_mode", "pred_tps"),
+    "trainer": ("mapping_dict_path", "perturbation_sequence", "perturbation_mode", "pred_tps", "context_mode"),
     "model": ("ckpt_masking_path",),
+}
+# Where a value of our own configuration comes from, for messages.
+THEIR_NAMES = {
+    "model.checkpoint": "model.ckpt_masking_path",
+    "library.0.modes": "trainer.perturbation_mode",
+    "library.0.genes": "trainer.genes_to_perturb",
+    "library.0.perturbation_sequence": "trainer.perturbation_sequence",
+    "library.0.pert_tps": "trainer.pert_tps",
+    "output.directory": "trainer.output_dir",
+    "output": "trainer",
+    "predict": "trainer",
+    "model": "trainer",
+    "cells": "data",
 }
 
 
@@ -44,6 +57,7 @@ def from_upstream(raw: Mapping[str, Any], path: Path) -> ScreenConfig:
     """The screen that upstream's YAML describes. Raises ConfigError naming the key, its value and what is allowed."""
     _check_keys(raw, path)
     data, trainer, datamodule, model = (dict(raw.get(s) or {}) for s in SECTIONS)
+    _check_values(trainer, datamodule, path)
     _refuse(trainer, datamodule, path)
     notes = _notes(raw, data, trainer, datamodule)
     sites = _as_list(trainer["perturbation_sequence"])
@@ -76,7 +90,7 @@ def from_upstream(raw: Mapping[str, Any], path: Path) -> ScreenConfig:
         },
         "predict": {
             "pred_tps": _as_list(trainer["pred_tps"]),
-            "context_tps": trainer.get("context_tps", datamodule.get("context_tps")),
+            "context_tps": trainer.get("context_tps"),
             **_given(trainer, "context_mode", "exclude_src", "pad_condition"),
             "use_count_decoder": wants_counts,
             "readout": "mu" if int(trainer.get("n_samples") or 1) == 1 else "expected",
@@ -93,7 +107,21 @@ def from_upstream(raw: Mapping[str, Any], path: Path) -> ScreenConfig:
         },
         "notes": notes,
     }
-    return parse_config(own, path)
+    return parse_config(own, path, THEIR_NAMES)
+
+
+def _check_values(trainer: Mapping[str, Any], datamodule: Mapping[str, Any], path: Path) -> None:
+    """Numbers that are read here rather than by our own configuration."""
+    for key, value in (
+        ("trainer.n_samples", trainer.get("n_samples")),
+        ("datamodule.batch_size", datamodule.get("batch_size")),
+    ):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{key} in {path.name} must be a whole number, 1 or more; it is {value!r}")
+    for key in ("pred_tps", "context_tps", "pert_tps"):
+        for value in (*_as_list(trainer.get(key)), *_as_list(datamodule.get(key))):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ConfigError(f"{key} in {path.name} must hold time points, whole numbers 1-9; it holds {value!r}")
 
 
 def _given(section: Mapping[str, Any], *keys: str | tuple[str, str]) -> dict[str, Any]:

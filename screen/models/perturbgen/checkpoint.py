@@ -148,6 +148,11 @@ def load_model(path: Path, declared: Declared, encoder_path: Path | None = None)
     """Reads and builds in one go; hyper-parameters fill what `declared` leaves open."""
     checkpoint = read_checkpoint(path, encoder_path)
     hyper = checkpoint.hyper_parameters
+    for key in ("num_heads", "n_total_tps"):
+        if isinstance(hyper.get(key), bool) or not isinstance(hyper.get(key), int | None):
+            raise CheckpointError(
+                f"the hyper-parameter {key} of {path} must be a whole number; it is {hyper[key]!r:.100}"
+            )
     filled = replace(
         declared,
         num_heads=declared.num_heads or hyper.get("num_heads"),

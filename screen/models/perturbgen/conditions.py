@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screen.errors import CellError, CheckpointError, some
+from screen.genes import SPECIAL_IDS
 from screen.models.perturbgen.read_sizes import CONDITION_SLOTS
 from screen.tokens import TokenBank
 
@@ -21,6 +22,7 @@ class Conditions:
 
     id_CN: Mapping[int, NDArray[np.int64]]
     all_ids: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read_conditions(
@@ -35,39 +37,38 @@ def read_conditions(
     if not cond_list:
         return Conditions({t: np.zeros((bank.n_cells, 0), dtype=np.int64) for t in bank.target_tps})
     table = _from_checkpoint(cond_list, condition_dict) if condition_dict else _number(bank, cond_list, n_tokens)
+    all_ids = tuple(sorted(i for values in table.values() for i in values.values()))
+    if all_ids[0] < len(SPECIAL_IDS) or all_ids[-1] >= n_tokens:
+        raise CheckpointError(
+            f"condition ids {all_ids[0]} to {all_ids[-1]} do not fit a model of {n_tokens} token rows"
+        )
     ids = {t: np.stack([_lookup(bank, c, t, table[c]) for c in cond_list], axis=1) for t in bank.target_tps}
     if pad:
         ids = {t: np.zeros_like(id_CN) for t, id_CN in ids.items()}
-    return Conditions(ids, tuple(sorted(i for values in table.values() for i in values.values())))
+    highest = max(int(bank.states[t].tokens.token_T.max(initial=0)) for t in bank.target_tps)
+    overlap = (
+        f"condition ids start at {all_ids[0]}, but gene ids reach {highest}: upstream's numbering can do that; if this "
+    )
+    overlap += "model was trained without conditions, remove cond_list"
+    return Conditions(ids, all_ids, (overlap,) if all_ids[0] <= highest else ())
 
 
 def _from_checkpoint(cond_list: Sequence[str], condition_dict: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    if not isinstance(condition_dict, dict) or not all(isinstance(v, dict) and v for v in condition_dict.values()):
+        raise CheckpointError(
+            f"the checkpoint's condition_dict must be {{column: {{value: id}}}}; it is {condition_dict!r:.100}"
+        )
     unknown = [c for c in cond_list if c not in condition_dict]
     if unknown:
         raise CheckpointError(
             f"cond_list names {some(unknown)}, but the checkpoint was trained with {some(condition_dict)}"
         )
-    return {c: {str(v): int(i) for v, i in condition_dict[c].items()} for c in condition_dict}
+    return {str(c): {str(v): int(i) for v, i in values.items()} for c, values in condition_dict.items()}
 
 
 def _number(bank: TokenBank, cond_list: Sequence[str], n_tokens: int) -> dict[str, dict[str, int]]:
-    values: dict[str, list[str]] = {}
-    for column in cond_list:
-        seen: dict[str, None] = {}
-        for state in sorted(bank.states):
-            if column in bank.states[state].obs:
-                seen.update(dict.fromkeys(str(v) for v in bank.states[state].obs[column]))
-        if not seen:
-            bank.obs_value(column, min(bank.target_tps))
-        values[column] = list(seen)
+    values = {column: bank.values_in_order(column) for column in cond_list}
     first = n_tokens - CONDITION_SLOTS - sum(map(len, values.values()))
-    highest = max(int(bank.states[t].tokens.token_T.max(initial=0)) for t in bank.target_tps)
-    if first <= highest:
-        listed = "; ".join(f"{c}: {some(v)}" for c, v in values.items())
-        raise CheckpointError(
-            f"the checkpoint has no room for the condition values of these cells ({listed}): their ids would start at {first}, "
-            f"but gene ids reach {highest}; it was trained with fewer values"
-        )
     numbered: dict[str, dict[str, int]] = {}
     for column, names in values.items():
         numbered[column] = {v: first + i for i, v in enumerate(names)}

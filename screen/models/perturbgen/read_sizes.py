@@ -160,6 +160,11 @@ def read_sizes(weights: Weights, path: Path, encoder: EncoderSizes, declared: De
         count_activation="softplus" if declared.use_size_factor is False else "softmax",
         predicts_size_factor="count_decoder.size_factor_decoder.0.weight" in weights,
     )
+    if sizes.max_len < 1 or sizes.n_time_points < 1:
+        raise CheckpointError(
+            f"{path} does not fit a PerturbGen model: its position table has {n_positions} rows (upstream: the longest row plus "
+            f"{POSITION_SLOTS}) and its time table {times} (target time points plus {extra})"
+        )
     _check_declared(sizes, declared, path)
     return sizes
 

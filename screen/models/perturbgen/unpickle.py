@@ -8,8 +8,10 @@ checkpoints pickle a whole AnnData into their hyper-parameters, which is why tor
 import pickle
 import zipfile
 from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import BuiltinFunctionType, FunctionType
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 from numpy._core import multiarray, numeric
@@ -20,6 +22,7 @@ _BUILTINS: dict[str, Any] = {
     t.__name__: t
     for t in (dict, list, set, frozenset, tuple, int, float, complex, bool, str, bytes, bytearray, slice, range)
 }
+_PYTHON2 = {"xrange": "range", "unicode": "str", "long": "int"}
 _COLLECTIONS: dict[str, Any] = {
     "OrderedDict": OrderedDict,
     "defaultdict": defaultdict,
@@ -91,13 +94,26 @@ def _torch_global(module: str, name: str) -> Any:
     return kind if isinstance(kind, torch.dtype) else None
 
 
-class RestrictedUnpickler(pickle.Unpickler):
-    """pickle.Unpickler whose find_class knows plain data only."""
+class RestrictedUnpickler(pickle._Unpickler):
+    """Unpickler whose find_class knows plain data only; state is given to instances, never to a class or a function.
+
+    The Python implementation, because the C one does not let BUILD be refused.
+    """
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
+
+    def load_build(self) -> None:
+        """Refuses to set attributes of what `find_class` returned."""
+        if isinstance(self.stack[-2], type | FunctionType | BuiltinFunctionType):  # type: ignore[attr-defined]
+            raise pickle.UnpicklingError(f"state for {self.stack[-2]!r}, which is no instance")  # type: ignore[attr-defined]
+        super().load_build()  # type: ignore[misc]
+
+    dispatch[pickle.BUILD[0]] = load_build
 
     def find_class(self, module: str, name: str) -> Any:
         found: Any = None
         if module in ("builtins", "__builtin__"):
-            found = _BUILTINS.get(name)
+            found = _BUILTINS.get(_PYTHON2.get(name, name))
         elif module == "collections":
             found = _COLLECTIONS.get(name)
         elif module == "_codecs" and name == "encode":
@@ -142,6 +158,12 @@ def load_torch(path: Path) -> Any:
             f"{path} is not a torch checkpoint, or is truncated (no zip directory in {path.stat().st_size} bytes)"
         )
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise CheckpointError(f"{path} is damaged: the checksum of its part {damaged} is wrong; copy it again")
         return torch.load(path, map_location="cpu", pickle_module=RestrictedPickle, weights_only=False, mmap=True)
+    except CheckpointError:
+        raise
     except Exception as problem:
         raise CheckpointError(f"cannot read the checkpoint {path}: {type(problem).__name__}: {problem}") from problem
