@@ -70,6 +70,20 @@ class ModelConfig(Section):
         return self
 
 
+_TOKENISED_ONLY = {"src_dataset_file", "tgt_dataset_folder", "tgt_adata_folder", "filter_var", "filter_cond"}
+_H5AD_ONLY = {
+    "layer",
+    "state_column",
+    "source",
+    "targets",
+    "pairing",
+    "strata",
+    "filters",
+    "max_cells",
+    "special_tokens",
+}
+
+
 class CellsConfig(Section):
     """The cells: either one h5ad of raw counts, or upstream's tokenised folders."""
 
@@ -100,12 +114,17 @@ class CellsConfig(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> "CellsConfig":
-        if self.h5ad is not None:
-            if self.state_column is None or self.source is None or not self.targets:
-                raise ValueError("cells from an h5ad need `state_column`, `source` and `targets` (time point: value)")
-            if self.src_dataset_file is not None:
-                raise ValueError("give either `h5ad` or `src_dataset_file`, not both")
-        elif None in (self.src_dataset_file, self.tgt_dataset_folder):
+        if self.h5ad is not None and (self.state_column is None or self.source is None or not self.targets):
+            raise ValueError("cells from an h5ad need `state_column`, `source` and `targets` (time point: value)")
+        other = _TOKENISED_ONLY if self.h5ad is not None else _H5AD_ONLY
+        misplaced = sorted(other & self.model_fields_set)
+        misplaced = [k for k in misplaced if getattr(self, k) not in (None, [], {})]
+        if misplaced:
+            kind = "an h5ad of raw counts" if self.h5ad is not None else "upstream's tokenised folders"
+            raise ValueError(f"`{misplaced[0]}` does not go with {kind}; remove it")
+        if (self.filter_var is None) != (not self.filter_cond):
+            raise ValueError("filter_var and filter_cond belong together; give both or none")
+        if self.h5ad is None and None in (self.src_dataset_file, self.tgt_dataset_folder):
             raise ValueError("give `h5ad`, or `src_dataset_file`, `tgt_dataset_folder` and `tgt_adata_folder`")
         return self
 
@@ -218,6 +237,8 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int | float | bool | None):
                 raise yaml.constructor.ConstructorError(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from screen.effects import counts
 from screen.errors import StoreError, nearest
-from screen.store import ScreenStore
+from screen.store import ScreenStore, stored_name
 
 MAX_BYTES = 8 * 2**30
 
@@ -64,11 +64,16 @@ def to_anndata(store: ScreenStore, perturbation: str | None = None) -> Any:
 
 def write_h5ad(directory: Path, path: Path, perturbation: str | None = None) -> tuple[int, int]:
     """Writes to_anndata of the screen in `directory` to a file, in one step; returns (rows, genes)."""
+    if path.is_dir():
+        raise StoreError(f"{path} is a directory; --h5ad names the file to write")
     adata = to_anndata(ScreenStore.open(directory / "screen.zarr"), perturbation)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    adata.write_h5ad(partial)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        adata.write_h5ad(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return int(adata.n_obs), int(adata.n_vars)
 
 
@@ -108,7 +113,7 @@ def _rows(store: ScreenStore, wanted: list[int]) -> Any:
         part = {"item": chosen, "perturbation": perturbation_I[chosen], "cell": cell, "time": t, "order": k}
         parts.append(pd.DataFrame(part)[screened])
     table = pd.concat(parts)
-    table["batch"] = table["cell"] // int(store.provenance["export_batch_size"])
+    table["batch"] = table["cell"] // int(store.provenance["view"]["export_batch_size"])
     return table.sort_values(["perturbation", "batch", "order", "cell"], kind="stable").reset_index(drop=True)
 
 
@@ -181,18 +186,18 @@ def _obs(store: ScreenStore, table: Any, ids: list[str]) -> Any:
     """Metadata of the target state of each line, then cell_idx, time, perturbation, target_gene."""
     import pandas as pd
 
-    var_list: list[str] | None = store.provenance["var_list"]
+    var_list: list[str] | None = store.provenance["view"]["var_list"]
     columns: dict[str, NDArray[Any]] = {}
     for t in store.layout.pred_tps:
         names = [str(k) for k, _ in store.root[f"cells/t{t}/obs"].members()]  # type: ignore[union-attr]
         for name in var_list if var_list is not None else sorted(names):
-            if name not in names:
+            if stored_name(name) not in names:
                 raise StoreError(
                     f'var_list names "{name}", which the cells of time point {t} lack{nearest(name, names)}'
                 )
             values = columns.setdefault(name, np.full(len(table), "", dtype=object))
             at = np.flatnonzero(table["time"].to_numpy() == t)
-            values[at] = store.strings(f"cells/t{t}/obs/{name}")[table["cell"].to_numpy()[at]]
+            values[at] = store.strings(f"cells/t{t}/obs/{stored_name(name)}")[table["cell"].to_numpy()[at]]
     obs = pd.DataFrame(columns, index=table.index.astype(str))
     obs["cell_idx"] = 0
     for t in store.layout.pred_tps:

@@ -111,7 +111,7 @@ def prepare(config: ScreenConfig) -> Prepared:
         adapter,
         rows,
         layout,
-        (*_notes(config, bank, sizes), *conditions.notes),
+        _notes(config, bank, sizes),
     )
 
 

@@ -154,6 +154,8 @@ def open_store(screen: Prepared, directory: Path, config_text: str) -> ScreenSto
     """
     path = directory / "screen.zarr"
     identity = json.loads(json.dumps(screen.identity()))
+    output = screen.config.output
+    view = {"var_list": output.var_list, "export_batch_size": output.export_batch_size, "strata": output.strata}
     if ScreenStore.exists(path):
         store = ScreenStore.open(path, "r+")
         theirs = store.provenance["identity"]
@@ -162,6 +164,9 @@ def open_store(screen: Prepared, directory: Path, config_text: str) -> ScreenSto
             raise StoreError(
                 f"{path} holds another screen: {', '.join(different)} differ(s); choose another --out, or remove it to start again"
             )
+        if store.provenance["view"] != view:
+            store.set_view(view)
+            _write_provenance(store, directory)
         return store
     provenance = {
         "format_version": FORMAT_VERSION,
@@ -170,14 +175,16 @@ def open_store(screen: Prepared, directory: Path, config_text: str) -> ScreenSto
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "perturbscreen": version("perturbscreen"),
         "notes": list(screen.notes),
-        "var_list": screen.config.output.var_list,
-        "export_batch_size": screen.config.output.export_batch_size,
-        "sequence_of_sites": sorted({s for p in screen.library.perturbations for s in p.sites}),
+        "view": view,
     }
     store = ScreenStore.create(
         path, screen.plan, screen.library, screen.vocabulary, screen.bank, screen.layout, provenance
     )
+    _write_provenance(store, directory)
+    return store
+
+
+def _write_provenance(store: ScreenStore, directory: Path) -> None:
     partial_file = directory / f".provenance.{os.getpid()}"
     partial_file.write_text(json.dumps(store.provenance, indent=2))
     partial_file.replace(directory / "provenance.json")
-    return store

@@ -69,7 +69,8 @@ def write_all_tables(screen: Prepared, store: ScreenStore, directory: Path, cons
     """hits.parquet and deg/part-*.parquet, unless they are there already for this finished screen."""
     path = directory / "hits.parquet"
     coverage, names = screen.plan.coverage, Names(store)
-    if path.exists() and path.stat().st_mtime_ns >= store.finished_ns():
+    newest_ns = max(store.finished_ns(), (directory / "provenance.json").stat().st_mtime_ns)
+    if path.exists() and path.stat().st_mtime_ns >= newest_ns:
         return pl.read_parquet(path)
     with console.status("differential expression"):
         found = write_tables(store, directory, coverage.stratum, screen.plan.stratum_C)

@@ -197,6 +197,11 @@ class ScreenStore:
         """Whether every unit is committed."""
         return len(self.committed()) == self.n_units
 
+    def set_view(self, view: Mapping[str, Any]) -> None:
+        """How tables and exports present the results; the results themselves stay as they are."""
+        self.provenance = {**self.provenance, "view": _jsonable(view)}
+        self.root.attrs.update({"provenance": self.provenance})
+
     def finished_ns(self) -> int:
         """When the newest commit marker was written, in nanoseconds since 1970."""
         markers = [p.stat().st_mtime_ns for p in (self.path / "library" / "0" / "commits").glob("*/zarr.json")]
@@ -245,6 +250,11 @@ def _stack(vectors: Sequence[NDArray[np.float32] | None], width: int) -> NDArray
     return out
 
 
+def stored_name(column: str) -> str:
+    """The array name of a metadata column: a slash would make a group of it."""
+    return column.replace("/", "_")
+
+
 def _write_genes(root: zarr.Group, vocabulary: Vocabulary) -> None:
     genes = root.create_group("genes")
     for name in ("ensembl_id", "symbol", "name"):
@@ -266,7 +276,7 @@ def _write_state(group: zarr.Group, state: State) -> None:
         _put(group, "size_factor", state.size_factor_C)
     obs = group.create_group("obs")
     for column, values in state.obs.items():
-        _put(obs, column.replace("/", "_"), values)
+        _put(obs, stored_name(column), values)
     if state.counts is not None:
         counts = group.create_group("true_counts", attributes={"shape": list(state.counts.shape), "encoding": "csr"})
         for name in ("data", "indices", "indptr"):

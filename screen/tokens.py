@@ -64,17 +64,28 @@ class State:
 
 
 @dataclass(frozen=True)
+class Unfiltered:
+    """What upstream numbers condition tokens from: the cells before any filter.
+
+    first_seen  every value of some metadata columns, in order of first appearance over source and targets
+    vocab_size  1 + the highest id of the lexicographically largest target row, upstream's reckoning of its gene ids
+    """
+
+    first_seen: Mapping[str, tuple[str, ...]]
+    vocab_size: int
+
+
+@dataclass(frozen=True)
 class TokenBank:
     """Source (state 0) and target states (1..9) of C paired cells, before any truncation.
 
-    cell_id_C names each pairing in messages; `notes` is what the importer wants the user to know. `first_seen` holds, for
-    some metadata columns, every value in order of first appearance over source and targets, before any filter.
+    cell_id_C names each pairing in messages; `notes` is what the importer wants the user to know.
     """
 
     states: Mapping[int, State]
     cell_id_C: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    first_seen: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unfiltered: "Unfiltered | None" = None
 
     def __post_init__(self) -> None:
         sizes = {s: len(state.tokens) for s, state in self.states.items()}
@@ -103,12 +114,12 @@ class TokenBank:
                 None if s.counts is None else s.counts[rows],
                 None if s.size_factor_C is None else s.size_factor_C[rows],
             )
-        return TokenBank(states, tuple(self.cell_id_C[int(r)] for r in rows), self.notes, self.first_seen)
+        return TokenBank(states, tuple(self.cell_id_C[int(r)] for r in rows), self.notes, self.unfiltered)
 
     def values_in_order(self, column: str) -> tuple[str, ...]:
         """Values of a metadata column in order of first appearance over source, then targets. Raises CellError."""
-        if column in self.first_seen:
-            return self.first_seen[column]
+        if self.unfiltered is not None and column in self.unfiltered.first_seen:
+            return self.unfiltered.first_seen[column]
         seen: dict[str, None] = {}
         for number in sorted(self.states):
             seen.update(dict.fromkeys(str(v) for v in self.states[number].obs.get(column, ())))

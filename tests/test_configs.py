@@ -81,6 +81,8 @@ def parse(raw: dict[str, Any], folder: Path) -> ScreenConfig:
         ("predict", {"exclude_src": True}, "exclude_src removes the source"),
         ("predict", {"readout": "sample"}, "'expected' or 'mu'"),
         ("cells", {"h5ad": "x.h5ad"}, "state_column"),
+        ("cells", {"max_cells": 5}, "`max_cells` does not go with upstream's tokenised folders"),
+        ("cells", {"filter_var": "tissue"}, "filter_var and filter_cond belong together"),
         ("model", {"vocabulary": "genes.tsv"}, "either `vocabulary`"),
         ("output", {"store_dtype": "float64"}, "store_dtype.*float64"),
     ],

@@ -179,7 +179,7 @@ REQUESTS = {
     "trainer.num_heads=3 & trainer.d_ff=4": "num_heads is 3|but 2", "trainer.loss_mode=nb": "loss_mode is nb|but zinb",
     "trainer.tgt_vocab_size=24 & trainer.max_seq_length=14": "tgt_vocab_size is 24|has 73 rows",
     "trainer.tgt_vocab_size=23 & trainer.max_seq_length=15": "max_seq_length is 15|but 14",
-    "trainer.tgt_vocab_size=23": "tgt_vocab_size|max_seq_length",
+    "trainer.tgt_vocab_size=23": "tgt_vocab_size|max_seq_length", "data.cond_list=[tissue]": "tissue|start at 21",
     "trainer.pos_encoding_mode=sin_learnt": "pos_encoding_mode is sin_learnt|but time_pos_sin",
     "trainer.encoder=Transformer_encoder": "encoder|Transformer_encoder|scmaskgit",
     "trainer.pert_tps=[3] & trainer.perturbation_sequence=[tgt]": "pert_tps|[3]|[1, 2]",

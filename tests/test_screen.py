@@ -302,3 +302,15 @@ def test_the_plan_command_writes_nothing(tmp_path: Path, capsys: Any) -> None:
     assert "perturbations x 11 cells" in out
     assert [p.name for p in tmp_path.iterdir()] == ["s.yaml"]
     assert (E2E / "ckpt").is_dir()
+
+
+def test_presentation_may_change_after_a_screen_is_complete(tmp_path: Path, capsys: Any) -> None:
+    config = tiny(output={"var_list": ["cell_type"], "export_batch_size": 4})
+    for changes in ({}, {"strata": ["tissue"], "var_list": ["tissue"]}):
+        config["output"] |= changes
+        assert main(["run", str(write(config, tmp_path / "s.yaml")), "--out", str(tmp_path / "out")]) == 0
+    assert "is complete" in capsys.readouterr().out
+    assert set(pl.read_parquet(tmp_path / "out/hits.parquet")["stratum"]) == {"bm", "sp"}
+    exported = to_anndata(ScreenStore.open(tmp_path / "out/screen.zarr"))
+    assert "tissue" in exported.obs.columns
+    assert "cell_type" not in exported.obs.columns

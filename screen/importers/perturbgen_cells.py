@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from screen.config import CellsConfig
 from screen.errors import CellError, some
 from screen.genes import CLS, EOS
-from screen.tokens import SOURCE, Ragged, State, TokenBank
+from screen.tokens import SOURCE, Ragged, State, TokenBank, Unfiltered
 
 
 def read_tokenised_cells(config: CellsConfig, count_tps: Sequence[int], log_normalise: bool, n_genes: int) -> TokenBank:
@@ -41,7 +41,12 @@ def read_tokenised_cells(config: CellsConfig, count_tps: Sequence[int], log_norm
             )
         states[t] = state
     bank = TokenBank(states, tuple(str(i) for i in range(len(states[SOURCE].tokens))))
-    bank = replace(bank, first_seen={c: bank.values_in_order(c) for c in config.cond_list})
+    if config.cond_list:
+        largest: list[int] = max(
+            (states[t].tokens[c].tolist() for t in folders for c in range(bank.n_cells)), default=[]
+        )
+        first_seen = {c: bank.values_in_order(c) for c in config.cond_list}
+        bank = replace(bank, unfiltered=Unfiltered(first_seen, 1 + max(largest, default=0)))
     return _filter(bank, config)
 
 

@@ -61,7 +61,6 @@ def from_upstream(raw: Mapping[str, Any], path: Path) -> ScreenConfig:
     _refuse(trainer, datamodule, path)
     notes = _notes(raw, data, trainer, datamodule)
     sites = _as_list(trainer["perturbation_sequence"])
-    wants_counts = bool(trainer.get("use_count_decoder", False))
     keys = data.get("condition_keys")
     own = {
         "model": {
@@ -92,7 +91,7 @@ def from_upstream(raw: Mapping[str, Any], path: Path) -> ScreenConfig:
             "pred_tps": _as_list(trainer["pred_tps"]),
             "context_tps": trainer.get("context_tps"),
             **_given(trainer, "context_mode", "exclude_src", "pad_condition"),
-            "use_count_decoder": wants_counts,
+            "use_count_decoder": trainer.get("use_count_decoder") or False,
             "readout": "mu" if int(trainer.get("n_samples") or 1) == 1 else "expected",
             "size_factor": "observed",
             "upstream_pooling": True,
@@ -216,7 +215,7 @@ def _genes(data: Mapping[str, Any], trainer: Mapping[str, Any], path: Path) -> l
         if not genes:
             raise ConfigError(f"{path.name} names no genes: set trainer.genes_to_perturb or data.perturb_genes_file")
         return genes
-    file = (path.resolve().parent / str(data["perturb_genes_file"])).resolve()
+    file = (path.resolve().parent / Path(str(data["perturb_genes_file"])).expanduser()).resolve()
     column, clusters = data.get("perturb_colname"), [str(c) for c in _as_list(data.get("perturb_cluster"))]
     if not column or not clusters:
         raise ConfigError(

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def load_model(path: Path, declared: Declared, encoder_path: Path | None = None)
     checkpoint = read_checkpoint(path, encoder_path)
     hyper = checkpoint.hyper_parameters
     for key in ("num_heads", "n_total_tps"):
-        if isinstance(hyper.get(key), bool) or not isinstance(hyper.get(key), int | None):
+        if isinstance(hyper.get(key), bool) or not isinstance(hyper.get(key), Integral | None):
             raise CheckpointError(
                 f"the hyper-parameter {key} of {path} must be a whole number; it is {hyper[key]!r:.100}"
             )

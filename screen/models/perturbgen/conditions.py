@@ -22,7 +22,6 @@ class Conditions:
 
     id_CN: Mapping[int, NDArray[np.int64]]
     all_ids: tuple[int, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def read_conditions(
@@ -45,12 +44,7 @@ def read_conditions(
     ids = {t: np.stack([_lookup(bank, c, t, table[c]) for c in cond_list], axis=1) for t in bank.target_tps}
     if pad:
         ids = {t: np.zeros_like(id_CN) for t, id_CN in ids.items()}
-    highest = max(int(bank.states[t].tokens.token_T.max(initial=0)) for t in bank.target_tps)
-    overlap = (
-        f"condition ids start at {all_ids[0]}, but gene ids reach {highest}: upstream's numbering can do that; if this "
-    )
-    overlap += "model was trained without conditions, remove cond_list"
-    return Conditions(ids, all_ids, (overlap,) if all_ids[0] <= highest else ())
+    return Conditions(ids, all_ids)
 
 
 def _from_checkpoint(cond_list: Sequence[str], condition_dict: Mapping[str, Any]) -> dict[str, dict[str, int]]:
@@ -63,12 +57,24 @@ def _from_checkpoint(cond_list: Sequence[str], condition_dict: Mapping[str, Any]
         raise CheckpointError(
             f"cond_list names {some(unknown)}, but the checkpoint was trained with {some(condition_dict)}"
         )
-    return {str(c): {str(v): int(i) for v, i in values.items()} for c, values in condition_dict.items()}
+    table = {str(c): {str(v): int(i) for v, i in values.items()} for c, values in condition_dict.items()}
+    ids = [i for values in table.values() for i in values.values()]
+    if len(set(ids)) < len(ids):
+        raise CheckpointError(f"the checkpoint's condition_dict gives one id to two values: {condition_dict!r:.200}")
+    return table
 
 
 def _number(bank: TokenBank, cond_list: Sequence[str], n_tokens: int) -> dict[str, dict[str, int]]:
     values = {column: bank.values_in_order(column) for column in cond_list}
     first = n_tokens - CONDITION_SLOTS - sum(map(len, values.values()))
+    highest = max(int(bank.states[t].tokens.token_T.max(initial=0)) for t in bank.target_tps)
+    slip = None if bank.unfiltered is None else bank.unfiltered.vocab_size
+    if first <= highest and first != slip:
+        listed = "; ".join(f"{c}: {some(v)}" for c, v in values.items())
+        raise CheckpointError(
+            f"the checkpoint has no room for the condition values of these cells ({listed}): their ids would start at {first}, "
+            f"but gene ids reach {highest}; it was trained with fewer values, or with none: remove cond_list then"
+        )
     numbered: dict[str, dict[str, int]] = {}
     for column, names in values.items():
         numbered[column] = {v: first + i for i, v in enumerate(names)}
@@ -90,6 +96,8 @@ def check_levels(bank: TokenBank, keys: Sequence[str], levels: Sequence[Any] | N
     """Dispersion levels: the cells' values of `keys`, joined by '_', must be levels the checkpoint was trained with."""
     if not keys:
         return
+    if levels is not None and not isinstance(levels, list | tuple):
+        raise CheckpointError(f"conditions_combined must be a list of levels; it is {levels!r:.100}")
     joined = ["_".join(parts) for parts in zip(*([str(v) for v in bank.obs_value(k, time)] for k in keys), strict=True)]
     known = {str(v) for v in levels} if levels else set()
     unknown = sorted(set(joined) - known) if known else []

@@ -153,6 +153,12 @@ def load_torch(path: Path) -> Any:
 
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
+    with path.open("rb") as handle:
+        is_old = handle.read(1) == b"\x80"
+    if is_old:
+        raise CheckpointError(
+            f"{path} is in torch's old format (before 1.6); load it there and write it with torch.save again"
+        )
     if not zipfile.is_zipfile(path):
         raise CheckpointError(
             f"{path} is not a torch checkpoint, or is truncated (no zip directory in {path.stat().st_size} bytes)"
@@ -161,7 +167,10 @@ def load_torch(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
-            raise CheckpointError(f"{path} is damaged: the checksum of its part {damaged} is wrong; copy it again")
+            raise CheckpointError(
+                f"{path} is damaged: the checksum of its part {damaged} is wrong; copy it again, or save it again if it was "
+                "written without checksums"
+            )
         return torch.load(path, map_location="cpu", pickle_module=RestrictedPickle, weights_only=False, mmap=True)
     except CheckpointError:
         raise
