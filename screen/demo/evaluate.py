@@ -28,7 +28,7 @@ from screen.demo.masking import (
     stimulated_columns,
     unexplained,
 )
-from screen.demo.prediction import evaluate_prediction
+from screen.demo.prediction import evaluate_prediction, other_sources
 from screen.demo.train import Corpus, read_corpus
 from screen.models.perturbgen.model import PerturbGen
 
@@ -99,6 +99,8 @@ def evaluate(paths: list[Path]) -> dict[str, Any]:
     """The whole evaluation; the first checkpoint is the one that is shipped."""
     cells = read_cells()
     corpus, pairs = read_corpus(cells), read_pairs(cells)
+    sources = other_sources(cells.cell_type[pairs[:, 1]], pairs[:, 0])
+    random_pairs = np.stack([sources, pairs[:, 1]], axis=1)
     return {
         "made_by": "python -m screen.demo.evaluate",
         "checkpoints": [
@@ -112,6 +114,7 @@ def evaluate(paths: list[Path]) -> dict[str, Any]:
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "note": "pairs are optimal-transport assignments and the data hold no knock-outs: effects are associations, not causes",
         "prediction": [evaluate_prediction(read_checkpoint(path), cells, corpus, pairs) for path in paths],
+        "prediction_on_random_pairs": evaluate_prediction(read_checkpoint(paths[0]), cells, corpus, random_pairs),
         "screen": evaluate_screen(paths, cells, corpus, pairs),
     }
 
