@@ -92,10 +92,12 @@ def _lookup(bank: TokenBank, column: str, time: int, table: Mapping[str, int]) -
     return np.array([table[v] for v in values], dtype=np.int64)
 
 
-def check_levels(bank: TokenBank, keys: Sequence[str], levels: Sequence[Any] | None, n_levels: int, time: int) -> None:
+def check_levels(bank: TokenBank, keys: Sequence[str], levels: Any, n_levels: int, time: int) -> None:
     """Dispersion levels: the cells' values of `keys`, joined by '_', must be levels the checkpoint was trained with."""
     if not keys:
         return
+    if isinstance(levels, np.ndarray):
+        levels = levels.tolist()
     if levels is not None and not isinstance(levels, list | tuple):
         raise CheckpointError(f"conditions_combined must be a list of levels; it is {levels!r:.100}")
     joined = ["_".join(parts) for parts in zip(*([str(v) for v in bank.obs_value(k, time)] for k in keys), strict=True)]
