@@ -40,7 +40,6 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The weights and the vocabulary they were trained with. What is None is read off the checkpoint."""
 
-    kind: Literal["perturbgen"] = "perturbgen"
     checkpoint: FilePath
     encoder_path: FilePath | None = None
     vocabulary: FilePath | None = None
@@ -48,8 +47,8 @@ class ModelConfig(Section):
     tokenid_to_rowid_path: FilePath | None = None
     gene_median_path: FilePath | None = None
     gene_table: FilePath | None = None
-    num_heads: int | None = None
-    encoder_num_heads: int | None = None
+    num_heads: Annotated[int, Field(ge=1)] | None = None
+    encoder_num_heads: Annotated[int, Field(ge=1)] | None = None
     chained: bool = False
     use_size_factor: bool | None = None
     encoder: Literal["scmaskgit", "Transformer_encoder"] | None = None
@@ -66,6 +65,10 @@ class ModelConfig(Section):
         if (self.vocabulary is None) == (self.mapping_dict_path is None):
             raise ValueError(
                 "give either `vocabulary` (a TSV file) or `mapping_dict_path` (upstream's pickle), not both or none"
+            )
+        if self.vocabulary is not None and self.tokenid_to_rowid_path is not None:
+            raise ValueError(
+                "`tokenid_to_rowid_path` goes with `mapping_dict_path`; a `vocabulary` file has both tokens"
             )
         return self
 
@@ -119,6 +122,8 @@ class CellsConfig(Section):
         other = _TOKENISED_ONLY if self.h5ad is not None else _H5AD_ONLY
         misplaced = sorted(other & self.model_fields_set)
         misplaced = [k for k in misplaced if getattr(self, k) not in (None, [], {})]
+        if self.pairing == "random" and self.strata:
+            raise ValueError("`strata` does not go with `pairing: random`; use `stratified` or remove it")
         if misplaced:
             kind = "an h5ad of raw counts" if self.h5ad is not None else "upstream's tokenised folders"
             raise ValueError(f"`{misplaced[0]}` does not go with {kind}; remove it")
@@ -179,6 +184,7 @@ class OutputConfig(Section):
     keep_gene_cosine: bool = False
     allow_missing: bool = False
     directory: FilePath | None = None
+    min_cells: Annotated[int, Field(ge=1)] = 5
     export_batch_size: Annotated[int, Field(ge=1)] = 64
 
 

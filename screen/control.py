@@ -1,8 +1,9 @@
 """ControlCache: the unedited prediction of each cell, computed once."""
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,33 +25,48 @@ class Control:
     hidden_LD: Tensor | None = None
 
 
-class ControlCache:
-    """Cell -> its controls per predicted time point; computes what it lacks and remembers which cells are new."""
+BUDGET_BYTES = 2 * 2**30
 
-    def __init__(self, compute: Callable[[int], dict[int, Control]]) -> None:
-        self._compute = compute
-        self._known: dict[int, dict[int, Control]] = {}
-        self._new: list[int] = []
+
+class ControlCache:
+    """Cell -> its controls per predicted time point, computed when first asked for.
+
+    Keeps the most recently used cells within `budget_bytes`; a cell that was dropped is computed again, to the same
+    bytes. Remembers, without their per-token embeddings, the controls that the store does not have yet.
+    """
+
+    def __init__(self, compute: Callable[[int], dict[int, Control]], budget_bytes: int = BUDGET_BYTES) -> None:
+        self._compute, self._budget_bytes = compute, budget_bytes
+        self._known: OrderedDict[int, dict[int, Control]] = OrderedDict()
+        self._new: dict[int, dict[int, Control]] = {}
+        self._stored: set[int] = set()
+        self._held_bytes = 0
         self._lock = threading.Lock()
 
     def __getitem__(self, cell: int) -> dict[int, Control]:
-        if cell not in self._known:
-            computed = self._compute(cell)
-            with self._lock:
-                if cell not in self._known:
-                    self._known[cell] = computed
-                    self._new.append(cell)
-        return self._known[cell]
+        with self._lock:
+            if cell in self._known:
+                self._known.move_to_end(cell)
+                return self._known[cell]
+        computed = self._compute(cell)
+        with self._lock:
+            if cell not in self._known:
+                self._known[cell] = computed
+                self._held_bytes += _bytes(computed)
+            if cell not in self._stored:
+                self._new[cell] = {t: replace(c, id_L=None, hidden_LD=None) for t, c in computed.items()}
+            while self._held_bytes > self._budget_bytes and len(self._known) > 1:
+                self._held_bytes -= _bytes(self._known.popitem(last=False)[1])
+        return computed
 
     def take_new(
         self, pred_tps: tuple[int, ...], n_genes: int, width: int
     ) -> tuple[NDArray[np.int64], dict[str, NDArray[np.generic]]]:
         """(cells, arrays) computed since the last call, ascending by cell, named as in the store's `control/`."""
         cells = sorted(self._new)
-        self._new = []
         arrays: dict[str, NDArray[np.generic]] = {}
         for t in pred_tps:
-            found = [self._known[c].get(t) for c in cells]
+            found = [self._new[c].get(t) for c in cells]
             arrays[f"is_predicted_t{t}"] = np.array([f is not None for f in found], dtype=bool)
             embedding = np.zeros((len(cells), width), dtype=np.float32)
             log = np.zeros((len(cells), n_genes), dtype=np.float32)
@@ -63,4 +79,12 @@ class ControlCache:
             arrays[f"embedding_t{t}"] = embedding
             if any(f is not None and f.expression is not None for f in found):
                 arrays |= {f"expression_t{t}": log, f"total_t{t}": total}
+        self._stored.update(cells)
+        self._new = {}
         return np.array(cells, dtype=np.int64), arrays
+
+
+def _bytes(controls: dict[int, Control]) -> int:
+    tensors = [x for c in controls.values() for x in (c.embedding_D, c.id_L, c.hidden_LD) if x is not None]
+    logs = [c.expression.log_G.nbytes for c in controls.values() if c.expression is not None]
+    return sum(x.numel() * x.element_size() for x in tensors) + sum(logs)

@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from screen.effects import SCALE
 from screen.store import ScreenStore
 
 ROWS_PER_PART = 2_000_000
@@ -170,7 +169,7 @@ class Names:
 
 
 def frame(group: Group, names: Names) -> pl.DataFrame:
-    """One row per gene: pdex's column names and ours. SCALE-normalised means, natural-log deltas."""
+    """One row per gene: pdex's column names and ours."""
     p = group.perturbation
     floor = MEAN_FLOOR
     columns: dict[str, Any] = {
@@ -248,9 +247,9 @@ def _write_part(
     return found
 
 
-def scan(directory: Path) -> pl.LazyFrame:
+def scan(directory: str | Path) -> pl.LazyFrame:
     """The differential-expression table of a screen directory, read lazily."""
-    return pl.scan_parquet(directory / "deg" / "part-*.parquet")
+    return pl.scan_parquet(Path(directory) / "deg" / "part-*.parquet")
 
 
-__all__ = ["SCALE", "Group", "Names", "benjamini_hochberg", "frame", "groups", "paired_t", "scan", "write_tables"]
+__all__ = ["Group", "Names", "benjamini_hochberg", "frame", "groups", "paired_t", "scan", "write_tables"]

@@ -24,13 +24,16 @@ class Expression:
     total: float
 
 
-def log_expression(value_G: Tensor, scale: str) -> Expression:
-    """log1p of counts per 10,000, natural logarithm, in float64; a model's own log expression is passed through."""
+def log_expression(value_G: Tensor, size_factor: float, scale: str) -> Expression:
+    """log1p of counts per 10,000, natural logarithm, in float64; a model's own log expression is passed through.
+
+    `value_G` times `size_factor` are expected counts; the logarithm does not depend on the size factor.
+    """
     value = value_G.double().numpy()
     if scale == "model":
         return Expression(value, float("nan"))
     total = float(value.sum())
-    return Expression(np.log1p(value / max(total, 1e-300) * SCALE), total)
+    return Expression(np.log1p(value / max(total, 1e-300) * SCALE), total * size_factor)
 
 
 def counts(log_G: NDArray[np.floating], total: float) -> NDArray[np.float64]:

@@ -51,10 +51,6 @@ class PredictionError(ScreenError):
     """The model returned NaN or infinity for a named cell and perturbation."""
 
 
-class ShapeError(ScreenError):
-    """Arrays whose shapes do not fit each other."""
-
-
 def nearest(name: str, allowed: Iterable[str], n: int = 3) -> str:
     """'; did you mean "a", "b"?' for the closest allowed names, or an empty string."""
     by_lower = {a.lower(): a for a in allowed}

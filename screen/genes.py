@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -46,6 +47,9 @@ class Vocabulary:
     origin: str = "vocabulary"
 
     def __post_init__(self) -> None:
+        twice = [e for e, n in Counter(self.ensembl_id).items() if n > 1]
+        if twice:
+            raise GeneError(f"{self.origin} names {some(twice)} more than once; every gene needs an id of its own")
         for side, token_G in (("source", self.source_token_G), ("target", self.target_token_G)):
             used = token_G[token_G != NO_TOKEN]
             values, counts = np.unique(used, return_counts=True)

@@ -51,7 +51,8 @@ class Perturbation:
         for gene in self.genes:
             if token_G[gene] == NO_TOKEN:
                 raise GeneError(
-                    f"{vocabulary.label(gene)} has no token in the source vocabulary: it cannot be edited there"
+                    f"{vocabulary.label(gene)} has no token in the source vocabulary (tokenid_to_rowid_path, or "
+                    "token_id of the vocabulary file): it cannot be edited there"
                 )
         return [int(token_G[g]) for g in self.genes]
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.genes import NO_TOKEN, Vocabulary
+from screen.genes import NO_TOKEN, PAD, Vocabulary
 from screen.perturbations import Library, Perturbation
-from screen.tokens import SOURCE, Ragged, TokenBank, gene_tokens_per_cell
+from screen.tokens import SOURCE, Ragged, TokenBank, distinct_tokens, gene_tokens_per_cell
 
-Cells = NDArray[np.int64]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Coverage:
     screened   an item exists
     absent     the gene is not in the edited sequence
     truncated  the gene is expressed, but ranks beyond the model's longest row
-    emptied    the edit leaves nothing to predict from, or the cell's target state is empty
+    emptied    the edit leaves nothing of the source or nothing to pool, or the cell's target state is empty
     """
 
     stratum: tuple[str, ...]
@@ -97,18 +97,18 @@ class GeneIndex:
         self._within = _cells_by_gene(gene_T[within_T], row_T[within_T], n_genes, len(tokens))
         self._beyond = _cells_by_gene(gene_T[~within_T], row_T[~within_T], n_genes, len(tokens))
 
-    def cells(self, gene: int) -> Cells:
+    def cells(self, gene: int) -> Ints:
         """Cells whose row holds the gene where the model sees it, ascending."""
         cell_N, offset_G1 = self._within
         return cell_N[offset_G1[gene] : offset_G1[gene + 1]]
 
-    def beyond(self, gene: int) -> Cells:
+    def beyond(self, gene: int) -> Ints:
         """Cells whose row holds the gene beyond the cut, ascending."""
         cell_N, offset_G1 = self._beyond
         return cell_N[offset_G1[gene] : offset_G1[gene + 1]]
 
 
-def _cells_by_gene(gene_T: Cells, row_T: Cells, n_genes: int, n_cells: int) -> tuple[Cells, Cells]:
+def _cells_by_gene(gene_T: Ints, row_T: Ints, n_genes: int, n_cells: int) -> tuple[Ints, Ints]:
     known = gene_T != NO_TOKEN
     key = np.unique(gene_T[known].astype(np.int64) * n_cells + row_T[known])
     offset_G1 = np.searchsorted(key, np.arange(n_genes + 1) * n_cells)
@@ -136,6 +136,7 @@ class _Counter:
     def __init__(self, bank: TokenBank, index: Mapping[int, GeneIndex], window: Window) -> None:
         self.bank, self.index, self.window = bank, index, window
         self.n_tokens = {t: gene_tokens_per_cell(bank.states[t].tokens, window.max_len) for t in window.pred_tps}
+        self.n_source = distinct_tokens(bank.states[SOURCE].tokens, window.max_len, (PAD,))
 
     def n_present(self, p: Perturbation, states: Sequence[int], beyond: bool = False) -> NDArray[np.int64]:
         """(C,) how many of the genes are in any of the states' rows."""
@@ -147,7 +148,7 @@ class _Counter:
         return count_C
 
     def is_screened(self, p: Perturbation) -> NDArray[np.bool_]:
-        """(C, T) whether anything is left to pool at each predicted time point."""
+        """(C, T) whether anything is left of the source, and to pool at each predicted time point."""
         columns = []
         for t in self.window.pred_tps:
             left_C = self.n_tokens[t]
@@ -156,6 +157,9 @@ class _Counter:
             if p.mode == "overexpress" and t in p.pert_tps:
                 left_C = np.minimum(left_C, self.window.max_len - len(p.genes))
             columns.append(left_C > 0)
+        if "src" in p.sites and p.mode in ("pad", "delete"):
+            has_source_C = self.n_source > self.n_present(p, [SOURCE])
+            columns = [column & has_source_C for column in columns]
         return np.stack(columns, axis=1)
 
 

@@ -1,34 +1,38 @@
 """Prepared: a configuration with its files read and checked, ready to run."""
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.config import LibraryConfig, ModelConfig, PredictConfig, ScreenConfig
-from screen.errors import CellError, CheckpointError, ConfigError, GeneError, some
-from screen.genes import NO_TOKEN, Vocabulary
+from screen.config import ModelConfig, PredictConfig, ScreenConfig
+from screen.errors import CellError, CheckpointError, GeneError, some
+from screen.genes import Vocabulary
 from screen.importers.anndata import read_h5ad_cells
 from screen.importers.perturbgen_cells import gene_columns, read_tokenised_cells, time_points
 from screen.importers.perturbgen_vocabulary import check_gene_order, load_vocabulary
+from screen.library import expand
 from screen.models.perturbgen.adapter import PerturbGenAdapter, SizeFactor
 from screen.models.perturbgen.checkpoint import Checkpoint, load_model
 from screen.models.perturbgen.conditions import check_levels, read_conditions
 from screen.models.perturbgen.model import PerturbGen
-from screen.models.perturbgen.read_sizes import CONDITION_SLOTS, Declared, guess_encoder_heads
-from screen.models.perturbgen.sizes import SCMASKGIT_HEADS, Sizes
-from screen.perturbations import Library, Perturbation, Site, make_library, make_perturbation
-from screen.plan import Plan, Window, index_genes, make_plan
+from screen.models.perturbgen.read_sizes import Declared, guess_encoder_heads
+from screen.models.perturbgen.sizes import CONDITION_SLOTS, SCMASKGIT_HEADS, Sizes
+from screen.perturbations import MANY_JOINT_GENES, Library
+from screen.plan import Plan, Window, make_plan
 from screen.rows import RowBuilder
 from screen.store import Layout
 from screen.tokens import SOURCE, TokenBank
 
 NUMERICS_VERSION = 1
 """Changes when the same inputs give other numbers beyond rounding; part of a screen's identity."""
+
+
+UNIT_FLOPS, MAX_UNITS = 1.2e12, 20_000
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,19 @@ class Prepared:
             "cells": self.bank.fingerprint(),
             "library": self.library.fingerprint(self.vocabulary),
             "plan": self.plan.fingerprint(),
+            "conditions": self._conditions(),
             "layout": self.layout.__dict__,
             "upstream_pooling": self.window.pool_everywhere,
             "exclude_src": self.rows.exclude_src,
             "precision": "float32",
             "numerics_version": NUMERICS_VERSION,
         }
+
+    def _conditions(self) -> str:
+        digest = hashlib.sha256()
+        for t, id_CN in sorted(self.rows.condition_CN.items()):
+            digest.update(f"{t}{id_CN.shape}".encode() + id_CN.tobytes())
+        return digest.hexdigest()
 
     def unscreened(self) -> list[int]:
         """Perturbations the user named that have no item."""
@@ -84,35 +95,60 @@ def prepare(config: ScreenConfig) -> Prepared:
     _check_vocabulary_size(config.model, sizes, len(conditions.all_ids), config.model.checkpoint)
     context = tuple(sorted(predict.context_tps or predict.pred_tps)) if predict.context_mode else ()
     window = Window(tuple(predict.pred_tps), context, sizes.max_len, predict.upstream_pooling)
-    library = _expand(config.library, bank, vocabulary, window)
+    library = expand(config.library, bank, vocabulary, window)
     stratum_C, strata = _strata(bank, config.output.strata, window.pred_tps)
+    adapter = _adapter(config, model, checkpoint, window, conditions.all_ids)
     plan = make_plan(library, bank, vocabulary, window, stratum_C=stratum_C, stratum=strata)
-    adapter = PerturbGenAdapter(
-        model, window.pred_tps, window.context_tps, predict.context_mode, predict.readout, _size_factor(predict, checkpoint, model),
-        predict.use_count_decoder, conditions.all_ids,
-    )  # fmt: skip
-    if predict.use_count_decoder and sizes.loss_mode is None:
+    plan = replace(plan, unit_rows=unit_rows(plan.n_items, adapter, bank, sizes.max_len))
+    rows = RowBuilder(bank, vocabulary, window, conditions.id_CN, predict.exclude_src)
+    notes = (*_notes(config, bank, sizes), *_idle(config, checkpoint.has_own_encoder), *_joint(library))
+    layout = _layout(config, window, adapter)
+    return Prepared(config, vocabulary, bank, library, plan, window, adapter, rows, layout, notes)
+
+
+def _adapter(
+    config: ScreenConfig, model: PerturbGen, checkpoint: Checkpoint, window: Window, condition_ids: tuple[int, ...]
+) -> PerturbGenAdapter:
+    predict = config.predict
+    if predict.use_count_decoder and model.sizes.loss_mode is None:
         raise CheckpointError(
             f"{config.model.checkpoint} has no count head; set use_count_decoder: false to screen embeddings only"
         )
-    output = config.output
-    layout = Layout(
-        window.pred_tps, sizes.width, adapter.schema.expression_scale, output.store_dtype,
-        output.keep_embeddings or adapter.schema.expression_scale is None, output.keep_gene_cosine,
-    )  # fmt: skip
-    rows = RowBuilder(bank, vocabulary, window, conditions.id_CN, predict.exclude_src)
-    return Prepared(
-        config,
-        vocabulary,
-        bank,
-        library,
-        plan,
-        window,
-        adapter,
-        rows,
-        layout,
-        _notes(config, bank, sizes),
+    return PerturbGenAdapter(
+        model,
+        window.pred_tps,
+        window.context_tps,
+        predict.context_mode,
+        predict.readout,
+        _size_factor(predict, checkpoint, model),
+        predict.use_count_decoder,
+        condition_ids,
     )
+
+
+def _layout(config: ScreenConfig, window: Window, adapter: PerturbGenAdapter) -> Layout:
+    output, schema = config.output, adapter.schema
+    keeps_embeddings = output.keep_embeddings or schema.expression_scale is None
+    return Layout(
+        window.pred_tps,
+        schema.width,
+        schema.expression_scale,
+        output.store_dtype,
+        keeps_embeddings,
+        output.keep_gene_cosine,
+    )
+
+
+def unit_rows(n_items: int, adapter: PerturbGenAdapter, bank: TokenBank, max_len: int) -> int:
+    """Rows of a unit: what a slow core predicts in about a minute, 64 to 2,048, and at most 20,000 units in all.
+
+    A pure function of model and cells: it is part of what is frozen when a store is created.
+    """
+    lengths = {s: int(np.minimum(state.tokens.length_C, max_len).mean()) for s, state in bank.states.items()}
+    target = max(lengths[t] for t in adapter.pred_tps)
+    affordable = int(UNIT_FLOPS / max(adapter.flops(lengths[SOURCE], target), 1))
+    in_steps = min(max(affordable // 64 * 64, 64), 2048)
+    return max(in_steps, -(-n_items // MAX_UNITS // 64) * 64)
 
 
 def _declared(config: ScreenConfig) -> Declared:
@@ -144,7 +180,8 @@ def _vocabulary(config: ScreenConfig, sizes: Sizes) -> Vocabulary:
 def _cells(config: ScreenConfig, vocabulary: Vocabulary, sizes: Sizes) -> TokenBank:
     cells = config.cells
     if cells.h5ad is None:
-        count_tps = config.predict.pred_tps if config.predict.use_count_decoder else []
+        needs_counts = cells.tgt_adata_folder is not None or config.predict.size_factor in ("auto", "observed")
+        count_tps = config.predict.pred_tps if config.predict.use_count_decoder and needs_counts else []
         return read_tokenised_cells(cells, count_tps, sizes.loss_mode == "mse", len(vocabulary))
     assert cells.state_column is not None and cells.source is not None
     pairing: str | Path = cells.pairing if cells.pairing in ("stratified", "random") else Path(cells.pairing)
@@ -216,62 +253,31 @@ def _strata(bank: TokenBank, columns: Sequence[str], pred_tps: Sequence[int]) ->
     return codes.astype(np.int64), [str(n) for n in names]
 
 
-def _expand(blocks: Sequence[LibraryConfig], bank: TokenBank, vocabulary: Vocabulary, window: Window) -> Library:
-    """What the user wrote -> perturbations."""
-    return make_library((list(_block(b, bank, vocabulary, window)), b.genes != "all") for b in blocks)
+def _idle(config: ScreenConfig, has_own_encoder: bool) -> list[str]:
+    """Settings that change nothing in this screen, each with the reason."""
+    cells, predict, idle = config.cells, config.predict, []
+    if config.model.encoder_path is not None and has_own_encoder:
+        idle.append("encoder_path is not read: the checkpoint holds an encoder of its own")
+    if predict.context_tps and not predict.context_mode:
+        idle.append("context_tps has no effect: context_mode is off")
+    if predict.pad_condition and not cells.cond_list:
+        idle.append("pad_condition has no effect: there is no cond_list")
+    if cells.conditions_combined and not cells.condition_keys:
+        idle.append("conditions_combined has no effect: there are no condition_keys")
+    if cells.h5ad is not None and cells.strata and cells.pairing not in ("stratified", "random"):
+        idle.append("cells.strata has no effect: pairs come from a file")
+    return idle
 
 
-def _block(block: LibraryConfig, bank: TokenBank, vocabulary: Vocabulary, window: Window) -> list[Perturbation]:
-    sites: list[Site] = block.perturbation_sequence
-    tps = block.pert_tps or sorted({*window.pred_tps, *window.context_tps})
-    if block.genes == "all":
-        if block.combos == "joint":
-            raise ConfigError("library: `genes: all` with `combos: joint` would edit every gene at once; use `singles`")
-        genes_of = {
-            mode: _all_genes(mode == "overexpress", sites, tps, bank, vocabulary, window) for mode in block.modes
-        }
-    else:
-        columns = vocabulary.columns(_read_genes(block.genes) if isinstance(block.genes, Path) else block.genes)
-        genes_of = dict.fromkeys(block.modes, columns)
-    groups = {m: [g] if block.combos == "joint" else [[x] for x in g] for m, g in genes_of.items()}
-    made = [make_perturbation(g, m, sites, tps, vocabulary) for m in block.modes for g in groups[m]]
-    for p, site in product(made, sites):
-        p.tokens(vocabulary, site)
-    return made
-
-
-def _all_genes(
-    overexpress: bool,
-    sites: Sequence[Site],
-    tps: Sequence[int],
-    bank: TokenBank,
-    vocabulary: Vocabulary,
-    window: Window,
-) -> list[int]:
-    """Knock-outs: every gene expressed in an edited state of some cell. Overexpression: every gene that has a token there."""
-    has_token = (vocabulary.source_token_G != NO_TOKEN) if "src" in sites else np.ones(len(vocabulary), dtype=bool)
-    if overexpress:
-        return [int(g) for g in np.flatnonzero(has_token)]
-    states = ([SOURCE] if "src" in sites else []) + (list(tps) if "tgt" in sites else [])
-    index = index_genes(bank, vocabulary, window.max_len, states)
-    expressed = [g for g in np.flatnonzero(has_token) if any(len(i.cells(int(g))) for i in index.values())]
-    if not expressed:
-        raise CellError("no gene of the vocabulary is expressed in the edited state of any cell")
-    return [int(g) for g in expressed]
-
-
-def _read_genes(path: Path) -> list[str]:
-    """One gene name per line; blank lines and `#` comments are skipped."""
-    try:
-        lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f'library.genes: cannot read "{path}" ({error}); write `all`, a list, or a file with one gene per line'
-        ) from error
-    genes = [line for line in lines if line]
-    if not genes:
-        raise ConfigError(f"library.genes: {path} holds no gene")
-    return genes
+def _joint(library: Library) -> list[str]:
+    """What to know about edits of many genes at once."""
+    largest = max((len(p.genes) for p in library.perturbations), default=0)
+    if largest <= MANY_JOINT_GENES:
+        return []
+    return [
+        f"{largest} genes are ONE joint edit; for one edit per gene write a file of our own format with "
+        "`library: {genes: [...], combos: singles}`"
+    ]
 
 
 def _notes(config: ScreenConfig, bank: TokenBank, sizes: Sizes) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from screen.control import Control, ControlCache
-from screen.effects import Effect, Float, cosine, gene_cosine, log_expression, require_finite
+from screen.effects import Effect, Expression, Float, cosine, gene_cosine, log_expression, require_finite
 from screen.errors import StoreError
 from screen.models.adapter import Readout
 from screen.perturbations import Perturbation
@@ -90,7 +90,7 @@ class ReferenceEngine:
                 continue
             expression = None
             if t in readout.value_BG:
-                expression = log_expression(readout.value_BG[t][0], str(self.screen.layout.expression_scale))
+                expression = self._expression(readout, t)
                 require_finite(expression.log_G, f"time point {t}", name, "none (control)")
             require_finite(readout.embedding_BD[t].numpy(), f"embedding, time point {t}", name, "none (control)")
             hidden = readout.hidden_BLD[t][0, rows.n_conditions :] if t in readout.hidden_BLD else None
@@ -115,13 +115,17 @@ class ReferenceEngine:
         vocabulary, total, delta = self.screen.vocabulary, float("nan"), None
         check = partial(require_finite, cell=self.screen.bank.cell_id_C[cell], perturbation=p.id(vocabulary))
         if control.expression is not None:
-            expression = log_expression(readout.value_BG[time][0], str(self.screen.layout.expression_scale))
+            expression = self._expression(readout, time)
             total, delta = expression.total, (expression.log_G - control.expression.log_G).astype(np.float32)
             check(delta, f"time point {time}")
         after_D = readout.embedding_BD[time][0]
         check(after_D.numpy(), f"embedding, time point {time}")
         gene_cosine_G = self._gene_cosine(p, time, control, rows, readout) if control.hidden_LD is not None else None
         return Effect(delta, total, after_D.numpy(), cosine(control.embedding_D, after_D), gene_cosine_G)
+
+    def _expression(self, readout: Readout, time: int) -> Expression:
+        scale = str(self.screen.layout.expression_scale)
+        return log_expression(readout.value_BG[time][0], float(readout.size_factor_B[time][0]), scale)
 
     def _gene_cosine(self, p: Perturbation, time: int, control: Control, rows: Rows, readout: Readout) -> Float:
         assert control.id_L is not None

@@ -147,8 +147,9 @@ class ScreenStore:
             return False
 
     @staticmethod
-    def open(path: Path, mode: str = "r") -> "ScreenStore":
+    def open(path: str | Path, mode: str = "r") -> "ScreenStore":
         """Opens a store. Raises StoreError if it is none, or of a newer format."""
+        path = Path(path)
         if not ScreenStore.exists(path):
             raise StoreError(
                 f"{path} is no perturbscreen store; run `perturbscreen run CONFIG --out {path.parent}` first"

@@ -159,8 +159,15 @@ class TokenBank:
 
 
 def gene_tokens_per_cell(tokens: Ragged, max_len: int) -> NDArray[np.int64]:
-    """Number of ids per row, within the first `max_len`, that are genes (not pad, mask, cls or eos)."""
+    """Number of different genes per row, within the first `max_len` ids (pad, mask, cls and eos are none)."""
+    return distinct_tokens(tokens, max_len, SPECIAL_IDS)
+
+
+def distinct_tokens(tokens: Ragged, max_len: int, without: Sequence[int]) -> NDArray[np.int64]:
+    """Number of different ids per row, within the first `max_len`, not counting those in `without`."""
     row_T = np.repeat(np.arange(len(tokens)), tokens.length_C)
     position_T = np.arange(len(tokens.token_T)) - tokens.offset_C1[row_T]
-    is_gene = (position_T < max_len) & ~np.isin(tokens.token_T, SPECIAL_IDS)
-    return np.bincount(row_T[is_gene], minlength=len(tokens))
+    counted_T = (position_T < max_len) & ~np.isin(tokens.token_T, without)
+    span = int(tokens.token_T.max(initial=0)) + 1
+    different = np.unique(row_T[counted_T] * span + tokens.token_T[counted_T])
+    return np.bincount(different // span, minlength=len(tokens))

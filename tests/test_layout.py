@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("errors",),
     ("genes", "perturbations", "config"),
-    ("tokens", "plan", "pack", "rows", "effects", "models", "importers"),
+    ("tokens", "plan", "pack", "rows", "library", "effects", "models", "importers"),
     ("control", "store"),
     ("prepare", "export", "deg"),
     ("runner", "hits", "enrich"),

@@ -8,21 +8,19 @@ from torch import Tensor, nn
 
 from screen.demo.cells import FIRST_GENE_ID, MAX_LEN
 from screen.models.perturbgen.model import PerturbGen
-from screen.models.perturbgen.sizes import SCMASKGIT_HEADS, EncoderSizes, Sizes
+from screen.models.perturbgen.sizes import CONDITION_SLOTS, POSITION_SLOTS, SCMASKGIT_HEADS, EncoderSizes, Sizes
 
 WIDTH = 64
 N_HEADS = 4
 HEAD_WIDTH = 16
 N_BLOCKS = 2
 N_TIMES = 1
-SPARE_TOKENS = 50  # upstream adds as many to the vocabulary
-SPARE_POSITIONS = 100  # and to the longest row
 MODEL, HEAD = "decoder.pretrained_model.", "decoder.count_decoder."
 
 
 def demo_sizes(n_genes: int) -> Sizes:
     """Sizes of the demo's model; both vocabularies hold four special tokens and every gene."""
-    n_tokens, n_positions = n_genes + FIRST_GENE_ID, MAX_LEN + SPARE_POSITIONS
+    n_tokens, n_positions = n_genes + FIRST_GENE_ID, MAX_LEN + POSITION_SLOTS
     encoder = EncoderSizes(
         kind="scmaskgit",
         n_tokens=n_tokens + 3,
@@ -36,7 +34,7 @@ def demo_sizes(n_genes: int) -> Sizes:
     )
     return Sizes(
         encoder=encoder,
-        n_tokens=n_tokens + SPARE_TOKENS,
+        n_tokens=n_tokens + CONDITION_SLOTS,
         width=WIDTH,
         n_heads=N_HEADS,
         head_width=HEAD_WIDTH,

@@ -1,5 +1,6 @@
 """Vocabulary from a configuration: our TSV, or upstream's pickled maps with names from its h5ad files."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +96,8 @@ def _comparable(vocabulary: Vocabulary, theirs: tuple[str, ...]) -> list[tuple[s
 def _both_names(name: tuple[str, ...], columns: Mapping[str, list[str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(Ensembl IDs, symbols), falling back on the one name that is known."""
     ensembl_id = tuple(strip_version(x) for x in columns.get("ensembl_id", name))
+    n_uses = Counter(ensembl_id)
+    ensembl_id = tuple(n if n_uses[e] > 1 or not e else e for e, n in zip(ensembl_id, name, strict=True))
     found = next((columns[c] for c in SYMBOL_COLUMNS if c in columns and list(columns[c]) != list(ensembl_id)), name)
     return ensembl_id, tuple(found)
 

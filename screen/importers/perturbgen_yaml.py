@@ -7,7 +7,6 @@ from typing import Any
 
 from screen.config import ScreenConfig, parse_config
 from screen.errors import ConfigError, nearest, some
-from screen.perturbations import MANY_JOINT_GENES
 
 SECTIONS = ("data", "trainer", "datamodule", "model")
 # Keys that change nothing in an inference run, here or upstream (where `d_condc`, in its shipped example, is an error).
@@ -66,9 +65,8 @@ def from_upstream(raw: Mapping[str, Any], path: Path) -> ScreenConfig:
         "model": {
             "checkpoint": model["ckpt_masking_path"],
             **_given(model, "encoder_num_heads"),
-            **_given(
-                trainer, "encoder_path", "mapping_dict_path", "tokenid_to_rowid_path", "num_heads", "use_size_factor"
-            ),
+            **_given(trainer, "encoder_path", "mapping_dict_path", "tokenid_to_rowid_path", "num_heads"),
+            "use_size_factor": trainer.get("use_size_factor") is not False,
             **_given(trainer, "encoder", "loss_mode", "pos_encoding_mode", "d_model", "num_layers", "d_ff"),
             **_given(trainer, "tgt_vocab_size", "max_seq_length"),
         },
@@ -199,12 +197,6 @@ def _notes(
         notes.append("pert_tps has no effect: only the source is edited")
     if isinstance(trainer.get("perturbation_sequence"), str):
         notes.append("perturbation_sequence is one word and is read as a list of that word")
-    n_genes = len(_as_list(trainer.get("genes_to_perturb")))
-    if n_genes > MANY_JOINT_GENES and not data.get("perturb_genes_file"):
-        notes.append(
-            f"the {n_genes} genes_to_perturb are ONE joint edit, as upstream; for one edit per gene write a file of our own format with "
-            "`library: {genes: [...], combos: singles}`"
-        )
     return notes
 
 

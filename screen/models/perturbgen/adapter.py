@@ -63,18 +63,34 @@ class PerturbGenAdapter:
         )
         return hashlib.sha256((weights_fingerprint(self.model) + repr(settings)).encode()).hexdigest()
 
+    def flops(self, source_length: int, target_length: int) -> int:
+        """Two per multiply-add of every matrix product and attention of one item, for rows of these lengths."""
+        sizes, encoder = self.model.sizes, self.model.sizes.encoder
+        n_source, n_target, width = source_length, target_length, sizes.width
+        inner, encoder_inner = sizes.n_heads * sizes.head_width, encoder.n_heads * encoder.head_width
+        block = (
+            2 * n_source * width * (4 * encoder_inner + 2 * encoder.feed_forward_width)
+            + 4 * n_source**2 * encoder_inner
+        )
+        n_others = len(set(self.context_tps)) if self.context_mode else 0
+        context = n_source + n_target * n_others
+        decoder = 2 * n_target * width * (6 * inner + 2 * width) + 4 * context * width * inner
+        decoder += 4 * n_target * (n_target + context) * inner
+        passes = len(self.pred_tps) * (1 + n_others)
+        head = 2 * width * (2 * width + 2 * sizes.n_genes) * len(self.pred_tps)
+        return block * (encoder.n_blocks if encoder.chained else 1) + decoder * sizes.n_blocks * passes + head
+
     @torch.inference_mode()
     def predict(self, rows: Rows, keep_hidden: bool = False) -> Readout:
         """Encoder, decoder per time point, pooling, count head; nothing shared, nothing skipped."""
         hidden = self.model.predict(rows.source_BL, rows.target_BL, self.pred_tps, self.context_tps, self.context_mode)
         embedding = {t: self._pool(hidden[t], rows, t) for t in self.pred_tps}
         value: dict[int, Tensor] = {}
-        if self.schema.expression_scale is not None:
-            value = {
-                t: self._values(self.model.count_decoder(embedding[t]), rows.size_factor_B.get(t))
-                for t in self.pred_tps
-            }
-        return Readout(embedding, value, hidden if keep_hidden else {})
+        size_factor: dict[int, Tensor] = {}
+        for t in self.pred_tps if self.schema.expression_scale is not None else ():
+            output = self.model.count_decoder(embedding[t])
+            value[t], size_factor[t] = self._values(output), self._size_factor(output, rows.size_factor_B.get(t))
+        return Readout(embedding, value, size_factor, hidden if keep_hidden else {})
 
     def _pool(self, hidden_BLD: Tensor, rows: Rows, time: int) -> Tensor:
         always_K = torch.tensor([*SPECIAL_IDS, *self.condition_ids])
@@ -82,18 +98,18 @@ class PerturbGenAdapter:
         excluded_BK = torch.cat([always_K.expand(len(per_item_BK), -1), per_item_BK], dim=1)
         return self.model.pool(hidden_BLD, rows.target_BL[time], excluded_BK)
 
-    def _values(self, output: CountOutput, observed_B: Tensor | None) -> Tensor:
-        if self.model.sizes.loss_mode == "mse":
-            return output.head_BG
-        value_BG = output.head_BG
-        if self.size_factor == "predicted" and output.size_factor_B1 is not None:
-            value_BG = value_BG * output.size_factor_B1
-        elif self.size_factor == "observed":
-            if observed_B is None:
-                raise ConfigError(
-                    "size_factor is `observed`, but the cells have no counts; give tgt_adata_folder or use `none`"
-                )
-            value_BG = value_BG * observed_B[:, None]
+    def _values(self, output: CountOutput) -> Tensor:
         if self.readout == "expected" and output.dropout_logit_BG is not None:
-            value_BG = value_BG * torch.sigmoid(-output.dropout_logit_BG)
-        return value_BG
+            return output.head_BG * torch.sigmoid(-output.dropout_logit_BG)
+        return output.head_BG
+
+    def _size_factor(self, output: CountOutput, observed_B: Tensor | None) -> Tensor:
+        if self.size_factor == "none" or self.model.sizes.loss_mode == "mse":
+            return torch.ones(len(output.head_BG))
+        if self.size_factor == "predicted" and output.size_factor_B1 is not None:
+            return output.size_factor_B1[:, 0]
+        if observed_B is None:
+            raise ConfigError(
+                "size_factor is `observed`, but the cells have no counts; give tgt_adata_folder or use `none`"
+            )
+        return observed_B

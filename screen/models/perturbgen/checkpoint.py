@@ -30,6 +30,7 @@ class Checkpoint:
     path: Path
     weights: Weights
     hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
+    has_own_encoder: bool = True
 
 
 def read_checkpoint(path: Path, encoder_path: Path | None = None) -> Checkpoint:
@@ -40,11 +41,12 @@ def read_checkpoint(path: Path, encoder_path: Path | None = None) -> Checkpoint:
     raw = load_torch(path)
     hyper = raw.get("hyper_parameters", {}) if isinstance(raw, dict) else {}
     weights = _main_weights(_state_dict(raw, path), path)
-    if not any(k.startswith(ENCODER) for k in weights):
+    has_own_encoder = any(k.startswith(ENCODER) for k in weights)
+    if not has_own_encoder:
         if encoder_path is None:
             raise CheckpointError(f"{path} holds no encoder (no tensor {ENCODER}*) and no encoder_path is given")
         weights.update(_encoder_weights(_state_dict(load_torch(encoder_path), encoder_path), encoder_path))
-    return Checkpoint(path, weights, hyper if isinstance(hyper, dict) else {})
+    return Checkpoint(path, weights, hyper if isinstance(hyper, dict) else {}, has_own_encoder)
 
 
 def _state_dict(raw: object, path: Path) -> Weights:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from screen.errors import CellError, CheckpointError, some
 from screen.genes import SPECIAL_IDS
-from screen.models.perturbgen.read_sizes import CONDITION_SLOTS
+from screen.models.perturbgen.sizes import CONDITION_SLOTS
 from screen.tokens import TokenBank
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 PositionMode = Literal["time_pos_sin", "comb_sin", "sin_learnt", "time_pos_learnt"]
-POSITION_MODES: tuple[PositionMode, ...] = ("time_pos_sin", "comb_sin", "sin_learnt", "time_pos_learnt")
 LAYER_NORM_EPS = 1e-5
 
 
@@ -118,7 +117,7 @@ def sinusoids(n_positions: int, width: int) -> Tensor:
 class PositionEncoding(nn.Module):
     """What is added to a token embedding for its time step and its rank.
 
-    `mode` is one of POSITION_MODES. Tables keep upstream's names and shapes so that its checkpoints load strictly.
+    Tables keep upstream's names and shapes so that its checkpoints load strictly.
     """
 
     def __init__(self, mode: PositionMode, n_times: int, n_positions: int, width: int) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from screen.errors import CheckpointError
 from screen.models.perturbgen.layers import PositionMode
 from screen.models.perturbgen.sizes import (
+    POSITION_SLOTS,
     SCMASKGIT_HEADS,
     TRANSFORMER_ENCODER_HEADS,
     EncoderSizes,
@@ -17,8 +18,6 @@ from screen.models.perturbgen.sizes import (
 )
 
 Weights = Mapping[str, Tensor]
-CONDITION_SLOTS = 50
-POSITION_SLOTS = 100
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ LossMode = Literal["mse", "nb", "zinb"]
 # Upstream's fixed choices, which no tensor shape shows.
 SCMASKGIT_HEADS = 8
 TRANSFORMER_ENCODER_HEADS = 4
+# Rows that upstream adds to the token table and to the position table.
+CONDITION_SLOTS = 50
+POSITION_SLOTS = 100
 
 
 @dataclass(frozen=True)
@@ -63,4 +66,4 @@ class Sizes:
     @property
     def max_len(self) -> int:
         """Longest token row, conditions not counted: upstream sizes its position table as this plus 100."""
-        return self.n_positions - 100
+        return self.n_positions - POSITION_SLOTS

@@ -171,6 +171,13 @@ def load_torch(path: Path) -> Any:
                 f"{path} is damaged: the checksum of its part {damaged} is wrong; copy it again, or save it again if it was "
                 "written without checksums"
             )
+        if any(
+            n.split("/")[0] == "code" or n == "constants.pkl"
+            for n in torch._C.PyTorchFileReader(str(path)).get_all_records()
+        ):
+            raise CheckpointError(
+                f"{path} is a TorchScript archive, which carries code; save its state_dict with torch.save"
+            )
         return torch.load(path, map_location="cpu", pickle_module=RestrictedPickle, weights_only=False, mmap=True)
     except CheckpointError:
         raise

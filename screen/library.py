@@ -1,0 +1,72 @@
+"""What the user wrote about genes and modes -> the perturbations of a screen."""
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from screen.config import LibraryConfig
+from screen.errors import CellError, ConfigError
+from screen.genes import NO_TOKEN, Vocabulary
+from screen.perturbations import Library, Perturbation, Site, make_library, make_perturbation
+from screen.plan import Window, index_genes
+from screen.tokens import SOURCE, TokenBank
+
+
+def expand(blocks: Sequence[LibraryConfig], bank: TokenBank, vocabulary: Vocabulary, window: Window) -> Library:
+    """What the user wrote -> perturbations."""
+    return make_library((list(_block(b, bank, vocabulary, window)), b.genes != "all") for b in blocks)
+
+
+def _block(block: LibraryConfig, bank: TokenBank, vocabulary: Vocabulary, window: Window) -> list[Perturbation]:
+    sites: list[Site] = block.perturbation_sequence
+    tps = block.pert_tps or sorted({*window.pred_tps, *window.context_tps})
+    if block.genes == "all":
+        if block.combos == "joint":
+            raise ConfigError("library: `genes: all` with `combos: joint` would edit every gene at once; use `singles`")
+        genes_of = {
+            mode: _all_genes(mode == "overexpress", sites, tps, bank, vocabulary, window) for mode in block.modes
+        }
+    else:
+        columns = vocabulary.columns(_read_genes(block.genes) if isinstance(block.genes, Path) else block.genes)
+        genes_of = dict.fromkeys(block.modes, columns)
+    groups = {m: [g] if block.combos == "joint" else [[x] for x in g] for m, g in genes_of.items()}
+    made = [make_perturbation(g, m, sites, tps, vocabulary) for m in block.modes for g in groups[m]]
+    for p, site in product(made, sites):
+        p.tokens(vocabulary, site)
+    return made
+
+
+def _all_genes(
+    overexpress: bool,
+    sites: Sequence[Site],
+    tps: Sequence[int],
+    bank: TokenBank,
+    vocabulary: Vocabulary,
+    window: Window,
+) -> list[int]:
+    """Knock-outs: every gene expressed in an edited state of some cell. Overexpression: every gene that has a token there."""
+    has_token = (vocabulary.source_token_G != NO_TOKEN) if "src" in sites else np.ones(len(vocabulary), dtype=bool)
+    if overexpress:
+        return [int(g) for g in np.flatnonzero(has_token)]
+    states = ([SOURCE] if "src" in sites else []) + (list(tps) if "tgt" in sites else [])
+    index = index_genes(bank, vocabulary, window.max_len, states)
+    expressed = [g for g in np.flatnonzero(has_token) if any(len(i.cells(int(g))) for i in index.values())]
+    if not expressed:
+        raise CellError("no gene of the vocabulary is expressed in the edited state of any cell")
+    return [int(g) for g in expressed]
+
+
+def _read_genes(path: Path) -> list[str]:
+    """One gene name per line; blank lines and `#` comments are skipped."""
+    try:
+        lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f'library.genes: cannot read "{path}" ({error}); write `all`, a list, or a file with one gene per line'
+        ) from error
+    genes = [line for line in lines if line]
+    if not genes:
+        raise ConfigError(f"library.genes: {path} holds no gene")
+    return genes
