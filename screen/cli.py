@@ -33,9 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, ScreenError):
             console.error(str(error))
             return error.exit_code
-        console.error(
-            f"{type(error).__name__}: {error}\nWhat was committed is kept. Run again with --debug to see where this came from."
-        )
+        kept = "What was committed is kept. " if arguments.command is _run else ""
+        console.error(f"{type(error).__name__}: {error}\n{kept}Run again with --debug to see where this came from.")
         return 1
 
 

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from screen.store import ScreenStore
 
 ROWS_PER_PART = 2_000_000
+ROWS_PER_GROUP = 64 * 1024
 MAX_PARTS = 64
+N_TOP_GENES = 10
+DEG_FDR, DEG_MIN_DELTA = 0.05, 0.01
 MEAN_FLOOR = 1e-9
 """Added to both means (counts per 10,000) before log2 of their ratio."""
 
@@ -77,10 +80,10 @@ def benjamini_hochberg(p_G: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def groups(
-    store: ScreenStore, strata: Sequence[str], stratum_C: NDArray[np.int64], perturbations: Sequence[int]
+    reader: "Reader", strata: Sequence[str], stratum_C: NDArray[np.int64], perturbations: Sequence[int]
 ) -> Iterator[Group]:
     """Statistics of every group of the given perturbations that has a cell. Reads one perturbation at a time."""
-    reader = _Reader(store)
+    store = reader.store
     n_stratum = np.bincount(stratum_C, minlength=len(strata))
     for p in perturbations:
         rows = reader.rows(p)
@@ -96,7 +99,7 @@ def groups(
                     )
 
 
-class _Reader:
+class Reader:
     """Items and controls of a store, read once; deltas read per perturbation."""
 
     def __init__(self, store: ScreenStore) -> None:
@@ -197,54 +200,108 @@ def frame(group: Group, names: Names) -> pl.DataFrame:
     return table.select(*lead, *counts, *columns)
 
 
+@dataclass(frozen=True)
+class Summary:
+    """What the ranking keeps of a Group: one perturbation in one stratum at one time point.
+
+    strength  root mean square over genes of the mean change, NaN without counts; n_deg None then
+    top_up, top_down  the genes that change most, at most N_TOP_GENES of each
+    """
+
+    perturbation: int
+    stratum: str
+    time: int
+    n_cells: int
+    strength: float
+    n_deg: int | None
+    embedding_shift: float
+    rank: float
+    length: float
+    top_up: list[str]
+    top_down: list[str]
+
+
+def summarise(group: Group, names: Names) -> Summary:
+    """The numbers of a group that a ranking needs, without its genes."""
+    mean_G = group.mean_delta_G
+    order = np.argsort(mean_G, kind="stable")
+    n_deg = int(np.sum((group.fdr_G < DEG_FDR) & (np.abs(mean_G) > DEG_MIN_DELTA))) if len(mean_G) else None
+    up = [str(names.feature_symbol[i]) for i in order[::-1][:N_TOP_GENES] if mean_G[i] > 0]
+    down = [str(names.feature_symbol[i]) for i in order[:N_TOP_GENES] if mean_G[i] < 0]
+    lead = (group.perturbation, group.stratum, group.time, group.n_cells, group.rms_delta, n_deg)
+    return Summary(*lead, group.embedding_shift, group.rank, group.length, up, down)
+
+
 def write_tables(
     store: ScreenStore, directory: Path, strata: Sequence[str], stratum_C: NDArray[np.int64]
-) -> list[Group]:
-    """Writes `deg/part-*.parquet`, sorted by target, and returns every group for the ranking.
+) -> list[Summary]:
+    """Writes `deg/part-*.parquet`, sorted by target, and returns a summary of every group for the ranking.
 
-    Parts are computed by Dask, in threads; each is written under another name first. Old parts are removed.
+    Parts are computed by Dask, in threads, and written as they come; each has another name until it is whole.
     """
     import dask
 
-    names = Names(store)
-    perturbations = np.unique(np.asarray(store.item("items/perturbation")[...]))
+    names, reader = Names(store), Reader(store)
+    perturbations = np.unique(reader.perturbation_I)
     order = sorted((int(p) for p in perturbations), key=lambda p: (names.target[p], names.id[p]))
     per_perturbation = len(names.feature) * len(strata) * len(store.layout.pred_tps)
-    n_parts = min(
-        MAX_PARTS, max(1, -(-len(order) * per_perturbation // ROWS_PER_PART), min(len(order), os.cpu_count() or 1))
-    )
+    n_cores = os.cpu_count() or 1
+    n_parts = min(MAX_PARTS, len(order), max(-(-len(order) * per_perturbation // ROWS_PER_PART), n_cores))
     folder = directory / "deg"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("part-*.parquet"):
         old.unlink()
-    chunks = [list(c) for c in np.array_split(order, n_parts)]
+    chunks = [[int(p) for p in c] for c in np.array_split(order, n_parts)]
     make = dask.delayed(_write_part, pure=False)
-    with dask.config.set(scheduler="threads", num_workers=os.cpu_count()):
+    with dask.config.set(scheduler="threads", num_workers=n_cores):
         parts = dask.compute(
             *[
-                make(store, folder / f"part-{i:04d}.parquet", chunk, strata, stratum_C, names)
+                make(reader, folder / f"part-{i:04d}.parquet", chunk, strata, stratum_C, names)
                 for i, chunk in enumerate(chunks)
             ]
         )
-    return [g for part in parts for g in part]
+    return [s for part in parts for s in part]
 
 
 def _write_part(
-    store: ScreenStore,
+    reader: Reader,
     path: Path,
     perturbations: list[int],
     strata: Sequence[str],
     stratum_C: NDArray[np.int64],
     names: Names,
-) -> list[Group]:
-    found = list(groups(store, strata, stratum_C, perturbations))
-    if store.layout.expression_scale is not None:
-        partial = path.with_name(f".{path.name}")
-        pl.concat([frame(g, names) for g in found]).write_parquet(
-            partial, compression="zstd", statistics=True, row_group_size=64 * 1024
-        )
+) -> list[Summary]:
+    """One file, at most ROWS_PER_GROUP rows and one perturbation in memory."""
+    import pyarrow.parquet as pq
+
+    summaries: list[Summary] = []
+    waiting: list[pl.DataFrame] = []
+    partial, writer = path.with_name(f".{path.name}"), None
+    for group in groups(reader, strata, stratum_C, perturbations):
+        summaries.append(summarise(group, names))
+        if reader.store.layout.expression_scale is None:
+            continue
+        waiting.append(frame(group, names))
+        if sum(f.height for f in waiting) >= ROWS_PER_GROUP:
+            writer = _flush(waiting, writer, partial)
+    if waiting:
+        writer = _flush(waiting, writer, partial)
+    if writer is not None:
+        assert isinstance(writer, pq.ParquetWriter)
+        writer.close()
         partial.replace(path)
-    return found
+    return summaries
+
+
+def _flush(waiting: list[pl.DataFrame], writer: Any, path: Path) -> Any:
+    """Writes and forgets the waiting rows as one row group."""
+    import pyarrow.parquet as pq
+
+    table = pl.concat(waiting).to_arrow(compat_level=pl.CompatLevel.oldest())
+    waiting.clear()
+    writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+    writer.write_table(table)
+    return writer
 
 
 def scan(directory: str | Path) -> pl.LazyFrame:
@@ -252,4 +309,16 @@ def scan(directory: str | Path) -> pl.LazyFrame:
     return pl.scan_parquet(Path(directory) / "deg" / "part-*.parquet")
 
 
-__all__ = ["Group", "Names", "benjamini_hochberg", "frame", "groups", "paired_t", "scan", "write_tables"]
+__all__ = [
+    "Group",
+    "Names",
+    "Reader",
+    "Summary",
+    "benjamini_hochberg",
+    "frame",
+    "groups",
+    "paired_t",
+    "scan",
+    "summarise",
+    "write_tables",
+]

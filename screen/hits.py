@@ -7,11 +7,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from screen.deg import Group, Names
+from screen.deg import Names, Summary
 from screen.plan import Coverage
-
-N_TOP_GENES = 10
-DEG_FDR, DEG_MIN_DELTA = 0.05, 0.01
 
 SCHEMA: dict[str, Any] = {
     "strength_rank": pl.Int32,
@@ -38,43 +35,42 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-def hits(groups: Sequence[Group], names: Names, coverage: Coverage, pred_tps: Sequence[int]) -> pl.DataFrame:
-    """The ranking, SCHEMA.
+def hits(
+    summaries: Sequence[Summary], names: Names, coverage: Coverage, pred_tps: Sequence[int], min_cells: int
+) -> pl.DataFrame:
+    """The ranking, SCHEMA, strongest first.
 
     strength         root mean square over genes of the mean log1p-CP10K change (embeddings only: embedding_shift)
+    strength_rank    1 for the strongest of those with at least `min_cells` cells; null for the others, whose mean is mostly
+                     noise of single cells (all are ranked if none has that many)
     embedding_shift  mean of 1 - cosine to the control's pooled embedding
     n_deg            genes with fdr < 0.05 and |mean change| > 0.01
     rank_position    mean rank of the edited gene in the edited row (0 = highest expressed); length: genes in that row
     A perturbation that no cell of a stratum allows has n_cells 0, no strength, and comes last.
     """
-    by_key: Mapping[tuple[int, str, int], Group] = {(g.perturbation, g.stratum, g.time): g for g in groups}
+    by_key: Mapping[tuple[int, str, int], Summary] = {(s.perturbation, s.stratum, s.time): s for s in summaries}
     rows = []
     for p in range(len(names.id)):
         for s, stratum in enumerate(coverage.stratum):
             rows += [_row(p, s, stratum, t, by_key.get((p, stratum, t)), names, coverage) for t in pred_tps]
     table = pl.DataFrame(rows, schema=SCHEMA, orient="row")
-    table = table.sort(
-        ["strength", "perturbation", "stratum", "time"], descending=[True, False, False, False], nulls_last=True
-    )
-    rank = pl.when(pl.col("strength").is_not_null()).then(pl.int_range(1, pl.len() + 1, dtype=pl.Int32))
-    return table.with_columns(strength_rank=rank)
+    by = ["strength", "perturbation", "stratum", "time"]
+    table = table.sort(by, descending=[True, False, False, False], nulls_last=True)
+    enough = pl.col("n_cells") >= min(min_cells, max((s.n_cells for s in summaries), default=1))
+    is_ranked = enough & pl.col("strength").is_not_null()
+    return table.with_columns(strength_rank=pl.when(is_ranked).then(is_ranked.cum_sum().cast(pl.Int32)))
 
 
-def _row(p: int, s: int, stratum: str, time: int, g: Group | None, names: Names, coverage: Coverage) -> list[Any]:
+def _row(p: int, s: int, stratum: str, time: int, g: Summary | None, names: Names, coverage: Coverage) -> list[Any]:
     lead = [None, names.id[p], names.target[p], names.symbol[p], names.mode[p], names.site[p], stratum, time]
     missing = [int(x[p, s]) for x in (coverage.absent_PS, coverage.truncated_PS, coverage.emptied_PS)]
     n_stratum = int(coverage.n_cells_S[s])
     if g is None:
         return [*lead, None, None, None, 0, n_stratum, 0.0, *missing, None, None, [], []]
-    has_counts = len(g.mean_delta_G) > 0
-    strength = g.rms_delta if has_counts else g.embedding_shift
-    n_deg = int(np.sum((g.fdr_G < DEG_FDR) & (np.abs(g.mean_delta_G) > DEG_MIN_DELTA))) if has_counts else None
-    order = np.argsort(g.mean_delta_G, kind="stable")
-    up = [str(names.feature_symbol[i]) for i in order[::-1][:N_TOP_GENES] if g.mean_delta_G[i] > 0]
-    down = [str(names.feature_symbol[i]) for i in order[:N_TOP_GENES] if g.mean_delta_G[i] < 0]
+    strength = g.embedding_shift if np.isnan(g.strength) else g.strength
     rank = None if np.isnan(g.rank) else g.rank
-    effect = [strength, g.embedding_shift, n_deg, g.n_cells, n_stratum, g.n_cells / n_stratum]
-    return [*lead, *effect, *missing, rank, g.length, up, down]
+    effect = [strength, g.embedding_shift, g.n_deg, g.n_cells, n_stratum, g.n_cells / n_stratum]
+    return [*lead, *effect, *missing, rank, g.length, g.top_up, g.top_down]
 
 
 def write_hits(table: pl.DataFrame, directory: Path) -> Path:

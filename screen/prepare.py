@@ -15,6 +15,7 @@ from screen.genes import Vocabulary
 from screen.importers.anndata import read_h5ad_cells
 from screen.importers.perturbgen_cells import gene_columns, read_tokenised_cells, time_points
 from screen.importers.perturbgen_vocabulary import check_gene_order, load_vocabulary
+from screen.layout import Layout
 from screen.library import expand
 from screen.models.perturbgen.adapter import PerturbGenAdapter, SizeFactor
 from screen.models.perturbgen.checkpoint import Checkpoint, load_model
@@ -25,7 +26,6 @@ from screen.models.perturbgen.sizes import CONDITION_SLOTS, SCMASKGIT_HEADS, Siz
 from screen.perturbations import MANY_JOINT_GENES, Library
 from screen.plan import Plan, Window, make_plan
 from screen.rows import RowBuilder
-from screen.store import Layout
 from screen.tokens import SOURCE, TokenBank
 
 NUMERICS_VERSION = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import rich.console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 N_TOP = 10
 LINE_EVERY_S = 15.0
 LOG_WIDTH = 160
+MAX_COLUMN = 40
 
 
 class Console:
@@ -149,12 +150,15 @@ def describe_result(
 ) -> None:
     """The strongest perturbations, where the files are, and what could not be screened."""
     console.say(f"\nThe {N_TOP} strongest perturbations")
-    console.show(_top(hits.drop_nulls("strength").head(N_TOP)))
+    console.show(_top(hits.drop_nulls("strength_rank").head(N_TOP)))
     console.say(
         "strength: root mean square over genes of the mean change of log1p counts per 10,000 (natural logarithm)"
         if has_counts
         else "strength: mean of 1 - cosine between perturbed and control embedding"
     )
+    n_unranked = hits["strength"].count() - hits["strength_rank"].count()
+    if n_unranked:
+        console.say(f"{n_unranked} more rest on too few cells for a rank (output.min_cells); they are in hits.parquet")
     written = "screen.zarr, hits.parquet" + (", deg/part-*.parquet" if has_counts else "")
     console.say(f"{directory}: {written}, provenance.json")
     for sentence in unscreened[:20]:
@@ -168,7 +172,8 @@ def _top(hits: pl.DataFrame) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("#", "gene", "Ensembl ID", "edit", "stratum", "t", "cells", "strength", "strongest changes"):
         is_number = name in ("#", "t", "cells", "strength")
-        table.add_column(name, justify="right" if is_number else "left", no_wrap=True, overflow="ellipsis")
+        justify: Literal["left", "right"] = "right" if is_number else "left"
+        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", max_width=MAX_COLUMN)
     for row in hits.iter_rows(named=True):
         lead = (
             row["strength_rank"],

@@ -159,7 +159,7 @@ def open_store(screen: Prepared, directory: Path, config_text: str) -> ScreenSto
     path = directory / "screen.zarr"
     identity = json.loads(json.dumps(screen.identity()))
     output = screen.config.output
-    view = {"var_list": output.var_list, "export_batch_size": output.export_batch_size, "strata": output.strata}
+    view = {name: getattr(output, name) for name in ("var_list", "export_batch_size", "strata", "min_cells")}
     if ScreenStore.exists(path):
         store = ScreenStore.open(path, "r+")
         theirs = store.provenance["identity"]
@@ -170,7 +170,7 @@ def open_store(screen: Prepared, directory: Path, config_text: str) -> ScreenSto
             )
         if store.provenance["view"] != view:
             store.set_view(view)
-            _write_provenance(store, directory)
+        _write_provenance(store, directory)
         return store
     provenance = {
         "format_version": FORMAT_VERSION,
@@ -189,6 +189,10 @@ def open_store(screen: Prepared, directory: Path, config_text: str) -> ScreenSto
 
 
 def _write_provenance(store: ScreenStore, directory: Path) -> None:
+    """A copy for people, rewritten where it is missing or differs."""
+    path, text = directory / "provenance.json", json.dumps(store.provenance, indent=2)
+    if path.is_file() and path.read_text(errors="replace") == text:
+        return
     partial_file = directory / f".provenance.{os.getpid()}"
-    partial_file.write_text(json.dumps(store.provenance, indent=2))
-    partial_file.replace(directory / "provenance.json")
+    partial_file.write_text(text)
+    partial_file.replace(path)

@@ -1,5 +1,6 @@
 """One `perturbscreen run`: configuration in, store and tables out."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from screen.prepare import Prepared, prepare
 from screen.report import Console, describe_plan
 from screen.runner import ReferenceEngine, open_store
 from screen.store import ScreenStore
+
+STAMP = "tables.json"
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,10 @@ def run(config: ScreenConfig, config_text: str, directory: Path, console: Consol
     describe_plan(screen, console)
     if screen.plan.n_items == 0:
         raise CellError("nothing to screen: " + "; ".join(reasons(screen, list(range(len(screen.library))))[:5]))
-    if directory.exists() and not directory.is_dir():
-        raise StoreError(f"{directory} exists and is no directory; choose another --out")
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make the directory {directory}: {error.strerror}; choose another --out") from error
     store = open_store(screen, directory, config_text)
     if store.is_complete:
         console.say(
@@ -66,17 +70,33 @@ def run(config: ScreenConfig, config_text: str, directory: Path, console: Consol
 
 
 def write_all_tables(screen: Prepared, store: ScreenStore, directory: Path, console: Console) -> pl.DataFrame:
-    """hits.parquet and deg/part-*.parquet, unless they are there already for this finished screen."""
-    path = directory / "hits.parquet"
-    coverage, names = screen.plan.coverage, Names(store)
-    newest_ns = max(store.finished_ns(), (directory / "provenance.json").stat().st_mtime_ns)
-    if path.exists() and path.stat().st_mtime_ns >= newest_ns:
-        return pl.read_parquet(path)
+    """hits.parquet and deg/part-*.parquet; computed again unless those there were made of these results."""
+    digest, names = store.results_digest(), Names(store)
+    if _stamp(directory) == {"results": digest, "files": _sizes(directory)}:
+        return pl.read_parquet(directory / "hits.parquet")
+    coverage, min_cells = screen.plan.coverage, screen.config.output.min_cells
     with console.status("differential expression"):
-        found = write_tables(store, directory, coverage.stratum, screen.plan.stratum_C)
-        table = hits(found, names, coverage, store.layout.pred_tps)
+        summaries = write_tables(store, directory, coverage.stratum, screen.plan.stratum_C)
+        table = hits(summaries, names, coverage, store.layout.pred_tps, min_cells)
         write_hits(table, directory)
+    stamp = directory / f".{STAMP}.partial"
+    stamp.write_text(json.dumps({"results": digest, "files": _sizes(directory)}, indent=2))
+    stamp.replace(directory / STAMP)
     return table
+
+
+def _stamp(directory: Path) -> object:
+    """What the tables that are there were made of, or None."""
+    try:
+        return json.loads((directory / STAMP).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _sizes(directory: Path) -> dict[str, int]:
+    """Name -> bytes of every table."""
+    tables = [*directory.glob("hits.parquet"), *sorted(directory.glob("deg/part-*.parquet"))]
+    return {str(p.relative_to(directory)): p.stat().st_size for p in tables}
 
 
 def reasons(screen: Prepared, perturbations: list[int]) -> list[str]:

@@ -7,9 +7,8 @@ items, deltas and commit markers. A unit is done when its marker, a group writte
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,57 +19,12 @@ from numpy.typing import NDArray
 from screen.effects import Effect
 from screen.errors import StoreError
 from screen.genes import Vocabulary
+from screen.layout import Layout, create_block, create_control, write_cells, write_genes
 from screen.perturbations import Library
 from screen.plan import Plan
-from screen.tokens import SOURCE, State, TokenBank
+from screen.tokens import TokenBank
 
 FORMAT, FORMAT_VERSION = "perturbscreen", 1
-FLOAT16_SCALE = 4096.0
-GENES_PER_CHUNK = 256
-ROWS_PER_CHUNK = 256
-CELLS_PER_CHUNK = 256
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a store holds beside the items: dtype of deltas, optional arrays, expression scale."""
-
-    pred_tps: tuple[int, ...]
-    width: int
-    expression_scale: str | None
-    dtype: str = "float16"
-    keep_embeddings: bool = False
-    keep_gene_cosine: bool = False
-
-    @property
-    def delta_scale(self) -> float:
-        """What deltas are multiplied by before they are stored."""
-        return FLOAT16_SCALE if self.dtype == "float16" else 1.0
-
-
-def _array(
-    group: zarr.Group, name: str, shape: Sequence[int], dtype: Any, chunks: Sequence[int], **options: Any
-) -> zarr.Array[Any]:
-    return group.create_array(
-        name,
-        shape=tuple(shape),
-        dtype=dtype,
-        chunks=tuple(max(1, c) for c in chunks),
-        compressors=options.pop("compressors", None),
-        **options,
-    )
-
-
-def _put(group: zarr.Group, name: str, values: Any) -> None:
-    """A small array in one chunk; text as variable-length UTF-8."""
-    array = np.asarray(values)
-    if array.dtype.kind in "OUT":
-        array = np.asarray([str(v) for v in array], dtype=np.dtypes.StringDType())
-        stored = _array(group, name, array.shape, str, array.shape)
-    else:
-        stored = _array(group, name, array.shape, array.dtype, array.shape, compressors="auto")
-    if array.size:
-        stored[...] = array
 
 
 class ScreenStore:
@@ -119,21 +73,20 @@ class ScreenStore:
         if path.exists():
             raise StoreError(f"{path} exists and is no perturbscreen store; choose another --out or move it away")
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        root = zarr.create_group(partial, overwrite=True)
-        _write_genes(root, vocabulary)
-        _write_cells(root, bank, layout.pred_tps)
-        _create_control(root, bank.n_cells, len(vocabulary), layout)
-        _create_block(root, plan, library, vocabulary, layout)
-        root.attrs.update(
-            {
-                "format": FORMAT,
-                "format_version": FORMAT_VERSION,
-                "layout": _jsonable(layout.__dict__),
-                "provenance": _jsonable(provenance),
-            }
-        )
-        partial.replace(path)
+        attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, "layout": _jsonable(layout.__dict__)}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            root = zarr.create_group(partial, overwrite=True)
+            write_genes(root, vocabulary)
+            write_cells(root, bank, layout.pred_tps)
+            create_control(root, bank.n_cells, len(vocabulary), layout)
+            create_block(root, plan, library, vocabulary, layout)
+            root.attrs.update({**attributes, "provenance": _jsonable(provenance)})
+            partial.replace(path)
+        except PermissionError as error:
+            raise StoreError(f"cannot write to {path.parent}: {error.strerror}; choose another --out") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
         return ScreenStore.open(path, "r+")
 
     @staticmethod
@@ -203,10 +156,13 @@ class ScreenStore:
         self.provenance = {**self.provenance, "view": _jsonable(view)}
         self.root.attrs.update({"provenance": self.provenance})
 
-    def finished_ns(self) -> int:
-        """When the newest commit marker was written, in nanoseconds since 1970."""
-        markers = [p.stat().st_mtime_ns for p in (self.path / "library" / "0" / "commits").glob("*/zarr.json")]
-        return max(markers, default=0)
+    def results_digest(self) -> str:
+        """SHA-256 over the checksums of every finished unit and how tables present them."""
+        digest = hashlib.sha256(json.dumps(self.provenance["view"], sort_keys=True).encode())
+        for number in self.committed():
+            marker = json.loads((self.path / "library/0/commits" / f"{number:06d}" / "zarr.json").read_text())
+            digest.update(f"{number}{marker['attributes']['sha256']}".encode())
+        return digest.hexdigest()
 
     # reading
 
@@ -249,120 +205,6 @@ def _stack(vectors: Sequence[NDArray[np.float32] | None], width: int) -> NDArray
         if vector is not None:
             out[row] = vector
     return out
-
-
-def stored_name(column: str) -> str:
-    """The array name of a metadata column: a slash would make a group of it."""
-    return column.replace("/", "_")
-
-
-def _write_genes(root: zarr.Group, vocabulary: Vocabulary) -> None:
-    genes = root.create_group("genes")
-    for name in ("ensembl_id", "symbol", "name"):
-        _put(genes, name, getattr(vocabulary, name))
-
-
-def _write_cells(root: zarr.Group, bank: TokenBank, pred_tps: Sequence[int]) -> None:
-    cells = root.create_group("cells")
-    _put(cells, "id", bank.cell_id_C)
-    for number in (SOURCE, *pred_tps):
-        group = cells.create_group("source" if number == SOURCE else f"t{number}")
-        _write_state(group, bank.states[number])
-
-
-def _write_state(group: zarr.Group, state: State) -> None:
-    _put(group, "cell_index", state.cell_index_C)
-    _put(group, "n_tokens", state.tokens.length_C)
-    if state.size_factor_C is not None:
-        _put(group, "size_factor", state.size_factor_C)
-    obs = group.create_group("obs")
-    for column, values in state.obs.items():
-        _put(obs, stored_name(column), values)
-    if state.counts is not None:
-        counts = group.create_group("true_counts", attributes={"shape": list(state.counts.shape), "encoding": "csr"})
-        for name in ("data", "indices", "indptr"):
-            _put(counts, name, getattr(state.counts, name))
-
-
-def _create_control(root: zarr.Group, n_cells: int, n_genes: int, layout: Layout) -> None:
-    control = root.create_group("control", attributes={"expression_scale": layout.expression_scale})
-    for t in layout.pred_tps:
-        if layout.expression_scale is not None:
-            _array(control, f"expression_t{t}", (n_cells, n_genes), "float32", (min(CELLS_PER_CHUNK, n_cells), n_genes))
-            _array(control, f"total_t{t}", (n_cells,), "float32", (n_cells,))
-        _array(
-            control,
-            f"embedding_t{t}",
-            (n_cells, layout.width),
-            "float32",
-            (min(CELLS_PER_CHUNK, n_cells), layout.width),
-        )
-        _array(control, f"is_predicted_t{t}", (n_cells,), "bool", (n_cells,))
-
-
-def _create_block(root: zarr.Group, plan: Plan, library: Library, vocabulary: Vocabulary, layout: Layout) -> None:
-    attributes = {
-        "n_items": plan.n_items,
-        "unit_rows": plan.unit_rows,
-        "library_fingerprint": library.fingerprint(vocabulary),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    block = root.create_group("library/0", attributes=attributes)
-    block.create_group("commits")
-    table = block.create_group("perturbations")
-    ps = library.perturbations
-    _put(table, "id", library.ids(vocabulary))
-    _put(table, "mode", [p.mode for p in ps])
-    _put(table, "site", [p.site_label for p in ps])
-    _put(table, "target_gene", ["+".join(vocabulary.ensembl_id[g] for g in p.genes) for p in ps])
-    _put(table, "target_symbol", [p.symbols(vocabulary) for p in ps])
-    items = block.create_group("items")
-    _put(items, "perturbation", plan.perturbation_I)
-    _put(items, "cell", plan.cell_I)
-    _put(items, "n_edited", plan.n_edited_I)
-    for k, t in enumerate(layout.pred_tps):
-        _put(items, f"is_screened_t{t}", plan.is_screened_IT[:, k])
-    unit = min(plan.unit_rows, plan.n_items)
-    for name in _scalars(layout):
-        _array(items, name, (plan.n_items,), "int16" if name in ("rank", "length") else "float32", (unit,))
-    for name, width, dtype in _matrices(layout, len(vocabulary)):
-        _create_matrix(block, name, plan, width, dtype, layout)
-
-
-def _scalars(layout: Layout) -> list[str]:
-    with_counts = ["total", "rms_delta"] if layout.expression_scale is not None else []
-    return ["rank", "length"] + [f"{n}_t{t}" for t in layout.pred_tps for n in ["embedding_cosine", *with_counts]]
-
-
-def _matrices(layout: Layout, n_genes: int) -> list[tuple[str, int, str]]:
-    wanted = [("delta", n_genes, layout.dtype)] if layout.expression_scale is not None else []
-    wanted += [("embedding", layout.width, "float32")] if layout.keep_embeddings else []
-    wanted += [("gene_cosine", n_genes, "float32")] if layout.keep_gene_cosine else []
-    return wanted
-
-
-def _create_matrix(block: zarr.Group, name: str, plan: Plan, width: int, dtype: str, layout: Layout) -> None:
-    """One array per time point: a shard is the rows of one unit, an inner chunk 256 rows x 256 genes."""
-    group = block.create_group(name)
-    rows, columns = min(ROWS_PER_CHUNK, plan.unit_rows), min(GENES_PER_CHUNK, width)
-    shards = (plan.unit_rows, -(-width // columns) * columns)
-    attributes: dict[str, Any] = {}
-    if name == "delta":
-        attributes = {
-            "scale_factor": 1.0 / layout.delta_scale,
-            "long_name": "log1p CP10K change against the same cell's control",
-        }
-    for t in layout.pred_tps:
-        _array(
-            group,
-            f"t{t}",
-            (plan.n_items, width),
-            dtype,
-            (rows, columns),
-            shards=shards,
-            attributes=attributes,
-            compressors="auto" if name == "gene_cosine" else None,
-        )
 
 
 def _jsonable(value: Any) -> Any:

@@ -147,3 +147,34 @@ def test_combined_positions_need_the_number_of_time_points(tmp_path: Path) -> No
 def test_a_configuration_that_disagrees_is_refused_with_both_values(declared: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         load_model(CKPT / "count_zinb.ckpt", Declared(**declared))
+
+
+class Loud(torch.nn.Module):
+    """A module whose state, when loaded, shows that its code ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = 3
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[int, bool]:
+        return (self.x, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[int, bool]) -> None:
+        print("CODE RAN")  # noqa: T201
+        self.x = state[0]
+        self.training = state[1]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_archive_that_carries_code_is_refused_before_it_runs(tmp_path: Path, capfd: Any) -> None:
+    torch.jit.save(torch.jit.script(Loud()), tmp_path / "evil.ckpt")
+    torch.jit.load(tmp_path / "evil.ckpt")
+    assert "CODE RAN" in capfd.readouterr().out
+    with pytest.raises(CheckpointError, match="TorchScript archive, which carries code"):
+        load_model(tmp_path / "evil.ckpt", Declared())
+    assert "CODE RAN" not in capfd.readouterr().out

@@ -201,7 +201,7 @@ OWN_REQUESTS = {
     "predict.pred_tp=[1]": 'predict.pred_tp|"pred_tps"', "output.store_type=float32": 'output.store_type|"store_dtype"',
     "library.pert_tps=[3] & library.perturbation_sequence=[tgt]": "pert_tps|[3]|[1, 2]",
     "library.genes=[]": "library.0.genes|empty", f"predict.pred_tps={[[0] * 3000] * 2}": "pred_tps",
-    **{f"model.vocabulary={name} & model.mapping_dict_path=": words for name, words in {
+    **{f"model.vocabulary={name} & model.mapping_dict_path= & model.tokenid_to_rowid_path=": words for name, words in {
         NAMES: NAMES, "short.tsv": "short.tsv|row_id", "text.tsv": "text.tsv|seven", "few.tsv": "18 genes|predicts 19|count.ckpt",
         "shuffled.tsv": "shuffled.tsv", "doubled.tsv": "tokens 9|more than one gene",
     }.items()},

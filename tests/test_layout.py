@@ -10,7 +10,7 @@ FLOORS = (
     ("errors",),
     ("genes", "perturbations", "config"),
     ("tokens", "plan", "pack", "rows", "library", "effects", "models", "importers"),
-    ("control", "store"),
+    ("control", "layout", "store"),
     ("prepare", "export", "deg"),
     ("runner", "hits", "enrich"),
     ("report",),
@@ -19,7 +19,7 @@ FLOORS = (
 )
 # library -> modules of `screen` that may import it
 HOMES = {
-    "zarr": {"store"},
+    "zarr": {"store", "layout"},
     "anndata": {"importers", "export", "demo"},
     "h5py": {"importers", "demo"},
     "pandas": {"importers", "export", "demo"},

@@ -316,3 +316,111 @@ def test_presentation_may_change_after_a_screen_is_complete(tmp_path: Path, caps
     exported = to_anndata(ScreenStore.open(tmp_path / "out/screen.zarr"))
     assert "tissue" in exported.obs.columns
     assert "cell_type" not in exported.obs.columns
+
+
+@pytest.mark.parametrize("damage", ["deg", "hits.parquet", "provenance.json", "tables.json"])
+def test_tables_that_are_missing_or_damaged_are_made_again(finished: Path, tmp_path: Path, damage: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    before = pl.read_parquet(copy / "hits.parquet"), deg.scan(copy).collect()
+    if damage == "deg":
+        shutil.rmtree(copy / "deg")
+    else:
+        (copy / damage).write_bytes(b"half a fi")
+    assert main(["run", str(finished.parent / "s.yaml"), "--out", str(copy)]) == 0
+    assert pl.read_parquet(copy / "hits.parquet").equals(before[0])
+    assert deg.scan(copy).collect().equals(before[1])
+    assert json.loads((copy / "provenance.json").read_text())["identity"]
+
+
+PREDICTION_CHANGES: list[dict[str, Any]] = [
+    {"predict": {"pad_condition": True}},
+    {"predict": {"readout": "mu"}},
+    {"predict": {"context_mode": True}},
+    {"predict": {"size_factor": "none"}},
+    {"predict": {"upstream_pooling": True}},
+    {"predict": {"pred_tps": [2, 1]}},
+    {"cells": {"cond_list": ["tissue", "cell_type"]}},
+    {"cells": {"cond_list": ["cell_type"]}},
+    {"model": {"chained": True}},
+    {"output": {"store_dtype": "float16"}},
+    {"output": {"keep_gene_cosine": True}},
+]
+
+
+@pytest.mark.parametrize("changes", PREDICTION_CHANGES, ids=str)
+def test_every_setting_that_changes_results_is_part_of_the_identity(changes: dict[str, Any], tmp_path: Path) -> None:
+    base = tiny(
+        model={"checkpoint": str(E2E / "ckpt" / "count_zinb_cond.ckpt")},
+        cells={"cond_list": ["cell_type", "tissue"]},
+        library={"genes": ["ENSG00000100021"], "perturbation_sequence": ["tgt"], "pert_tps": [1]},
+    )
+    changed = {**base, **{section: {**base[section], **keys} for section, keys in changes.items()}}
+    screens = [prepare(load_config(write(c, tmp_path / "s.yaml"))[0]).identity() for c in (base, base, changed)]
+    assert screens[0] == screens[1]
+    assert screens[0] != screens[2]
+
+
+def test_controls_dropped_for_lack_of_memory_come_back_the_same(finished: Path) -> None:
+    from screen.control import ControlCache
+
+    screen = prepare(load_config(finished.parent / "s.yaml")[0])
+    computed: list[int] = []
+
+    def compute(cell: int) -> Any:
+        computed.append(cell)
+        return ReferenceEngine(screen).control(cell)
+
+    cache = ControlCache(compute, budget_bytes=1)
+    first = cache[0][1].expression
+    cells, arrays = cache.take_new((1, 2), 61, 24)
+    assert cells.tolist() == [0]
+    assert cache[3]
+    again = cache[0][1].expression
+    assert computed == [0, 3, 0]
+    assert first is not None
+    assert again is not None
+    np.testing.assert_array_equal(first.log_G, again.log_G)
+    np.testing.assert_array_equal(arrays["expression_t1"][0], first.log_G.astype(np.float32))
+    assert cache.take_new((1, 2), 61, 24)[0].tolist() == [3]
+
+
+def test_units_are_about_a_minute_of_a_slow_core(finished: Path) -> None:
+    from screen.prepare import MAX_UNITS, unit_rows
+
+    screen = prepare(load_config(finished.parent / "s.yaml")[0])
+    assert unit_rows(1000, screen.adapter, screen.bank, 37) == 2048
+    assert unit_rows(100_000_000, screen.adapter, screen.bank, 37) >= 100_000_000 / MAX_UNITS
+
+
+def test_few_cells_have_a_strength_but_no_rank(tmp_path: Path) -> None:
+    config = write(tiny(output={"min_cells": 6}), tmp_path / "s.yaml")
+    assert main(["run", str(config), "--out", str(tmp_path / "out")]) == 0
+    hits = pl.read_parquet(tmp_path / "out/hits.parquet")
+    assert (hits["strength_rank"].is_not_null() == (hits["n_cells"] >= 6)).all()
+    ranked = hits.drop_nulls("strength_rank")
+    assert ranked["strength_rank"].to_list() == list(range(1, ranked.height + 1))
+    assert hits["strength"].drop_nulls().is_sorted(descending=True)
+
+
+def test_dimensions_are_named_and_symbols_find_a_perturbation(tmp_path: Path) -> None:
+    (tmp_path / "genes.tsv").write_text("ensembl_id\tsymbol\nENSG00000100021\tIL1B\nENSG00000100399\tTNF\n")
+    changes = {"genes": ["IL1B", "TNF"], "modes": ["mask"], "combos": "joint"}
+    config = write(tiny(model={"gene_table": str(tmp_path / "genes.tsv")}, library=changes), tmp_path / "s.yaml")
+    assert main(["run", str(config), "--out", str(tmp_path / "out")]) == 0
+    store = ScreenStore.open(str(tmp_path / "out/screen.zarr"))
+    assert all(a.metadata.dimension_names for _, a in store.root.members(max_depth=None) if isinstance(a, zarr.Array))
+    exported = to_anndata(store, "src:mask:TNF+IL1B")
+    assert set(exported.obs["perturbation"]) == {"src:mask:ENSG00000100021+ENSG00000100399"}
+
+
+def test_the_python_in_the_readme_runs(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    code = readme.split("```python\n")[1].split("```")[0]
+    ids = ScreenStore.open(finished / "screen.zarr").strings("library/0/perturbations/id")
+    code = code.replace("src:mask:ENSG00000166523", str(ids[0]))
+    (finished.parent / "runs").mkdir(exist_ok=True)
+    if not (finished.parent / "runs" / "demo").exists():
+        (finished.parent / "runs" / "demo").symlink_to(finished)
+    monkeypatch.chdir(finished.parent)
+    exec(compile(code, "README.md", "exec"), {})
