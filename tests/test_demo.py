@@ -13,6 +13,7 @@ import yaml
 
 from screen.cli import main
 from screen.demo import DATA
+from screen.demo.agreement import agreement
 from screen.demo.build_data import SHIPPED, SOURCES, sha256_of
 from screen.demo.cells import (
     CONTROL,
@@ -168,3 +169,13 @@ def test_a_slice_of_the_demo_runs_end_to_end(tmp_path: Path, capsys: pytest.Capt
 def test_make_demo_runs_the_shipped_configuration() -> None:
     recipe = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert re.search(r"perturbscreen run configs/demo.yaml --out runs/demo$", recipe, re.MULTILINE)
+
+
+def test_agreement_of_a_ranking_with_itself_is_whole_and_with_noise_is_none() -> None:
+    rng = np.random.default_rng(0)
+    columns = {c: rng.uniform(1, 2, 300) for c in ("strength", "rank_position", "n_cells", "length")}
+    table = pl.DataFrame({**columns, "perturbation": [f"p{i}" for i in range(300)], "mode": "mask"})
+    table = table.sort("strength", descending=True).with_columns(strength_rank=pl.int_range(1, 301))
+    noise = table.with_columns(strength=pl.Series(rng.uniform(1, 2, 300)))
+    assert agreement(table, table) == pytest.approx({"genes": 300, "raw": 1, "residual": 1, "top": 20})
+    assert abs(agreement(table, noise)["raw"]) < 0.2
