@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 COVARIATES = ("rank_position", "n_cells", "length")
 N_TOP = 20
@@ -31,18 +32,14 @@ def agreement(one: pl.DataFrame, other: pl.DataFrame) -> dict[str, float]:
     tops = [set(h.filter(masked).drop_nulls("strength_rank").head(N_TOP)["perturbation"]) for h in (one, other)]
     return {
         "genes": both.height,
-        "raw": _spearman(*strengths),
-        "residual": _spearman(*residuals),
+        "raw": float(spearmanr(*strengths).statistic),
+        "residual": float(spearmanr(*residuals).statistic),
         "top": len(tops[0] & tops[1]),
     }
 
 
 def _rank(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return pl.Series(values).rank().to_numpy() / len(values)
-
-
-def _spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    return float(np.corrcoef(_rank(one), _rank(other))[0, 1])
 
 
 if __name__ == "__main__":
