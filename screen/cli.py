@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
             "--allow-missing", action="store_true", help="exit 0 even if a requested gene could not be screened"
         )
         sub.add_argument(
-            "--encoder-heads", type=int, metavar="N", help="attention heads of the encoder, if not upstream's 8"
+            "--encoder-heads", type=_positive, metavar="N", help="attention heads of the encoder, if not upstream's 8"
         )
     run.add_argument(
         "--out", type=Path, metavar="DIR", help="output directory (default: output.directory, or runs/<name of CONFIG>)"
@@ -78,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (run, plan, export):
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def _positive(text: str) -> int:
+    """A whole number, 1 or more, or argparse's refusal."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
 
 
 def _config(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]

@@ -37,7 +37,7 @@ def load_config(
     config = from_upstream(raw, path) if is_upstream(raw) else parse_config(raw, path)
     output: dict[str, object] = {"store_dtype": store_dtype} if store_dtype else {}
     output |= {"allow_missing": True} if allow_missing else {}
-    model = {"encoder_num_heads": encoder_heads} if encoder_heads else {}
+    model = {} if encoder_heads is None else {"encoder_num_heads": encoder_heads}
     changed = {"output": config.output.model_copy(update=output), "model": config.model.model_copy(update=model)}
     return config.model_copy(update=changed), path.read_text(encoding="utf-8")
 
