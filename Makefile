@@ -1,11 +1,12 @@
 # make demo   screens real cells end to end          make test   runs the tests
 # make lint   ruff, mypy, layout                     make clean-demo   removes the demo's results
+# make bench  edits per second, one line of JSON
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint clean-demo demo-data demo-model
+.PHONY: demo test lint clean-demo demo-data demo-model bench
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -40,3 +41,7 @@ demo-data: $(VENV)/.installed
 
 demo-model: $(VENV)/.installed
 	$(BIN)/python -m screen.demo.train --seed 0 --out screen/demo/data/demo.ckpt
+
+# Edits per second of the reference engine on this machine; appends to benchmarks/results.jsonl.
+bench: $(VENV)/.installed
+	@$(BIN)/python benchmarks/reference.py
