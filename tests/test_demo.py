@@ -27,8 +27,9 @@ from screen.demo.cells import (
     read_cells,
     read_pairs,
 )
-from screen.demo.checkpoint import read_checkpoint
 from screen.demo.named_genes import HOUSEKEEPING, REGULATORS
+from screen.models.perturbgen.checkpoint import load_model
+from screen.models.perturbgen.read_sizes import Declared
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def test_checkpoint_has_upstreams_keys_and_repeats_no_storage() -> None:
 
 @torch.inference_mode()
 def test_checkpoint_predicts_interferon_response_from_a_control_monocyte(cells: DemoCells) -> None:
-    model = read_checkpoint(DATA / "demo.ckpt")
+    model, _ = load_model(DATA / "demo.ckpt", Declared())
     source, target = read_pairs(cells)[cells.cell_type[read_pairs(cells)[:, 0]] == "CD14+ Monocytes"][0]
     columns = ranked_columns(cells.counts_CG[[source, target]], cells.genes.median)
     src_1L = torch.from_numpy(cells.genes.token_id[columns[0]])[None]

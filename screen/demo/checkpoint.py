@@ -126,12 +126,3 @@ def write_checkpoint(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, path)
-
-
-def read_checkpoint(path: Path) -> PerturbGen:
-    """The demo's model from a file that `write_checkpoint` made, ready to predict."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    model = PerturbGen(demo_sizes(content["hyper_parameters"]["n_genes"]))
-    state = {key.removeprefix(MODEL).removeprefix("decoder."): value for key, value in content["state_dict"].items()}
-    model.load_state_dict({key: state[key] for key in model.state_dict()})
-    return model.eval()

@@ -12,7 +12,6 @@ import torch
 
 from screen.demo import DATA
 from screen.demo.cells import DemoCells, Ints, read_cells, read_pairs
-from screen.demo.checkpoint import read_checkpoint
 from screen.demo.masking import (
     FEWEST_CELLS,
     N_PAIRS,
@@ -30,7 +29,9 @@ from screen.demo.masking import (
 )
 from screen.demo.prediction import evaluate_prediction, other_sources
 from screen.demo.train import Corpus, read_corpus
+from screen.models.perturbgen.checkpoint import load_model
 from screen.models.perturbgen.model import PerturbGen
+from screen.models.perturbgen.read_sizes import Declared
 
 N_TOP = 20
 
@@ -72,7 +73,7 @@ def evaluate_screen(paths: list[Path], cells: DemoCells, corpus: Corpus, pairs: 
     """Figures of the source-mask screen for each seed, and of their agreement where there are two."""
     chosen = screened_pairs(cells, pairs)
     type_pairs = pairs[cells.cell_type[pairs[:, 0]] == SCREENED_TYPE]
-    models = [read_checkpoint(path) for path in paths]
+    models = [load_model(path, Declared())[0] for path in paths]
     screens = [screen_sources(model, cells, corpus, chosen) for model in models]
     report: dict[str, Any] = {
         "cells": f"{N_PAIRS} held-out {SCREENED_TYPE} pairs, target shown in full, mode mask, site src",
@@ -113,8 +114,10 @@ def evaluate(paths: list[Path]) -> dict[str, Any]:
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "note": "pairs are optimal-transport assignments and the data hold no knock-outs: effects are associations, not causes",
-        "prediction": [evaluate_prediction(read_checkpoint(path), cells, corpus, pairs) for path in paths],
-        "prediction_on_random_pairs": evaluate_prediction(read_checkpoint(paths[0]), cells, corpus, random_pairs),
+        "prediction": [evaluate_prediction(load_model(path, Declared())[0], cells, corpus, pairs) for path in paths],
+        "prediction_on_random_pairs": evaluate_prediction(
+            load_model(paths[0], Declared())[0], cells, corpus, random_pairs
+        ),
         "screen": evaluate_screen(paths, cells, corpus, pairs),
     }
 
