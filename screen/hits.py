@@ -56,7 +56,7 @@ def hits(
     table = pl.DataFrame(rows, schema=SCHEMA, orient="row")
     by = ["strength", "perturbation", "stratum", "time"]
     table = table.sort(by, descending=[True, False, False, False], nulls_last=True)
-    enough = pl.col("n_cells") >= min(min_cells, max((s.n_cells for s in summaries), default=1))
+    enough = pl.col("n_cells") >= (min_cells if any(s.n_cells >= min_cells for s in summaries) else 1)
     is_ranked = enough & pl.col("strength").is_not_null()
     return table.with_columns(strength_rank=pl.when(is_ranked).then(is_ranked.cum_sum().cast(pl.Int32)))
 

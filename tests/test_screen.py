@@ -403,6 +403,14 @@ def test_few_cells_have_a_strength_but_no_rank(tmp_path: Path) -> None:
     assert hits["strength"].drop_nulls().is_sorted(descending=True)
 
 
+def test_all_are_ranked_where_none_has_enough_cells(tmp_path: Path) -> None:
+    config = write(tiny(output={"min_cells": 50}), tmp_path / "s.yaml")
+    assert main(["run", str(config), "--out", str(tmp_path / "out")]) == 0
+    hits = pl.read_parquet(tmp_path / "out/hits.parquet")
+    assert hits["n_cells"].n_unique() > 3
+    assert (hits["strength_rank"].is_not_null() == hits["strength"].is_not_null()).all()
+
+
 def test_dimensions_are_named_and_symbols_find_a_perturbation(tmp_path: Path) -> None:
     (tmp_path / "genes.tsv").write_text("ensembl_id\tsymbol\nENSG00000100021\tIL1B\nENSG00000100399\tTNF\n")
     changes = {"genes": ["IL1B", "TNF"], "modes": ["mask"], "combos": "joint"}
