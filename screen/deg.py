@@ -307,18 +307,3 @@ def _flush(waiting: list[pl.DataFrame], writer: Any, path: Path) -> Any:
 def scan(directory: str | Path) -> pl.LazyFrame:
     """The differential-expression table of a screen directory, read lazily."""
     return pl.scan_parquet(Path(directory) / "deg" / "part-*.parquet")
-
-
-__all__ = [
-    "Group",
-    "Names",
-    "Reader",
-    "Summary",
-    "benjamini_hochberg",
-    "frame",
-    "groups",
-    "paired_t",
-    "scan",
-    "summarise",
-    "write_tables",
-]

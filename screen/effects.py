@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from screen.errors import PredictionError
-
 SCALE = 1e4
 """Counts are scaled to this total before the logarithm (counts per ten thousand)."""
 
@@ -75,14 +73,6 @@ def gene_cosine(
         i, j, column = (torch.tensor(x) for x in zip(*pairs, strict=True))
         out[column.numpy()] = F.cosine_similarity(before_LD[i], after_LD[j], dim=-1).numpy()
     return out
-
-
-def require_finite(array: NDArray[np.floating], what: str, cell: str, perturbation: str) -> None:
-    """Raises PredictionError naming the cell and the perturbation if the prediction holds NaN or infinity."""
-    if not np.isfinite(array).all():
-        raise PredictionError(
-            f"the model gave NaN or infinity ({what}) for cell {cell}, perturbation {perturbation}; nothing is stored"
-        )
 
 
 @dataclass(frozen=True)

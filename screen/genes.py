@@ -131,13 +131,20 @@ class Vocabulary:
         ensembl_id, symbol = self.ensembl_id[column], self.symbol[column]
         return ensembl_id if symbol == ensembl_id else f"{symbol} ({ensembl_id})"
 
+    @cached_property
+    def _column_of_token(self) -> dict[str, NDArray[np.int64]]:
+        return {"src": _columns_by_token(self.source_token_G), "tgt": _columns_by_token(self.target_token_G)}
+
     def column_of_token(self, site: str) -> NDArray[np.int64]:
         """Lookup table token -> gene column (NO_TOKEN for special and unused ids) of one side, 'src' or 'tgt'."""
-        token_G = self.source_token_G if site == "src" else self.target_token_G
-        table = np.full(int(max(token_G.max(initial=0), max(SPECIAL_IDS))) + 1, NO_TOKEN, dtype=np.int64)
-        has_token = token_G != NO_TOKEN
-        table[token_G[has_token]] = np.flatnonzero(has_token)
-        return table
+        return self._column_of_token[site]
+
+
+def _columns_by_token(token_G: NDArray[np.int64]) -> NDArray[np.int64]:
+    table = np.full(int(max(token_G.max(initial=0), max(SPECIAL_IDS))) + 1, NO_TOKEN, dtype=np.int64)
+    has_token = token_G != NO_TOKEN
+    table[token_G[has_token]] = np.flatnonzero(has_token)
+    return table
 
 
 def read_tsv(path: Path) -> Vocabulary:

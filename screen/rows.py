@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from screen_kernels import edit_row_reference
 from torch import Tensor
 
-from screen.genes import PAD, Vocabulary
+from screen.genes import EOS, PAD, Vocabulary
 from screen.perturbations import Perturbation
 from screen.plan import Window
 from screen.tokens import SOURCE, TokenBank
@@ -61,7 +61,7 @@ class RowBuilder:
         """(rank of the first perturbed gene, genes in that row) in the first edited row; rank 0 is highest, -1 absent."""
         site, state = ("src", SOURCE) if "src" in perturbation.sites else ("tgt", perturbation.pert_tps[0])
         row = self.bank.states[state].tokens[cell][: self.window.max_len]
-        genes = row[row > 3]
+        genes = row[row > EOS]
         hits = np.flatnonzero(np.isin(genes, perturbation.tokens(self.vocabulary, site)))  # type: ignore[arg-type]
         return (int(hits[0]) if len(hits) else -1), len(genes)
 

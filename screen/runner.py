@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from screen.control import Control, ControlCache
-from screen.effects import Effect, Expression, Float, cosine, gene_cosine, log_expression, require_finite
-from screen.errors import StoreError
+from screen.effects import Effect, Expression, Float, cosine, gene_cosine, log_expression
+from screen.errors import PredictionError, StoreError
+from screen.genes import EOS
 from screen.models.adapter import Readout
 from screen.perturbations import Perturbation
 from screen.prepare import Prepared
@@ -84,15 +86,15 @@ class ReferenceEngine:
         """The unedited prediction of one cell at every predicted time point where it has any gene."""
         rows = self.screen.rows.control(cell)
         readout = self.screen.adapter.predict(rows, keep_hidden=self.screen.layout.keep_gene_cosine)
-        name, found = self.screen.bank.cell_id_C[cell], {}
+        found: dict[int, Control] = {}
         for t in self.screen.window.pred_tps:
-            if not bool((rows.target_BL[t][:, rows.n_conditions :] > 3).any()):
+            if not bool((rows.target_BL[t][:, rows.n_conditions :] > EOS).any()):
                 continue
             expression = None
             if t in readout.value_BG:
                 expression = self._expression(readout, t)
-                require_finite(expression.log_G, f"time point {t}", name, "none (control)")
-            require_finite(readout.embedding_BD[t].numpy(), f"embedding, time point {t}", name, "none (control)")
+                self._require_finite(expression.log_G, f"time point {t}", cell, None)
+            self._require_finite(readout.embedding_BD[t].numpy(), f"embedding, time point {t}", cell, None)
             hidden = readout.hidden_BLD[t][0, rows.n_conditions :] if t in readout.hidden_BLD else None
             ids = rows.target_BL[t][0, rows.n_conditions :] if hidden is not None else None
             found[t] = Control(expression, readout.embedding_BD[t][0], ids, hidden)
@@ -112,16 +114,23 @@ class ReferenceEngine:
         return Item(effects, *self.screen.rows.rank(cell, p), n_tokens)
 
     def _effect(self, cell: int, p: Perturbation, time: int, control: Control, rows: Rows, readout: Readout) -> Effect:
-        vocabulary, total, delta = self.screen.vocabulary, float("nan"), None
-        check = partial(require_finite, cell=self.screen.bank.cell_id_C[cell], perturbation=p.id(vocabulary))
+        total, delta = float("nan"), None
         if control.expression is not None:
             expression = self._expression(readout, time)
             total, delta = expression.total, (expression.log_G - control.expression.log_G).astype(np.float32)
-            check(delta, f"time point {time}")
+            self._require_finite(delta, f"time point {time}", cell, p)
         after_D = readout.embedding_BD[time][0]
-        check(after_D.numpy(), f"embedding, time point {time}")
+        self._require_finite(after_D.numpy(), f"embedding, time point {time}", cell, p)
         gene_cosine_G = self._gene_cosine(p, time, control, rows, readout) if control.hidden_LD is not None else None
         return Effect(delta, total, after_D.numpy(), cosine(control.embedding_D, after_D), gene_cosine_G)
+
+    def _require_finite(self, array: NDArray[np.floating], what: str, cell: int, p: Perturbation | None) -> None:
+        if not np.isfinite(array).all():
+            name = "none (control)" if p is None else p.id(self.screen.vocabulary)
+            raise PredictionError(
+                f"the model gave NaN or infinity ({what}) for cell {self.screen.bank.cell_id_C[cell]}, perturbation {name}; "
+                "nothing of its unit is stored"
+            )
 
     def _expression(self, readout: Readout, time: int) -> Expression:
         scale = str(self.screen.layout.expression_scale)
