@@ -1,5 +1,8 @@
 """Planning equals the definition, cell by cell, on random rows; coverage accounts for every cell."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +14,7 @@ from torch import from_numpy
 from screen.errors import CellError
 from screen.genes import Vocabulary
 from screen.perturbations import Library, Perturbation, make_perturbation
-from screen.plan import Plan, Window, make_plan
+from screen.plan import CELLS_AT_ONCE, Plan, Window, make_plan, order, select_items
 from screen.tokens import SOURCE, Ragged, State, TokenBank, gene_tokens_per_cell
 
 N_GENES, MAX_LEN = 6, 5
@@ -89,16 +92,43 @@ def test_items_and_coverage_equal_the_definition(source, one, two, library, ever
             kind, left = naive(p, bank, cell, window)
             tally[kind][i, stratum_C[cell]] += 1
             if kind == "screened":
-                expected.append((cell // per_block, i, cell, left))
+                expected.append((cell // per_block, i, cell, left, n_edited(p, bank, cell)))
     expected.sort(key=lambda x: x[:3])
     assert plan.perturbation_I.tolist() == [x[1] for x in expected]
     assert plan.cell_I.tolist() == [x[2] for x in expected]
     assert plan.is_screened_IT.tolist() == [x[3] for x in expected]
+    assert plan.n_edited_I.tolist() == [x[4] for x in expected]
+    arrays = (plan.perturbation_I, plan.cell_I, plan.n_edited_I, plan.is_screened_IT)
+    assert [a.dtype.name for a in arrays] == ["int32", "int32", "int16", "bool"]
     for name, counts in tally.items():
         assert_array_equal(getattr(plan.coverage, f"{name}_PS"), counts, err_msg=name)
     total = sum(getattr(plan.coverage, f"{n}_PS") for n in tally)
     assert_array_equal(total, np.broadcast_to(plan.coverage.n_cells_S, total.shape))
     assert_units_cover_every_item_once(plan)
+    assert_blocks_cut_units_where_the_cells_change(plan)
+
+
+def n_edited(p: Perturbation, bank: TokenBank, cell: int) -> int:
+    """How many of the genes are in any edited row, where the model sees them."""
+    seen = set()
+    for site, states in (("src", [SOURCE]), ("tgt", p.pert_tps)):
+        for s in states if site in p.sites else []:
+            row = bank.states[s].tokens[cell][:MAX_LEN].tolist()
+            seen |= {g for g, token in zip(p.genes, p.tokens(VOCABULARY, site), strict=True) if token in row}  # type: ignore[arg-type]
+    return len(seen)
+
+
+def assert_blocks_cut_units_where_the_cells_change(plan: Plan) -> None:
+    block_I = plan.cell_I // plan.cells_per_block
+    for u in range(plan.n_units):
+        pieces = plan.blocks(u)
+        assert [r for p in pieces for r in range(p.start, p.stop)] == list(range(plan.unit(u).start, plan.unit(u).stop))
+        numbers = [set(block_I[p].tolist()) for p in pieces]
+        assert all(len(n) == 1 for n in numbers)
+        assert all(a != b for a, b in pairwise(numbers))
+    for block in range(-(-len(plan.stratum_C) // plan.cells_per_block)):
+        cells = plan.cells_of_block(block)
+        assert cells.tolist() == sorted(set(plan.cell_I[block_I == block].tolist()))
 
 
 def assert_units_cover_every_item_once(plan: Plan) -> None:
@@ -113,6 +143,56 @@ def test_the_number_of_edited_genes_counts_each_gene_once() -> None:
     plan = make_plan(Library((p,), (True,)), bank, VOCABULARY, window, stratum_C=np.zeros(4, int), stratum=["all"])
     assert dict(zip(plan.cell_I.tolist(), plan.n_edited_I.tolist(), strict=True)) == {0: 2, 1: 2, 2: 1}
     assert plan.coverage.emptied_PS.tolist() == [[1]]
+
+
+def many_cells(n_cells: int) -> TokenBank:
+    """More rows than are looked at together, one of them empty, one with a gene twice, some longer than the model reads."""
+    random = np.random.default_rng(0)
+    rows = [[random.permutation(n)[: random.integers(1, N_GENES + 1)] for _ in range(n_cells)] for n in [N_GENES] * 2]
+    source, target = (
+        [token_G[r].tolist() for r in side] for token_G, side in zip((SOURCE_TOKEN, TARGET_TOKEN), rows, strict=True)
+    )
+    source[3], target[-1] = [14, 14, 9], []
+    return bank_of(source, target)
+
+
+def test_a_bank_of_many_rows_is_planned_as_its_cells_are_one_by_one() -> None:
+    bank, window = many_cells(2 * CELLS_AT_ONCE + 5), Window((1,), (), MAX_LEN)
+    made = [
+        make_perturbation([g], m, [s], [1], VOCABULARY)
+        for g in range(2)
+        for m, s in (("delete", "src"), ("mask", "tgt"))
+    ]  # type: ignore[arg-type, list-item]
+    library = Library((*made, make_perturbation([1, 0], "overexpress", ["tgt"], [1], VOCABULARY)), (True,) * 5)
+    stratum_C = np.zeros(bank.n_cells, dtype=np.int64)
+    plan = make_plan(library, bank, VOCABULARY, window, stratum_C=stratum_C, stratum=["all"], cells_per_block=100)
+    kinds = [[naive(p, bank, c, window)[0] for c in range(bank.n_cells)] for p in library.perturbations]
+    items = [(c // 100, i, c) for i, row in enumerate(kinds) for c, kind in enumerate(row) if kind == "screened"]
+    assert list(zip(plan.perturbation_I.tolist(), plan.cell_I.tolist(), strict=True)) == [x[1:] for x in sorted(items)]
+    for name in ("screened", "absent", "truncated", "emptied"):
+        assert getattr(plan.coverage, f"{name}_PS")[:, 0].tolist() == [row.count(name) for row in kinds]
+
+
+def test_a_selection_knows_its_items_before_they_are_ordered() -> None:
+    bank, window = many_cells(20), Window((1,), (), MAX_LEN)
+    library = Library(
+        tuple(make_perturbation([g], "mask", ["src"], [], VOCABULARY) for g in range(N_GENES)), (True,) * N_GENES
+    )
+    selection = select_items(library, bank, VOCABULARY, window, np.zeros(20, dtype=np.int64), ["all"])
+    plans = [order(selection, unit_rows=7, cells_per_block=n) for n in (3, 20)]
+    assert [p.n_items for p in plans] == [selection.n_items] * 2
+    for number in range(N_GENES):
+        for p in plans:
+            assert sorted(p.cell_I[p.perturbation_I == number].tolist()) == selection.items(number)[0].tolist()
+
+
+def test_the_fingerprint_tells_content_order_units_and_blocks() -> None:
+    library = Library((make_perturbation([0], "mask", ["src"], [], VOCABULARY),), (True,))
+    selection = select_items(library, many_cells(20), VOCABULARY, Window((1,), (), MAX_LEN), np.zeros(20, int), ["all"])
+    plan, again = (order(selection, unit_rows=7, cells_per_block=3) for _ in range(2))
+    assert plan.fingerprint() == again.fingerprint()
+    others = [replace(plan, unit_rows=8), replace(plan, cells_per_block=4), replace(plan, cell_I=plan.cell_I[::-1])]
+    assert len({p.fingerprint() for p in (plan, *others)}) == 4
 
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=5), st.integers(1, 8))
