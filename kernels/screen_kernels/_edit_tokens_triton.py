@@ -1,0 +1,133 @@
+"""The Triton kernel of `edit_tokens`, in gather form: every output finds the source it comes from."""
+
+# Triton ships no types.
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="import-untyped"
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from screen_kernels.edit_tokens import ALIGN, MASK, MODES, PAD, AlignedRows, EditedRows
+
+CHUNK = 512
+FAR = tl.constexpr(1 << 30)
+ALIGN_TOKENS = tl.constexpr(ALIGN)
+IS_MASK, IS_PAD = tl.constexpr(MODES.index("mask")), tl.constexpr(MODES.index("pad"))
+IS_DELETE, IS_OVER = tl.constexpr(MODES.index("delete")), tl.constexpr(MODES.index("overexpress"))
+PAD_ID, MASK_ID = tl.constexpr(PAD), tl.constexpr(MASK)
+
+
+@triton.jit
+def find_genes(row_ptr, n_tokens, genes, K: tl.constexpr, CHUNK: tl.constexpr):
+    """Position of each of K genes in a row of n_tokens, FAR if absent. Reads whole groups of ALIGN tokens."""
+    i = tl.arange(0, CHUNK)
+    nearest = ()
+    for _ in tl.static_range(K):
+        nearest = nearest + (tl.full([CHUNK], FAR, tl.int32),)
+    for chunk in range(0, n_tokens, CHUNK):
+        j = chunk + i
+        # The mask is constant within each group, so the load is vectorised; behind a row there is PAD, which is no gene.
+        is_read = j < (n_tokens + ALIGN_TOKENS - 1) // ALIGN_TOKENS * ALIGN_TOKENS
+        token = tl.load(row_ptr + j, mask=is_read, other=PAD_ID)
+        closer = ()
+        for k in tl.static_range(K):
+            closer = closer + (tl.minimum(nearest[k], tl.where(token == genes[k], j, FAR)),)
+        nearest = closer
+    place = ()
+    for k in tl.static_range(K):
+        place = place + (tl.min(nearest[k], axis=0),)
+    return place
+
+
+@triton.jit
+def edit_kernel(
+    token_ptr,
+    start_ptr,
+    length_ptr,
+    cell_ptr,
+    gene_ptr,
+    mode_ptr,
+    ids_ptr,
+    keep_ptr,
+    edited_length_ptr,
+    width,
+    out_width,
+    K: tl.constexpr,
+    IS_SRC: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """One program edits one item and writes its ids, keep flags and length."""
+    b = tl.program_id(0).to(tl.int64)
+    cell = tl.load(cell_ptr + b).to(tl.int64)
+    row_ptr = token_ptr + tl.multiple_of(tl.load(start_ptr + cell), ALIGN_TOKENS)
+    n_tokens = tl.minimum(tl.load(length_ptr + cell), width)
+    mode = tl.load(mode_ptr + b).to(tl.int32)
+
+    genes = ()
+    n_genes = 0
+    for k in tl.static_range(K):
+        gene = tl.load(gene_ptr + b * K + k)
+        n_genes += tl.where(gene >= 0, 1, 0)
+        genes = genes + (gene,)
+    place = find_genes(row_ptr, tl.where(mode >= IS_DELETE, n_tokens, 0), genes, K, CHUNK)
+
+    # After r tokens went before it, the token at p is missing from output p - r on: one step further to the source.
+    steps = ()
+    for k in tl.static_range(K):
+        rank = 0
+        for other in tl.static_range(K):
+            rank += tl.where(place[other] < place[k], 1, 0)
+        steps = steps + (tl.where(place[k] < n_tokens, place[k] - rank, FAR),)
+    n_inserted = tl.where(mode == IS_OVER, n_genes, 0)
+    front = tl.where(n_genes < width, 1, 0) if IS_SRC else 0
+    # What a listed token becomes; -1: it stays (none), or it is never met (delete, overexpress).
+    becomes = tl.where(mode == IS_MASK, MASK_ID, tl.where(mode == IS_PAD, PAD_ID, -1))
+
+    i = tl.arange(0, CHUNK)
+    last = tl.zeros([CHUNK], tl.int32)
+    for chunk in range(0, out_width, CHUNK):
+        j = chunk + i
+        closed = tl.where(j >= front, j - n_inserted, j)
+        source = closed
+        for k in tl.static_range(K):
+            source += tl.where(steps[k] <= closed, 1, 0)
+        is_token = (closed >= 0) & (source < n_tokens) & (j < width)
+        token = tl.load(row_ptr + source, mask=is_token, other=PAD_ID)
+        for k in tl.static_range(K):
+            token = tl.where(token == tl.where(becomes >= 0, genes[k], -1), becomes, token)
+            slot = tl.where((k < n_inserted) & (front + k < width), front + k, -1)
+            token = tl.where(j == slot, genes[k], token)
+        keep = token != PAD_ID
+        tl.store(ids_ptr + b * out_width + j, token, mask=j < out_width)
+        tl.store(keep_ptr + b * out_width + j, keep.to(tl.int8), mask=j < out_width)
+        last = tl.maximum(last, tl.where(keep & (j < out_width), j + 1, 0))
+    tl.store(edited_length_ptr + b, tl.max(last, axis=0))
+
+
+def launch(
+    rows: AlignedRows, cell_B: Tensor, gene_BK: Tensor, mode_B: Tensor, site: str, width: int, edited: EditedRows
+) -> None:
+    """Writes into `edited`, whose arrays must be contiguous; `edit_tokens` says what the arguments are."""
+    n_items, n_genes = gene_BK.shape
+    if not n_items:
+        return
+    # Few gene counts, few compilations; -1 is no gene.
+    padded_BK = gene_BK.new_full((n_items, triton.next_power_of_2(max(n_genes, 1))), -1, dtype=torch.int32)
+    padded_BK[:, :n_genes] = gene_BK
+    edit_kernel[(n_items,)](
+        rows.token_T,
+        rows.start_C,
+        rows.length_C,
+        cell_B.contiguous(),
+        padded_BK,
+        mode_B.contiguous(),
+        edited.ids_BL,
+        edited.keep_BL.view(torch.int8),
+        edited.length_B,
+        width,
+        edited.ids_BL.shape[1],
+        K=padded_BK.shape[1],
+        IS_SRC=site == "src",
+        CHUNK=CHUNK,
+    )
