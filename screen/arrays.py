@@ -1,7 +1,6 @@
-"""Layout: which arrays a store holds, and their creation. The page docs/store.md describes each."""
+"""Arrays: the creation of every array of a store. The page docs/store.md describes each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,31 +8,14 @@ import numpy as np
 import zarr
 
 from screen.genes import Vocabulary
+from screen.layout import Layout
 from screen.perturbations import Library
 from screen.plan import Plan
 from screen.tokens import SOURCE, State, TokenBank
 
-FLOAT16_SCALE = 4096.0
 GENES_PER_CHUNK = 256
 ROWS_PER_CHUNK = 256
 CELLS_PER_CHUNK = 256
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a store holds beside the items: dtype of deltas, optional arrays, expression scale."""
-
-    pred_tps: tuple[int, ...]
-    width: int
-    expression_scale: str | None
-    dtype: str = "float16"
-    keep_embeddings: bool = False
-    keep_gene_cosine: bool = False
-
-    @property
-    def delta_scale(self) -> float:
-        """What deltas are multiplied by before they are stored."""
-        return FLOAT16_SCALE if self.dtype == "float16" else 1.0
 
 
 def _array(

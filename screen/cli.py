@@ -63,6 +63,14 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--encoder-heads", type=_positive, metavar="N", help="attention heads of the encoder, if not upstream's 8"
         )
+        sub.add_argument("--engine", choices=["packed", "reference"], help="how items are computed (default: packed)")
+        sub.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+        sub.add_argument(
+            "--precision",
+            choices=["auto", "float32", "fp16x2", "tf32", "bf16"],
+            help="of the model's products; anything but float32 must first agree with it on a sample (default: auto)",
+        )
+        sub.add_argument("--batch-tokens", type=_positive, metavar="N", help="tokens per batch in its widest state")
     run.add_argument(
         "--out", type=Path, metavar="DIR", help="output directory (default: output.directory, or runs/<name of CONFIG>)"
     )
@@ -90,7 +98,10 @@ def _positive(text: str) -> int:
 def _config(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
     from screen.session import load_config
 
-    return load_config(arguments.config, arguments.store_dtype, arguments.allow_missing, arguments.encoder_heads)
+    compute = {name: getattr(arguments, name) for name in ("engine", "device", "precision", "batch_tokens")}
+    return load_config(
+        arguments.config, arguments.store_dtype, arguments.allow_missing, arguments.encoder_heads, compute
+    )
 
 
 def _run(arguments: argparse.Namespace, console: Console) -> int:

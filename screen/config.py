@@ -188,14 +188,36 @@ class OutputConfig(Section):
     export_batch_size: Annotated[int, Field(ge=1)] = 64
 
 
+class ComputeConfig(Section):
+    """How results are computed. `auto` is decided once, when the output directory is created, and kept there."""
+
+    engine: Literal["packed", "reference"] = "packed"
+    device: str = "auto"
+    precision: Literal["auto", "float32", "fp16x2", "tf32", "bf16"] = "auto"
+    batch_tokens: Annotated[int, Field(ge=1)] | None = None
+    cpu_products: Literal["auto", "torch", "onednn"] = "auto"
+    lanes: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _reference_is_plain(self) -> "ComputeConfig":
+        if self.engine == "reference" and (
+            self.precision not in ("auto", "float32") or self.device not in ("auto", "cpu")
+        ):
+            raise ValueError(
+                "the reference engine is float32 on the CPU; remove `precision` and `device`, or use `engine: packed`"
+            )
+        return self
+
+
 class ScreenConfig(Section):
-    """One screen: model, cells, library, prediction, output. `notes` is what an importer wants said to the user."""
+    """One screen: model, cells, library, prediction, output, computation. `notes` is what an importer wants said to the user."""
 
     model: ModelConfig
     cells: CellsConfig
     library: list[LibraryConfig]
     predict: PredictConfig
     output: OutputConfig = OutputConfig()
+    compute: ComputeConfig = ComputeConfig()
     notes: list[str] = []
 
     @field_validator("library", mode="before")
@@ -270,6 +292,14 @@ def parse_config(raw: Mapping[str, Any], path: Path, names: Mapping[str, str] | 
         raise ConfigError("\n".join(dict.fromkeys(lines))) from error
 
 
+def parse_compute(given: Mapping[str, object], path: Path) -> ComputeConfig:
+    """The `compute` section with the command line's overrides. Raises ConfigError."""
+    try:
+        return ComputeConfig.model_validate(given)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem, path, {}) for problem in error.errors())) from error
+
+
 MAX_SHOWN = 120
 _UNION_NOISE = ("list[str]", "literal['all']", "function-after[_beside_yaml(), path]")
 
@@ -300,5 +330,6 @@ def _allowed_keys(place: list[str]) -> list[str]:
         "library": LibraryConfig,
         "predict": PredictConfig,
         "output": OutputConfig,
+        "compute": ComputeConfig,
     }
     return list((sections.get(place[0], ScreenConfig) if place else ScreenConfig).model_fields)

@@ -1,90 +1,123 @@
-"""ControlCache: the unedited prediction of each cell, computed once."""
+"""BlockControl: the unedited predictions of one block of cells, computed once, and what its items take over."""
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from screen.effects import Expression
+from screen.effects import Expression, log_expression
+from screen.errors import PredictionError
+from screen.models.adapter import BatchRows, PackedModel, Readout
+from screen.pack import Batch
+from screen.resident import Resident
 
 
 @dataclass(frozen=True)
 class Control:
-    """One cell and time point, unedited: None stands for nothing to predict from.
+    """Unedited predictions of C cells at every predicted time point, on the device.
 
-    hidden_LD and id_L (condition tokens cut off) are kept only where gene cosines are asked for.
+    cell_C          which cells, ascending
+    expression      empty without counts
+    is_predicted_C  whether the cell's row holds any gene to pool (host)
+    shared_C        the model's own: what the items of each cell take over
+    hidden_C        per time point and cell (L, D) and its ids (L,), condition tokens cut off; empty unless asked for
     """
 
-    expression: Expression | None
-    embedding_D: Tensor
-    id_L: Tensor | None = None
-    hidden_LD: Tensor | None = None
+    cell_C: NDArray[np.int64]
+    embedding_CD: Mapping[int, Tensor]
+    expression: Mapping[int, Expression]
+    is_predicted_C: Mapping[int, NDArray[np.bool_]]
+    shared_C: Sequence[Any]
+    hidden_C: Mapping[int, Sequence[tuple[Tensor, Tensor]]]
+
+    def places(self, cell_B: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Where each of these cells is in C."""
+        return np.searchsorted(self.cell_C, cell_B)
 
 
-BUDGET_BYTES = 2 * 2**30
+def predict_controls(
+    model: PackedModel, resident: Resident, batch: Batch, scale: str | None, keeps_hidden: bool
+) -> Control:
+    """The controls of one batch of cells."""
+    rows = resident.rows(batch, np.arange(batch.n_items))
+    n_conditions = resident.n_conditions
+    length_B = {0: _own(rows.source.ids_BL), **{t: _own(row.ids_BL) for t, row in rows.target.items()}}
+    readout, shared = model.control(rows, length_B)
+    expression = {
+        t: log_expression(value, readout.size_factor_B.get(t), scale)
+        for t, value in readout.value_BG.items()
+        if scale is not None
+    }
+    hidden = (
+        {t: _hidden(rows, readout, t, length_B[t], n_conditions) for t in readout.hidden_BLD} if keeps_hidden else {}
+    )
+    is_predicted = {t: counted.any(1).cpu().numpy() for t, counted in rows.counted_BL.items()}
+    return Control(batch.cell_B.astype(np.int64), readout.embedding_BD, expression, is_predicted, shared, hidden)
 
 
-class ControlCache:
-    """Cell -> its controls per predicted time point, computed when first asked for.
-
-    Keeps the most recently used cells within `budget_bytes`; a cell that was dropped is computed again, to the same
-    bytes. Remembers, without their per-token embeddings, the controls that the store does not have yet.
-    """
-
-    def __init__(self, compute: Callable[[int], dict[int, Control]], budget_bytes: int = BUDGET_BYTES) -> None:
-        self._compute, self._budget_bytes = compute, budget_bytes
-        self._known: OrderedDict[int, dict[int, Control]] = OrderedDict()
-        self._new: dict[int, dict[int, Control]] = {}
-        self._stored: set[int] = set()
-        self._held_bytes = 0
-        self._lock = threading.Lock()
-
-    def __getitem__(self, cell: int) -> dict[int, Control]:
-        with self._lock:
-            if cell in self._known:
-                self._known.move_to_end(cell)
-                return self._known[cell]
-        computed = self._compute(cell)
-        with self._lock:
-            if cell not in self._known:
-                self._known[cell] = computed
-                self._held_bytes += _bytes(computed)
-            if cell not in self._stored:
-                self._new[cell] = {t: replace(c, id_L=None, hidden_LD=None) for t, c in computed.items()}
-            while self._held_bytes > self._budget_bytes and len(self._known) > 1:
-                self._held_bytes -= _bytes(self._known.popitem(last=False)[1])
-        return computed
-
-    def take_new(
-        self, pred_tps: tuple[int, ...], n_genes: int, width: int
-    ) -> tuple[NDArray[np.int64], dict[str, NDArray[np.generic]]]:
-        """(cells, arrays) computed since the last call, ascending by cell, named as in the store's `control/`."""
-        cells = sorted(self._new)
-        arrays: dict[str, NDArray[np.generic]] = {}
-        for t in pred_tps:
-            found = [self._new[c].get(t) for c in cells]
-            arrays[f"is_predicted_t{t}"] = np.array([f is not None for f in found], dtype=bool)
-            embedding = np.zeros((len(cells), width), dtype=np.float32)
-            log = np.zeros((len(cells), n_genes), dtype=np.float32)
-            total = np.zeros(len(cells), dtype=np.float32)
-            for row, control in enumerate(found):
-                if control is not None:
-                    embedding[row] = control.embedding_D.numpy()
-                    if control.expression is not None:
-                        log[row], total[row] = control.expression.log_G, control.expression.total
-            arrays[f"embedding_t{t}"] = embedding
-            if any(f is not None and f.expression is not None for f in found):
-                arrays |= {f"expression_t{t}": log, f"total_t{t}": total}
-        self._stored.update(cells)
-        self._new = {}
-        return np.array(cells, dtype=np.int64), arrays
+def _own(ids_BL: Tensor) -> list[int]:
+    """Length of each row up to its last id that is no pad, at least 1."""
+    place_L = torch.arange(1, ids_BL.shape[1] + 1, device=ids_BL.device)
+    length_B: list[int] = ((ids_BL != 0) * place_L).amax(1).clamp_min(1).tolist()
+    return length_B
 
 
-def _bytes(controls: dict[int, Control]) -> int:
-    tensors = [x for c in controls.values() for x in (c.embedding_D, c.id_L, c.hidden_LD) if x is not None]
-    logs = [c.expression.log_G.nbytes for c in controls.values() if c.expression is not None]
-    return sum(x.numel() * x.element_size() for x in tensors) + sum(logs)
+def _hidden(
+    rows: BatchRows, readout: Readout, time: int, length_B: Sequence[int], n_conditions: int
+) -> list[tuple[Tensor, Tensor]]:
+    ids_BL, hidden_BLD = rows.target[time].ids_BL, readout.hidden_BLD[time]
+    return [(hidden_BLD[b, n_conditions:n].clone(), ids_BL[b, n_conditions:n].clone()) for b, n in enumerate(length_B)]
+
+
+def join(parts: Sequence[Control], names: Sequence[str]) -> Control:
+    """Controls of several batches as one, cells ascending. Raises PredictionError for NaN; `names` are the cells'."""
+    cell_C = np.concatenate([p.cell_C for p in parts])
+    order = np.argsort(cell_C)
+    index = torch.from_numpy(order)
+    times = list(parts[0].embedding_CD)
+    device = parts[0].embedding_CD[times[0]].device
+    index = index.to(device)
+    embedding = {t: torch.cat([p.embedding_CD[t] for p in parts])[index] for t in times}
+    expression = {
+        t: Expression(
+            torch.cat([p.expression[t].log_BG for p in parts]), torch.cat([p.expression[t].total_B for p in parts])
+        ).take(index)
+        for t in parts[0].expression
+    }
+    is_predicted = {t: np.concatenate([p.is_predicted_C[t] for p in parts])[order] for t in times}
+    shared = [s for p in parts for s in p.shared_C]
+    hidden = {t: [h for p in parts for h in p.hidden_C[t]] for t in parts[0].hidden_C}
+    joined = Control(
+        cell_C[order],
+        embedding,
+        expression,
+        is_predicted,
+        [shared[i] for i in order],
+        {t: [h[i] for i in order] for t, h in hidden.items()},
+    )
+    _require_finite(joined, names)
+    return joined
+
+
+def _require_finite(control: Control, names: Sequence[str]) -> None:
+    for t, embedding_CD in control.embedding_CD.items():
+        finite_C = torch.isfinite(embedding_CD).all(1)
+        if t in control.expression:
+            finite_C &= torch.isfinite(control.expression[t].log_BG).all(1)
+        bad = np.flatnonzero(~finite_C.cpu().numpy() & control.is_predicted_C[t])
+        if len(bad):
+            raise PredictionError(
+                f"the model gave NaN or infinity (time point {t}) for cell {names[control.cell_C[bad[0]]]}, perturbation none "
+                "(control); nothing of its unit is stored"
+            )
+
+
+def padded(of_cells: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """(C, L, D) and (C, L) of cells with rows of their own lengths, padded with zeros."""
+    hidden, ids = (pad_sequence([pair[n] for pair in of_cells], batch_first=True) for n in (0, 1))
+    return hidden, ids

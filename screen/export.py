@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from screen.arrays import stored_name
 from screen.effects import counts
 from screen.errors import StoreError, nearest
-from screen.layout import stored_name
 from screen.store import ScreenStore
 
 MAX_BYTES, BYTES_PER_VALUE = 8 * 2**30, 82  # measured: peak per row and gene, AnnData included
@@ -161,7 +161,7 @@ def _arrays(store: ScreenStore, table: Any) -> tuple[dict[str, Any], dict[str, A
                 _gather(store, "control/total_t{t}", table, "cell"),
                 _gather(store, "items/total_t{t}", table, "item"),
             )
-            layers = {"X": counts(perturbed, after[:, None]), "pred_counts": counts(control, before[:, None])}  # type: ignore[arg-type]
+            layers = {"X": counts(perturbed, after), "pred_counts": counts(control, before)}
         true_counts = _true_counts(store, table)
         if true_counts is not None:
             layers["true_counts"] = true_counts

@@ -1,15 +1,13 @@
-"""Prepared: a configuration with its files read and checked, ready to run."""
+"""prepare: reads the files of a configuration and checks that they fit each other."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from screen.config import ModelConfig, PredictConfig, ScreenConfig
+from screen.decompose import planned
 from screen.errors import CellError, CheckpointError, GeneError, some
 from screen.genes import Vocabulary
 from screen.importers.anndata import read_h5ad_cells
@@ -24,58 +22,10 @@ from screen.models.perturbgen.model import PerturbGen
 from screen.models.perturbgen.read_sizes import Declared, guess_encoder_heads
 from screen.models.perturbgen.sizes import CONDITION_SLOTS, SCMASKGIT_HEADS, Sizes
 from screen.perturbations import MANY_JOINT_GENES, Library
-from screen.plan import Plan, Window, make_plan
+from screen.plan import Window, select_items
+from screen.prepared import Prepared
 from screen.rows import RowBuilder
 from screen.tokens import SOURCE, TokenBank
-
-NUMERICS_VERSION = 1
-"""Changes when the same inputs give other numbers beyond rounding; part of a screen's identity."""
-
-
-UNIT_FLOPS, MAX_UNITS = 1.2e12, 20_000
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Everything a run needs. `notes` are sentences for the user."""
-
-    config: ScreenConfig
-    vocabulary: Vocabulary
-    bank: TokenBank
-    library: Library
-    plan: Plan
-    window: Window
-    adapter: PerturbGenAdapter
-    rows: RowBuilder
-    layout: Layout
-    notes: tuple[str, ...]
-
-    def identity(self) -> dict[str, Any]:
-        """What must agree for a run to continue another: fingerprints of all that changes results."""
-        return {
-            "model": self.adapter.fingerprint,
-            "vocabulary": self.vocabulary.fingerprint,
-            "cells": self.bank.fingerprint(),
-            "library": self.library.fingerprint(self.vocabulary),
-            "plan": self.plan.fingerprint(),
-            "conditions": self._conditions(),
-            "layout": self.layout.__dict__,
-            "upstream_pooling": self.window.pool_everywhere,
-            "exclude_src": self.rows.exclude_src,
-            "precision": "float32",
-            "numerics_version": NUMERICS_VERSION,
-        }
-
-    def _conditions(self) -> str:
-        digest = hashlib.sha256()
-        for t, id_CN in sorted(self.rows.condition_CN.items()):
-            digest.update(f"{t}{id_CN.shape}".encode() + id_CN.tobytes())
-        return digest.hexdigest()
-
-    def unscreened(self) -> list[int]:
-        """Perturbations the user named that have no item."""
-        n_items = np.bincount(self.plan.perturbation_I, minlength=len(self.library))
-        return [int(i) for i in np.flatnonzero(n_items == 0) if self.library.must_screen[i]]
 
 
 def prepare(config: ScreenConfig) -> Prepared:
@@ -98,12 +48,13 @@ def prepare(config: ScreenConfig) -> Prepared:
     library = expand(config.library, bank, vocabulary, window)
     stratum_C, strata = _strata(bank, config.output.strata, window.pred_tps)
     adapter = _adapter(config, model, checkpoint, window, conditions.all_ids)
-    plan = make_plan(library, bank, vocabulary, window, stratum_C=stratum_C, stratum=strata)
-    plan = replace(plan, unit_rows=unit_rows(plan.n_items, adapter, bank, sizes.max_len))
+    layout = _layout(config, window, adapter)
+    selection = select_items(library, bank, vocabulary, window, stratum_C, strata)
+    n_conditions = conditions.id_CN[window.pred_tps[0]].shape[1]
+    plan = planned(selection, bank, adapter, n_conditions, layout)
     rows = RowBuilder(bank, vocabulary, window, conditions.id_CN, predict.exclude_src)
     notes = (*_notes(config, bank, sizes), *_idle(config, checkpoint.has_own_encoder), *_joint(library))
-    layout = _layout(config, window, adapter)
-    return Prepared(config, vocabulary, bank, library, plan, window, adapter, rows, layout, notes)
+    return Prepared(config.output, vocabulary, bank, library, plan, window, adapter, rows, layout, notes)
 
 
 def _adapter(
@@ -137,18 +88,6 @@ def _layout(config: ScreenConfig, window: Window, adapter: PerturbGenAdapter) ->
         keeps_embeddings,
         output.keep_gene_cosine,
     )
-
-
-def unit_rows(n_items: int, adapter: PerturbGenAdapter, bank: TokenBank, max_len: int) -> int:
-    """Rows of a unit: what a slow core predicts in about a minute, 64 to 2,048, and at most 20,000 units in all.
-
-    A pure function of model and cells: it is part of what is frozen when a store is created.
-    """
-    lengths = {s: int(np.minimum(state.tokens.length_C, max_len).mean()) for s, state in bank.states.items()}
-    target = max(lengths[t] for t in adapter.pred_tps)
-    affordable = int(UNIT_FLOPS / max(adapter.flops(lengths[SOURCE], target), 1))
-    in_steps = min(max(affordable // 64 * 64, 64), 2048)
-    return max(in_steps, -(-n_items // MAX_UNITS // 64) * 64)
 
 
 def _declared(config: ScreenConfig) -> Declared:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from screen.prepare import Prepared
+    from screen.prepared import Prepared
 
 N_TOP = 10
 LINE_EVERY_S = 15.0
@@ -56,24 +56,24 @@ class Console:
         return self._err.status(text)
 
     @contextmanager
-    def progress(self, n_items: int) -> Iterator[Callable[[int, int], None]]:
-        """A bar in a terminal, a line now and then elsewhere; yields the function to call after each item."""
+    def progress(self, n_items: int) -> Iterator[Callable[[int, int, int], None]]:
+        """A bar in a terminal, a line now and then elsewhere; yields the function to call as items are done."""
         if self._err.is_terminal:
             with _bar(self._err) as bar:
                 task, rates = bar.add_task("screening", total=n_items, rate=""), _Rates()
 
-                def advance(n: int, tokens: int) -> None:
-                    bar.update(task, advance=n, rate=rates.text(n, tokens))
+                def advance(n: int, tokens: int, padding: int) -> None:
+                    bar.update(task, advance=n, rate=rates.text(n, tokens, padding))
 
                 yield advance
             return
         rates, lines = _Rates(), _Lines(self._err, n_items)
 
-        def count(n: int, tokens: int) -> None:
-            lines.maybe(rates.text(n, tokens), rates)
+        def count(n: int, tokens: int, padding: int) -> None:
+            lines.maybe(rates.text(n, tokens, padding), rates)
 
         yield count
-        lines.say(rates.text(0, 0), rates)
+        lines.say(rates.text(0, 0, 0), rates)
 
 
 def _bar(console: rich.console.Console) -> Progress:
@@ -88,17 +88,18 @@ def _bar(console: rich.console.Console) -> Progress:
 
 
 class _Rates:
-    """Edits and tokens per second since the start."""
+    """Edits and tokens per second since the start, and how many of the tokens only fill rows up."""
 
     def __init__(self) -> None:
-        self.start, self.items, self.tokens = time.monotonic(), 0, 0
+        self.start, self.items, self.tokens, self.padding = time.monotonic(), 0, 0, 0
 
-    def text(self, n: int, tokens: int) -> str:
-        """Counts an item and returns 'x edits/s, y tokens/s'."""
+    def text(self, n: int, tokens: int, padding: int) -> str:
+        """Counts items and returns 'x edits/s, y tokens/s, z padding'."""
         self.items += n
         self.tokens += tokens
-        elapsed_s = max(time.monotonic() - self.start, 1e-9)
-        return f"{self.items / elapsed_s:,.1f} edits/s, {self.tokens / elapsed_s:,.0f} tokens/s"
+        self.padding += padding
+        elapsed_s, share = max(time.monotonic() - self.start, 1e-9), self.padding / max(self.tokens, 1)
+        return f"{self.items / elapsed_s:,.1f} edits/s, {self.tokens / elapsed_s:,.0f} tokens/s, {share:.1%} padding"
 
 
 class _Lines:

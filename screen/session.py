@@ -1,19 +1,26 @@
 """One `perturbscreen run`: configuration in, store and tables out."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from screen.config import ScreenConfig, parse_config, read_yaml
+from screen.config import ComputeConfig, ScreenConfig, parse_compute, parse_config, read_yaml
+from screen.decide import decide
 from screen.deg import Names, write_tables
+from screen.engine import PackedEngine
 from screen.errors import CellError, StoreError
+from screen.executor import Executor
 from screen.hits import hits, write_hits
 from screen.importers.perturbgen_yaml import from_upstream, is_upstream
-from screen.prepare import Prepared, prepare
+from screen.prepare import prepare
+from screen.prepared import Prepared
+from screen.reference import ReferenceEngine
 from screen.report import Console, describe_plan
-from screen.runner import ReferenceEngine, open_store
+from screen.runner import STORE, Engine, open_store, run_units
 from screen.store import ScreenStore
 
 STAMP = "tables.json"
@@ -30,7 +37,11 @@ class Result:
 
 
 def load_config(
-    path: Path, store_dtype: str | None = None, allow_missing: bool = False, encoder_heads: int | None = None
+    path: Path,
+    store_dtype: str | None = None,
+    allow_missing: bool = False,
+    encoder_heads: int | None = None,
+    compute: Mapping[str, object] | None = None,
 ) -> tuple[ScreenConfig, str]:
     """(configuration, its text) from our YAML or upstream's, with the command line's overrides. Raises ConfigError."""
     raw = read_yaml(path)
@@ -38,7 +49,12 @@ def load_config(
     output: dict[str, object] = {"store_dtype": store_dtype} if store_dtype else {}
     output |= {"allow_missing": True} if allow_missing else {}
     model = {} if encoder_heads is None else {"encoder_num_heads": encoder_heads}
-    changed = {"output": config.output.model_copy(update=output), "model": config.model.model_copy(update=model)}
+    given = {**config.compute.model_dump(), **{k: v for k, v in (compute or {}).items() if v is not None}}
+    changed = {
+        "output": config.output.model_copy(update=output),
+        "model": config.model.model_copy(update=model),
+        "compute": parse_compute(given, path),
+    }
     return config.model_copy(update=changed), path.read_text(encoding="utf-8")
 
 
@@ -52,7 +68,8 @@ def run(config: ScreenConfig, config_text: str, directory: Path, console: Consol
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"cannot make the directory {directory}: {error.strerror}; choose another --out") from error
-    store = open_store(screen, directory, config_text)
+    executor = decide(config.compute, screen, _decided(directory))
+    store = open_store(screen, directory, config_text, executor)
     if store.is_complete:
         console.say(
             f"{store.path} is complete: {screen.plan.n_items:,} items in {store.n_units} units; nothing is computed again"
@@ -63,10 +80,23 @@ def run(config: ScreenConfig, config_text: str, directory: Path, console: Consol
             console.say(f"continuing {store.path}: {done} of {store.n_units} units are done")
         n_left = screen.plan.n_items - min(done * screen.plan.unit_rows, screen.plan.n_items)
         with console.progress(n_left) as progress:
-            ReferenceEngine(screen).run(store, progress)
+            run_units(make_engine(config.compute, screen, executor), store, progress)
     table = write_all_tables(screen, store, directory, console)
     has_counts = screen.layout.expression_scale is not None
     return Result(directory, table, has_counts, tuple(reasons(screen, screen.unscreened())))
+
+
+def make_engine(compute: ComputeConfig, screen: Prepared, executor: Executor) -> Engine:
+    """The engine that a configuration asks for."""
+    return ReferenceEngine(screen, executor) if compute.engine == "reference" else PackedEngine(screen, executor)
+
+
+def _decided(directory: Path) -> dict[str, Any] | None:
+    """What the store in a directory was created with, None if there is none."""
+    if not ScreenStore.exists(directory / STORE):
+        return None
+    decided: dict[str, Any] = ScreenStore.open(directory / STORE).provenance["decided"]
+    return decided
 
 
 def write_all_tables(screen: Prepared, store: ScreenStore, directory: Path, console: Console) -> pl.DataFrame:
@@ -74,7 +104,7 @@ def write_all_tables(screen: Prepared, store: ScreenStore, directory: Path, cons
     digest, names = store.results_digest(), Names(store)
     if _stamp(directory) == {"results": digest, "files": _sizes(directory)}:
         return pl.read_parquet(directory / "hits.parquet")
-    coverage, min_cells = screen.plan.coverage, screen.config.output.min_cells
+    coverage, min_cells = screen.plan.coverage, screen.output.min_cells
     with console.status("differential expression"):
         summaries = write_tables(store, directory, coverage.stratum, screen.plan.stratum_C)
         table = hits(summaries, names, coverage, store.layout.pred_tps, min_cells)

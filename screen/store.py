@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from screen.effects import Effect
+from screen.arrays import create_block, create_control, write_cells, write_genes
 from screen.errors import StoreError
 from screen.genes import Vocabulary
-from screen.layout import Layout, create_block, create_control, write_cells, write_genes
+from screen.layout import Layout
 from screen.perturbations import Library
 from screen.plan import Plan
 from screen.tokens import TokenBank
@@ -176,35 +176,6 @@ class ScreenStore:
         """A text array as Python strings."""
         values: Any = self.array(name)[...]
         return np.array([str(v) for v in values], dtype=np.object_)
-
-
-def encode(effects: Iterable[Sequence[Effect | None]], layout: Layout, n_genes: int) -> dict[str, NDArray[Any]]:
-    """The columns of consecutive items, one Effect (or None: nothing predicted) per predicted time point of each item."""
-    rows = list(effects)
-    columns: dict[str, NDArray[Any]] = {}
-    for k, t in enumerate(layout.pred_tps):
-        found = [r[k] for r in rows]
-        columns[f"items/embedding_cosine_t{t}"] = np.array(
-            [e.embedding_cosine if e else 0.0 for e in found], dtype=np.float32
-        )
-        if layout.expression_scale is not None:
-            delta = _stack([e.delta_G if e else None for e in found], n_genes)
-            columns[f"delta/t{t}"] = (delta * np.float32(layout.delta_scale)).astype(layout.dtype)
-            columns[f"items/total_t{t}"] = np.array([e.total if e else 0.0 for e in found], dtype=np.float32)
-            columns[f"items/rms_delta_t{t}"] = np.array([e.rms_delta if e else 0.0 for e in found], dtype=np.float32)
-        if layout.keep_embeddings:
-            columns[f"embedding/t{t}"] = _stack([e.embedding_D if e else None for e in found], layout.width)
-        if layout.keep_gene_cosine:
-            columns[f"gene_cosine/t{t}"] = _stack([e.gene_cosine_G if e else None for e in found], n_genes)
-    return columns
-
-
-def _stack(vectors: Sequence[NDArray[np.float32] | None], width: int) -> NDArray[np.float32]:
-    out = np.zeros((len(vectors), width), dtype=np.float32)
-    for row, vector in enumerate(vectors):
-        if vector is not None:
-            out[row] = vector
-    return out
 
 
 def _jsonable(value: Any) -> Any:

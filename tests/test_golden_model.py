@@ -81,7 +81,7 @@ def test_single_cells_through_the_engine_equal_upstream(case: dict[str, Any], go
     perturbed, control = golden("perturbed"), golden("control")
     prefix, control_prefix = case["perturbed_key"], case["control_key"]
     p, n_cond = perturbation(case), 2 if case["condition_tokens"] else 0
-    table = vocabulary(case).column_of_token("tgt")
+    table, n_genes = torch.from_numpy(vocabulary(case).column_of_token("tgt")), len(vocabulary(case))
     found: dict[str, list[Any]] = {}
     for k, cell in enumerate(perturbed[f"{prefix}/kept_rows"]):
         edited, plain = rows.edited(int(cell), p), rows.control(int(cell))
@@ -91,12 +91,12 @@ def test_single_cells_through_the_engine_equal_upstream(case: dict[str, Any], go
         for t in case["pred_tps"]:
             found.setdefault(f"mean_t{t}", []).append(after.embedding_BD[t][0].numpy())
             found.setdefault(f"mu_t{t}", []).append(after.counts(t)[0].numpy())
-            found.setdefault(f"cos_mean_t{t}", []).append(cosine(before.embedding_BD[t][0], after.embedding_BD[t][0]))
+            found.setdefault(f"cos_mean_t{t}", []).append(cosine(before.embedding_BD[t], after.embedding_BD[t])[0])
             skipped = len(p.genes) if p.mode == "overexpress" and "tgt" in p.sites else 0
-            ids = plain.target_BL[t][0, n_cond:], edited.target_BL[t][0, n_cond:]
-            hidden = before.hidden_BLD[t][0, n_cond:], after.hidden_BLD[t][0, n_cond:]
-            cosines = gene_cosine(ids[0], hidden[0], ids[1], hidden[1], table, len(table) - 4, skipped)
-            found.setdefault(f"cos_gene_t{t}", []).append(cosines)
+            ids = plain.target_BL[t][:, n_cond:], edited.target_BL[t][:, n_cond:]
+            hidden = before.hidden_BLD[t][:, n_cond:], after.hidden_BLD[t][:, n_cond:]
+            cosines = gene_cosine(ids[0], hidden[0], ids[1], hidden[1], table, n_genes, torch.tensor([skipped]))
+            found.setdefault(f"cos_gene_t{t}", []).append(cosines[0])
     for name, values in found.items():
         assert scale_error(np.array(values), perturbed[f"{prefix}/{name}"]) <= TOLERANCE, name
 

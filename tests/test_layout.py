@@ -9,17 +9,17 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("errors",),
     ("genes", "perturbations", "config"),
-    ("tokens", "plan", "pack", "rows", "library", "effects", "models", "importers"),
-    ("control", "layout", "store"),
-    ("prepare", "export", "deg"),
-    ("runner", "hits", "enrich"),
+    ("tokens", "plan", "pack", "rows", "library", "effects", "layout", "columns", "models", "importers"),
+    ("executor", "lanes", "resident", "control", "decompose", "arrays", "store"),
+    ("prepared", "prepare", "synthetic", "decide", "export", "deg"),
+    ("engine", "reference", "runner", "hits", "enrich"),
     ("report",),
     ("cluster", "session"),
     ("cli",),
 )
 # library -> modules of `screen` that may import it
 HOMES = {
-    "zarr": {"store", "layout"},
+    "zarr": {"store", "arrays"},
     "anndata": {"importers", "export", "demo"},
     "h5py": {"importers", "demo"},
     "pandas": {"importers", "export", "demo"},
@@ -104,7 +104,7 @@ def test_no_file_is_called_utils_and_kernels_is_no_package() -> None:
 
 
 def test_planning_and_packing_know_nothing_of_torch_or_files() -> None:
-    for name in ("plan", "tokens", "perturbations"):
+    for name in ("plan", "pack", "tokens", "perturbations"):
         libraries = {m.split(".")[0] for m in imports(ROOT / "screen" / f"{name}.py")}
         assert not libraries & {"torch", "zarr", "pathlib", "os"}, name
 

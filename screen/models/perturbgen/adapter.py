@@ -10,10 +10,13 @@ from torch import Tensor
 
 from screen.errors import ConfigError
 from screen.genes import SPECIAL_IDS
-from screen.models.adapter import Readout, Schema
+from screen.models.adapter import PackedModel, Readout, Schema
+from screen.models.perturbgen.chains import Chain, chain_of
 from screen.models.perturbgen.checkpoint import fingerprint as weights_fingerprint
+from screen.models.perturbgen.cost import Cost
 from screen.models.perturbgen.count_head import CountOutput
 from screen.models.perturbgen.model import PerturbGen
+from screen.models.products import Arithmetic, with_products
 from screen.rows import Rows
 
 SizeFactor = Literal["observed", "predicted", "none"]
@@ -50,6 +53,16 @@ class PerturbGenAdapter:
             return Schema(sizes.n_genes, sizes.width, None)
         return Schema(sizes.n_genes, sizes.width, "model" if sizes.loss_mode == "mse" else "log1p_cp10k")
 
+    @property
+    def chains(self) -> dict[int, Chain]:
+        """Predicted time point -> what is decoded for it."""
+        return {t: chain_of(t, self.context_tps or self.pred_tps, self.context_mode) for t in self.pred_tps}
+
+    @property
+    def cost(self) -> Cost:
+        """Operations and bytes of packed batches."""
+        return Cost(self.model.sizes, self.chains)
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over weights and every setting that changes a number."""
@@ -63,22 +76,26 @@ class PerturbGenAdapter:
         )
         return hashlib.sha256((weights_fingerprint(self.model) + repr(settings)).encode()).hexdigest()
 
-    def flops(self, source_length: int, target_length: int) -> int:
-        """Two per multiply-add of every matrix product and attention of one item, for rows of these lengths."""
-        sizes, encoder = self.model.sizes, self.model.sizes.encoder
-        n_source, n_target, width = source_length, target_length, sizes.width
-        inner, encoder_inner = sizes.n_heads * sizes.head_width, encoder.n_heads * encoder.head_width
-        block = (
-            2 * n_source * width * (4 * encoder_inner + 2 * encoder.feed_forward_width)
-            + 4 * n_source**2 * encoder_inner
+    def packed(
+        self,
+        device: torch.device,
+        arithmetic: Arithmetic,
+        edits: frozenset[frozenset[int]],
+        keeps_hidden: bool,
+        pools_anew: bool,
+        fuse: bool | None = None,
+    ) -> PackedModel:
+        """The model made ready for batches on a device; the count head stays float32."""
+        from screen.models.perturbgen.packed import PackedPerturbGen
+
+        model = with_products(
+            self.model.to(device),
+            arithmetic.product(device),
+            arithmetic.attention(device),
+            fuse=device.type == "cuda" if fuse is None else fuse,
+            exact=("count_decoder",),
         )
-        n_others = len(set(self.context_tps)) if self.context_mode else 0
-        context = n_source + n_target * n_others
-        decoder = 2 * n_target * width * (6 * inner + 2 * width) + 4 * context * width * inner
-        decoder += 4 * n_target * (n_target + context) * inner
-        passes = len(self.pred_tps) * (1 + n_others)
-        head = 2 * width * (2 * width + 2 * sizes.n_genes) * len(self.pred_tps)
-        return block * (encoder.n_blocks if encoder.chained else 1) + decoder * sizes.n_blocks * passes + head
+        return PackedPerturbGen(self, model, edits, keeps_hidden, pools_anew)
 
     @torch.inference_mode()
     def predict(self, rows: Rows, keep_hidden: bool = False) -> Readout:
@@ -89,7 +106,7 @@ class PerturbGenAdapter:
         size_factor: dict[int, Tensor] = {}
         for t in self.pred_tps if self.schema.expression_scale is not None else ():
             output = self.model.count_decoder(embedding[t])
-            value[t], size_factor[t] = self._values(output), self._size_factor(output, rows.size_factor_B.get(t))
+            value[t], size_factor[t] = self.values(output), self.size_factors(output, rows.size_factor_B.get(t))
         return Readout(embedding, value, size_factor, hidden if keep_hidden else {})
 
     def _pool(self, hidden_BLD: Tensor, rows: Rows, time: int) -> Tensor:
@@ -98,14 +115,16 @@ class PerturbGenAdapter:
         excluded_BK = torch.cat([always_K.expand(len(per_item_BK), -1), per_item_BK], dim=1)
         return self.model.pool(hidden_BLD, rows.target_BL[time], excluded_BK)
 
-    def _values(self, output: CountOutput) -> Tensor:
+    def values(self, output: CountOutput) -> Tensor:
+        """(B, G) what the readout says, per unit of size factor."""
         if self.readout == "expected" and output.dropout_logit_BG is not None:
             return output.head_BG * torch.sigmoid(-output.dropout_logit_BG)
         return output.head_BG
 
-    def _size_factor(self, output: CountOutput, observed_B: Tensor | None) -> Tensor:
+    def size_factors(self, output: CountOutput, observed_B: Tensor | None) -> Tensor:
+        """(B,) what `values` are multiplied by to give expected counts."""
         if self.size_factor == "none" or self.model.sizes.loss_mode == "mse":
-            return torch.ones(len(output.head_BG))
+            return output.head_BG.new_ones(len(output.head_BG))
         if self.size_factor == "predicted" and output.size_factor_B1 is not None:
             return output.size_factor_B1[:, 0]
         if observed_B is None:

@@ -1,11 +1,13 @@
 """The two source encoders of PerturbGen: `scmaskgit` and `Transformer_encoder`."""
 
 import math
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from screen.models.perturbgen.layers import LAYER_NORM_EPS, EncoderBlock, PositionEncoding, PositionMode, attend
+from screen.models.attention import attend
+from screen.models.perturbgen.layers import LAYER_NORM_EPS, EncoderBlock, PositionEncoding, PositionMode
 from screen.models.perturbgen.sizes import EncoderSizes
 
 
@@ -49,12 +51,16 @@ class TorchSelfAttention(nn.Module):
         self.in_proj_weight = torch_attention.in_proj_weight
         self.in_proj_bias = torch_attention.in_proj_bias
         self.out_proj = nn.Linear(width, width)
+        # what a faster engine may put in their place
+        self.attend = attend
+        self.to_qkv: nn.Module | None = None
 
     def forward(self, x_BLD: Tensor, keep_BL: Tensor | None) -> Tensor:
-        packed = F.linear(x_BLD, self.in_proj_weight, self.in_proj_bias)
+        project = self.to_qkv or partial(F.linear, weight=self.in_proj_weight, bias=self.in_proj_bias)
+        packed = project(x_BLD)
         packed = packed.view(*x_BLD.shape[:2], 3, self.n_heads, -1)
         query, key, value = packed.permute(2, 0, 3, 1, 4)
-        out: Tensor = self.out_proj(attend(query, key, value, keep_BL).transpose(1, 2).flatten(2))
+        out: Tensor = self.out_proj(self.attend(query, key, value, keep_BL).transpose(1, 2).flatten(2))
         return out
 
 

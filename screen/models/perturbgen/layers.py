@@ -5,26 +5,34 @@ Axes: B rows, L query tokens, K key tokens, H heads, D width, A width of one hea
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
+from screen_kernels import add_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from screen.models.attention import attend
 
 PositionMode = Literal["time_pos_sin", "comb_sin", "sin_learnt", "time_pos_learnt"]
 LAYER_NORM_EPS = 1e-5
 
 
-def attend(query_BHLA: Tensor, key_BHKA: Tensor, value_BHKA: Tensor, keep_BK: Tensor | None) -> Tensor:
-    """Softmax attention over the kept keys; a row that keeps no key gives exactly 0.
+class AddNorm(nn.Module):
+    """LayerNorm of a residual sum, in one pass over memory on a GPU."""
 
-    keep_BK is boolean, None keeps every key. Scores are scaled by 1/sqrt(A). Returns (B, H, L, A).
-    """
-    if keep_BK is None:
-        return F.scaled_dot_product_attention(query_BHLA, key_BHKA, value_BHKA)
-    mask = keep_BK[:, None, None, :]
-    out = F.scaled_dot_product_attention(query_BHLA, key_BHKA, value_BHKA, attn_mask=mask)
-    return torch.where(mask.any(-1, keepdim=True), out, torch.zeros_like(out))
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor, update: Tensor) -> Tensor:
+        """norm(x + update); x may have batch size 1 where every row of the update has the same residual."""
+        return add_norm(x.expand_as(update), update, self.weight, self.bias, LAYER_NORM_EPS)
+
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values of a context, each (B, H, K, A)."""
 
 
 class Attention(nn.Module):
@@ -38,20 +46,40 @@ class Attention(nn.Module):
         self.to_k = nn.Linear(width, inner, bias=False)
         self.to_v = nn.Linear(width, inner, bias=False)
         self.to_out = nn.Sequential(nn.Linear(inner, width))
+        # what a faster engine may put in their place
+        self.attend = attend
+        self.to_qkv: nn.Module | None = None
+        self.to_kv: nn.Module | None = None
 
     def _heads(self, x_BLI: Tensor) -> Tensor:
         return x_BLI.view(*x_BLI.shape[:2], self.n_heads, -1).transpose(1, 2)
 
-    def forward(self, x_BLD: Tensor, context_BKD: Tensor, keep_BK: Tensor | None) -> Tensor:
-        """Attend from x to context (the same tensor for self-attention). Returns (B, L, D)."""
-        query, key, value = (
-            self._heads(self.to_q(x_BLD)),
-            self._heads(self.to_k(context_BKD)),
-            self._heads(self.to_v(context_BKD)),
-        )
-        mixed_BLI = attend(query, key, value, keep_BK).transpose(1, 2).flatten(2)
-        out: Tensor = self.to_out(mixed_BLI)
+    def queries(self, x_BLD: Tensor) -> Tensor:
+        """(B, H, L, A)."""
+        return self._heads(self.to_q(x_BLD))
+
+    def keys_values(self, context_BKD: Tensor) -> KeysValues:
+        """Keys and values of a context, which need no knowledge of what will ask for them."""
+        if self.to_kv is not None:
+            key, value = self.to_kv(context_BKD).chunk(2, dim=-1)
+            return self._heads(key), self._heads(value)
+        return self._heads(self.to_k(context_BKD)), self._heads(self.to_v(context_BKD))
+
+    def mix(self, query_BHLA: Tensor, context: KeysValues, keep_BK: Tensor | None) -> Tensor:
+        """What the queries get from a context, (B, L, D)."""
+        out: Tensor = self.to_out(self.attend(query_BHLA, *context, keep_BK).transpose(1, 2).flatten(2))
         return out
+
+    def itself(self, x_BLD: Tensor, keep_BL: Tensor | None) -> Tensor:
+        """Self-attention, (B, L, D)."""
+        if self.to_qkv is None:
+            return self.forward(x_BLD, x_BLD, keep_BL)
+        query, key, value = (self._heads(x) for x in self.to_qkv(x_BLD).chunk(3, dim=-1))
+        return self.mix(query, (key, value), keep_BL)
+
+    def forward(self, x_BLD: Tensor, context_BKD: Tensor, keep_BK: Tensor | None) -> Tensor:
+        """Attend from x to context. Returns (B, L, D)."""
+        return self.mix(self.queries(x_BLD), self.keys_values(context_BKD), keep_BK)
 
 
 class FeedForward(nn.Module):
@@ -61,9 +89,11 @@ class FeedForward(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(width, width)
         self.fc2 = nn.Linear(width, width)
+        # what a faster engine may put in its place
+        self.activation: Callable[[Tensor], Tensor] = F.gelu
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        out: Tensor = self.fc2(self.activation(self.fc1(x)))
         return out
 
 
@@ -73,13 +103,13 @@ class EncoderBlock(nn.Module):
     def __init__(self, width: int, n_heads: int, head_width: int) -> None:
         super().__init__()
         self.self_attn = Attention(width, n_heads, head_width)
-        self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.norm1 = AddNorm(width)
         self.feed_forward = FeedForward(width)
-        self.norm3 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.norm3 = AddNorm(width)
 
     def forward(self, x_BLD: Tensor, keep_BL: Tensor | None) -> Tensor:
-        x_BLD = self.norm1(x_BLD + self.self_attn(x_BLD, x_BLD, keep_BL))
-        out: Tensor = self.norm3(x_BLD + self.feed_forward(x_BLD))
+        x_BLD = self.norm1(x_BLD, self.self_attn.itself(x_BLD, keep_BL))
+        out: Tensor = self.norm3(x_BLD, self.feed_forward(x_BLD))
         return out
 
 
@@ -89,19 +119,29 @@ class DecoderBlock(nn.Module):
     def __init__(self, width: int, n_heads: int, head_width: int) -> None:
         super().__init__()
         self.self_attn = Attention(width, n_heads, head_width)
-        self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.norm1 = AddNorm(width)
         self.cross_attn = Attention(width, n_heads, head_width)
-        self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.norm2 = AddNorm(width)
         self.feed_forward = FeedForward(width)
-        self.norm3 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.norm3 = AddNorm(width)
+
+    def attend_itself(self, x_BLD: Tensor, keep_BL: Tensor | None) -> Tensor:
+        """The first third of the block: it depends on the target row alone, not on the context."""
+        out: Tensor = self.norm1(x_BLD, self.self_attn.itself(x_BLD, keep_BL))
+        return out
+
+    def attend_context(self, x_BLD: Tensor, context: KeysValues, context_keep_BK: Tensor | None) -> Tensor:
+        """The rest of the block: cross-attention and feed-forward. x or the context may have batch size 1."""
+        mixed = self.cross_attn.mix(self.cross_attn.queries(x_BLD), context, context_keep_BK)
+        x_BLD = self.norm2(x_BLD, mixed)
+        out: Tensor = self.norm3(x_BLD, self.feed_forward(x_BLD))
+        return out
 
     def forward(
         self, x_BLD: Tensor, keep_BL: Tensor | None, context_BKD: Tensor, context_keep_BK: Tensor | None
     ) -> Tensor:
-        x_BLD = self.norm1(x_BLD + self.self_attn(x_BLD, x_BLD, keep_BL))
-        x_BLD = self.norm2(x_BLD + self.cross_attn(x_BLD, context_BKD, context_keep_BK))
-        out: Tensor = self.norm3(x_BLD + self.feed_forward(x_BLD))
-        return out
+        x_BLD = self.attend_itself(x_BLD, keep_BL)
+        return self.attend_context(x_BLD, self.cross_attn.keys_values(context_BKD), context_keep_BK)
 
 
 def sinusoids(n_positions: int, width: int) -> Tensor:

@@ -57,10 +57,15 @@ class PerturbGen(nn.Module):
         out: Tensor = self.encoder_layers(src_BL, keys_kept(src_BL))
         return out
 
+    def embed(self, ids_BL: Tensor, time: int) -> Tensor:
+        """What the decoder's first block reads (B, L, D) at target time point `time` (1..T)."""
+        row = time + 1 if self.sizes.encoder.kind == "scmaskgit" else time
+        out: Tensor = self.token_embedding(ids_BL) + self.pos_embedding(row, ids_BL.shape[1])
+        return out
+
     def decode(self, ids_BL: Tensor, time: int, context_BKD: Tensor, context_keep_BK: Tensor | None) -> Tensor:
         """Last decoder layer (B, L, D) for target time point `time` (1..T), conditions included in `ids_BL`."""
-        row = time + 1 if self.sizes.encoder.kind == "scmaskgit" else time
-        x_BLD: Tensor = self.token_embedding(ids_BL) + self.pos_embedding(row, ids_BL.shape[1])
+        x_BLD = self.embed(ids_BL, time)
         keep_BL = keys_kept(ids_BL)
         for block in self.decoder_block:
             x_BLD = block(x_BLD, keep_BL, context_BKD, context_keep_BK)

@@ -1,0 +1,48 @@
+"""decide: which executor runs a screen. What a store was created with wins over what would be chosen now."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from screen.config import ComputeConfig
+from screen.errors import ConfigError
+from screen.executor import Executor, default_batch_tokens, fastest_on_cpu, find_device
+from screen.models.products import CpuBackend, has_onednn_products
+from screen.prepared import Prepared
+
+
+def decide(compute: ComputeConfig, screen: Prepared, decided: Mapping[str, Any] | None = None) -> Executor:
+    """The executor of a configuration; `decided` is what an existing store was created with. Raises ConfigError."""
+    if compute.engine == "reference":
+        return Executor(torch.device("cpu"), n_lanes=compute.lanes)
+    device = find_device(compute.device)
+    if decided is not None:
+        for name in ("precision", "batch_tokens"):
+            asked = getattr(compute, name)
+            if asked not in (None, "auto", decided[name]):
+                raise ConfigError(
+                    f"compute.{name} is {asked}, but the output directory was created with {decided[name]}; "
+                    "remove the setting, or choose another --out"
+                )
+        return Executor(device, **decided, n_lanes=compute.lanes)
+    precision = compute.precision
+    if precision == "auto":
+        precision = "float32" if device.type == "cpu" else "fp16x2"
+    batch_tokens = compute.batch_tokens or default_batch_tokens(device)
+    products, attention_from = _on_cpu(compute, screen) if device.type == "cpu" else ("torch", None)
+    return Executor(device, precision, products, attention_from, batch_tokens, compute.lanes)
+
+
+def _on_cpu(compute: ComputeConfig, screen: Prepared) -> tuple[CpuBackend, int | None]:
+    if compute.cpu_products == "torch":
+        return "torch", None
+    if compute.cpu_products == "onednn" and not has_onednn_products():
+        raise ConfigError(
+            f"compute.cpu_products is onednn, but torch {torch.__version__} has none here; use auto or torch"
+        )
+    sizes = screen.adapter.model.sizes
+    products, attention_from = fastest_on_cpu(sizes.width, sizes.n_heads, sizes.head_width, screen.window.max_len)
+    if compute.cpu_products == "onednn":
+        return "onednn", attention_from
+    return products, attention_from

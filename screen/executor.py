@@ -1,0 +1,143 @@
+"""Executor: where and how units are computed. Part of it is frozen when a store is created, the rest may differ."""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from screen.errors import ConfigError
+from screen.models.attention import attend, attend_by_products
+from screen.models.products import Arithmetic, CpuBackend, OneDnnProduct, Precision, has_onednn_products
+
+CPU_BATCH_TOKENS = 4096
+GPU_BATCH_TOKENS = 65_536
+MUCH_FASTER = 1.15
+"""oneDNN is taken only where it is clearly faster, so that luck in timing does not decide between equals."""
+TRIED = (128, 192, 256, 384, 512)
+"""Lengths at which attention is timed."""
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Device, precision of the model's products, what multiplies and attends on a CPU, tokens per batch, lanes (None: all)."""
+
+    device: torch.device
+    precision: Precision = "float32"
+    cpu_products: CpuBackend = "torch"
+    onednn_attention_from: int | None = None
+    batch_tokens: int = CPU_BATCH_TOKENS
+    n_lanes: int | None = None
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """What of this concerns the model."""
+        return Arithmetic(self.precision, self.cpu_products, self.onednn_attention_from)
+
+    def smaller(self) -> "Executor":
+        """One rung down after running out of memory. Raises MemoryError at the last one."""
+        if self.batch_tokens <= 1:
+            raise MemoryError("a single item does not fit into memory")
+        return replace(self, batch_tokens=self.batch_tokens // 2)
+
+    def decided(self) -> dict[str, Any]:
+        """What is chosen once, when a store is created, so that every unit rounds alike."""
+        names = ("precision", "cpu_products", "onednn_attention_from", "batch_tokens")
+        return {name: getattr(self, name) for name in names}
+
+    def record(self) -> dict[str, Any]:
+        """What a unit's marker says of who computed it; units of one screen may differ here."""
+        return {
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
+            "precision": self.precision,
+            **(
+                {"cpu_products": self.cpu_products, "onednn_attention_from": self.onednn_attention_from}
+                if self.device.type == "cpu"
+                else {}
+            ),
+            "batch_tokens": self.batch_tokens,
+            "torch": torch.__version__,
+            "threads_per_lane": 1,
+            "perturbscreen": own_version(),
+            "machine": platform.machine(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+
+def own_version() -> str:
+    """The installed version, or what a bare checkout says."""
+    try:
+        return version("perturbscreen")
+    except PackageNotFoundError:
+        import screen
+
+        return screen.__version__
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name; `auto` is the first GPU if there is one. Raises ConfigError."""
+    if name == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f'device is "{name}"; allowed: auto, cpu, cuda, cuda:0, cuda:1, ...') from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f'device is "{name}"; allowed: auto, cpu, cuda, cuda:0, cuda:1, ...')
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f'device is "{name}", but torch {torch.__version__} sees {torch.cuda.device_count()} GPU(s) here; use cpu or auto'
+        )
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+def default_batch_tokens(device: torch.device) -> int:
+    """Tokens per batch in its widest state."""
+    return CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
+
+
+def fastest_on_cpu(width: int, n_heads: int, head_width: int, longest: int) -> tuple[CpuBackend, int | None]:
+    """(what multiplies, from how many keys on attention is made of oneDNN products), by timing both for a moment.
+
+    Products of 1,024 rows by width x width; attention over TRIED lengths up to `longest`, one torch thread.
+    """
+    if not has_onednn_products():
+        return "torch", None
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            products: CpuBackend = "onednn" if _product_ratio(width) >= MUCH_FASTER else "torch"
+            faster = [n for n in TRIED if n <= longest and _attention_ratio(n_heads, head_width, n) >= MUCH_FASTER]
+    finally:
+        torch.set_num_threads(n_threads)
+    return products, min(faster, default=None)
+
+
+def _product_ratio(width: int) -> float:
+    linear = torch.nn.Linear(width, width)
+    fast, x = OneDnnProduct(linear), torch.ones(1024, width)
+    return _ratio(lambda: F.linear(x, linear.weight, linear.bias), lambda: fast(x))
+
+
+def _attention_ratio(n_heads: int, head_width: int, length: int) -> float:
+    head = torch.ones(2, n_heads, length, head_width)
+    return _ratio(lambda: attend(head, head, head, None), lambda: attend_by_products(head, head, head, None))
+
+
+def _ratio(slow: Callable[[], object], fast: Callable[[], object], n_rounds: int = 7) -> float:
+    """Median time of `slow` over median time of `fast`, run in turn."""
+    seconds: dict[Callable[[], object], list[float]] = {slow: [], fast: []}
+    slow(), fast()
+    for _ in range(n_rounds):
+        for f, taken in seconds.items():
+            start = time.perf_counter()
+            f()
+            taken.append(time.perf_counter() - start)
+    return round(statistics.median(seconds[slow]) / statistics.median(seconds[fast]), 3)

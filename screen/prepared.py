@@ -1,0 +1,90 @@
+"""Prepared: a screen whose files are read and checked, ready to run."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from screen.config import OutputConfig
+from screen.executor import Executor
+from screen.genes import Vocabulary
+from screen.layout import Layout
+from screen.models.adapter import PackedModel
+from screen.models.perturbgen.adapter import PerturbGenAdapter
+from screen.models.products import Precision
+from screen.pack import RowLengths
+from screen.perturbations import Library
+from screen.plan import Plan, Window, edited_states
+from screen.rows import RowBuilder
+from screen.tokens import TokenBank
+
+NUMERICS_VERSION = 2
+"""Changes when the same inputs give other numbers beyond rounding; part of a screen's identity."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a run needs. `notes` are sentences for the user."""
+
+    output: OutputConfig
+    vocabulary: Vocabulary
+    bank: TokenBank
+    library: Library
+    plan: Plan
+    window: Window
+    adapter: PerturbGenAdapter
+    rows: RowBuilder
+    layout: Layout
+    notes: tuple[str, ...] = ()
+
+    @property
+    def condition_ids(self) -> tuple[int, ...]:
+        """Ids of condition tokens, which pooling leaves out."""
+        return self.adapter.condition_ids
+
+    @cached_property
+    def lengths(self) -> RowLengths:
+        """Lengths of edited rows, for packing."""
+        window = self.window
+        times = sorted({*window.pred_tps, *window.context_tps})
+        return RowLengths(self.bank, self.vocabulary, window, self.library, times, exclude_src=self.rows.exclude_src)
+
+    @cached_property
+    def edits(self) -> frozenset[frozenset[int]]:
+        """The different sets of states that perturbations edit."""
+        return frozenset(frozenset(edited_states(p)) for p in self.library.perturbations)
+
+    def packed(self, executor: Executor) -> PackedModel:
+        """The model made ready for batches."""
+        return self.adapter.packed(
+            executor.device, executor.arithmetic, self.edits, self.layout.keep_gene_cosine, self.window.pool_everywhere
+        )
+
+    def identity(self, precision: Precision) -> dict[str, Any]:
+        """What must agree for a run to continue another: fingerprints of all that changes results."""
+        return {
+            "model": self.adapter.fingerprint,
+            "vocabulary": self.vocabulary.fingerprint,
+            "cells": self.bank.fingerprint(),
+            "library": self.library.fingerprint(self.vocabulary),
+            "plan": self.plan.fingerprint(),
+            "conditions": self._conditions(),
+            "layout": self.layout.__dict__,
+            "upstream_pooling": self.window.pool_everywhere,
+            "exclude_src": self.rows.exclude_src,
+            "precision": precision,
+            "numerics_version": NUMERICS_VERSION,
+        }
+
+    def _conditions(self) -> str:
+        digest = hashlib.sha256()
+        for t, id_CN in sorted(self.rows.condition_CN.items()):
+            digest.update(f"{t}{id_CN.shape}".encode() + id_CN.tobytes())
+        return digest.hexdigest()
+
+    def unscreened(self) -> list[int]:
+        """Perturbations the user named that have no item."""
+        n_items = np.bincount(self.plan.perturbation_I, minlength=len(self.library))
+        return [int(i) for i in np.flatnonzero(n_items == 0) if self.library.must_screen[i]]
