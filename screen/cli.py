@@ -1,14 +1,16 @@
 """The command `perturbscreen`: parse, call one function, print."""
 
 import argparse
+import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from screen.errors import ScreenError
-from screen.report import Console, describe_plan, describe_result
+from screen.report import Console, describe_forecast, describe_plan, describe_result
 
 EXIT_CODES = """exit codes:
   0  everything asked for was screened
@@ -48,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"perturbscreen {version('perturbscreen')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run a screen, or continue one")
-    plan = commands.add_parser("plan", help="say what a screen would do, without running it")
+    plan = commands.add_parser("plan", help="say what a screen would do and cost, without running it")
     for sub in (run, plan):
         sub.add_argument(
             "config",
@@ -75,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="DIR", help="output directory (default: output.directory, or runs/<name of CONFIG>)"
     )
     run.set_defaults(command=_run)
+    plan.add_argument("--json", action="store_true", help="print the prediction as JSON, for machines")
     plan.set_defaults(command=_plan)
     export = commands.add_parser("export", help="write predictions as h5ad in upstream's layout")
     export.add_argument("directory", type=Path, metavar="DIR", help="a directory that `run` wrote")
@@ -83,9 +86,38 @@ def _parser() -> argparse.ArgumentParser:
         "--perturbation", metavar="ID", help="one perturbation, e.g. src:mask:ENSG00000125538 (default: all)"
     )
     export.set_defaults(command=_export)
-    for sub in (run, plan, export):
+    bench = _add_bench(commands)
+    for sub in (run, plan, export, bench):
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+SIZE_OPTIONS = {
+    "width": "width", "heads": "n_heads", "head-width": "head_width", "encoder-head-width": "encoder_head_width",
+    "blocks": "n_blocks", "max-len": "max_len", "model-genes": "n_genes", "times": "n_times",
+}  # fmt: skip
+"""Option of `bench` -> field of SyntheticSizes."""
+
+
+def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
+    bench = commands.add_parser("bench", help="measure this machine on synthetic cells and a random model")
+    bench.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    precisions, modes = ["float32", "fp16x2", "tf32", "bf16"], ["mask", "pad", "delete", "overexpress"]
+    bench.add_argument("--precision", choices=precisions, default="float32", help="(default: float32)")
+    bench.add_argument("--modes", nargs="+", choices=modes, default=modes[:1], help="(default: mask)")
+    bench.add_argument("--site", choices=["src", "tgt"], default="src", help="(default: src)")
+    bench.add_argument(
+        "--edit-times", nargs="+", type=_positive, default=[], metavar="T", help="edited by site tgt (default: all)"
+    )
+    bench.add_argument("--size", choices=["published", "small"], default="published", help="(default: published)")
+    for name in SIZE_OPTIONS:
+        bench.add_argument(f"--{name}", type=_positive, metavar="N", help="in place of what --size says")
+    for name in ("cells", "genes", "batch-tokens"):
+        bench.add_argument(f"--{name}", type=_positive, metavar="N", help="(default: chosen for this machine)")
+    bench.add_argument("--seconds", type=_positive, default=30, metavar="S", help="to measure, about (default: 30)")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="also write everything into a file")
+    bench.set_defaults(command=_bench)
+    return bench
 
 
 def _positive(text: str) -> int:
@@ -116,11 +148,18 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _plan(arguments: argparse.Namespace, console: Console) -> int:
+    from screen.decide import decide
+    from screen.preflight import forecast
     from screen.prepare import prepare
 
     config, _ = _config(arguments)
     screen = prepare(config)
-    describe_plan(screen, console)
+    found = forecast(screen, decide(config.compute, screen))
+    if arguments.json:
+        console.say(json.dumps(found.json(), indent=2))
+    else:
+        describe_plan(screen, console)
+        describe_forecast(found, console)
     return 2 if screen.unscreened() and not config.output.allow_missing else 0
 
 
@@ -129,6 +168,29 @@ def _export(arguments: argparse.Namespace, console: Console) -> int:
 
     shape = write_h5ad(arguments.directory, arguments.h5ad, arguments.perturbation)
     console.say(f"{arguments.h5ad}: {shape[0]} rows x {shape[1]} genes")
+    return 0
+
+
+def _bench(arguments: argparse.Namespace, console: Console) -> int:
+    from screen.bench import SIZES, Wanted, describe, measure
+
+    given = {field: getattr(arguments, name.replace("-", "_")) for name, field in SIZE_OPTIONS.items()}
+    wanted = Wanted(
+        replace(SIZES[arguments.size], **{field: n for field, n in given.items() if n is not None}),
+        arguments.device,
+        arguments.precision,
+        tuple(arguments.modes),
+        arguments.site,
+        tuple(arguments.edit_times),
+        arguments.cells,
+        arguments.genes,
+        arguments.batch_tokens,
+        arguments.seconds,
+    )
+    measured = measure(wanted)
+    describe(wanted, measured, console)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps({"wanted": asdict(wanted), **asdict(measured)}, indent=2) + "\n")
     return 0
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,18 @@ class _Begun:
     batches: list[Future[None]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def wait(self) -> None:
+        """Returns when every batch is done. Raises what went wrong with the first that failed."""
+        for done in self.batches:
+            done.result()
+
+    def drop(self) -> None:
+        """Waits for what still runs, and forgets it: an error would keep the tensors of its batch alive."""
+        for done in self.batches:
+            if not done.cancel():
+                done.exception()
+        self.batches.clear()
+
     def write(self, item_B: NDArray[np.int64], values: Columns) -> None:
         """The rows of some items; batches of one unit write different rows."""
         n_rows = self.rows.stop - self.rows.start
@@ -95,44 +108,44 @@ class PackedEngine:
 
     def _begin(self, number: int, lanes: Lanes, progress: Progress) -> _Begun:
         """Packs a unit and hands its batches to the lanes, the controls of its cells first."""
-        unit = _Begun(number, self.plan.unit(number), self.executor.batch_tokens)
-        try:
-            for block, batches in pack_unit(self.screen.lengths, self.plan, number, unit.batch_tokens):
-                control = self._control_of(block, unit, lanes)
-                unit.batches += [lanes.submit(self._batch, b, control, unit, progress) for b in batches]
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            self._step_down(unit)
-            return self._begin(number, lanes, progress)
+        while True:
+            unit = _Begun(number, self.plan.unit(number), self.executor.batch_tokens)
+            if self._fits(unit, partial(self._hand_out, unit, lanes, progress)):
+                return unit
+
+    def _hand_out(self, unit: _Begun, lanes: Lanes, progress: Progress) -> None:
+        for block, batches in pack_unit(self.screen.lengths, self.plan, unit.number, unit.batch_tokens):
+            control = self._control_of(block, unit, lanes)
+            unit.batches += [lanes.submit(self._batch, b, control, unit, progress) for b in batches]
         rank, length = self.screen.lengths.rank(self.plan.cell_I[unit.rows], self.plan.perturbation_I[unit.rows])
-        with unit.lock:
-            unit.columns |= {"items/rank": rank.astype(np.int16), "items/length": length.astype(np.int16)}
-        return unit
+        unit.write(
+            np.arange(unit.rows.start, unit.rows.stop),
+            {"items/rank": rank.astype(np.int16), "items/length": length.astype(np.int16)},
+        )
 
     def _finish(self, unit: _Begun, lanes: Lanes) -> Unit:
         """Waits for a unit; one that ran out of memory is computed once more from its start, one rung down."""
-        try:
-            for done in unit.batches:
-                done.result()
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            self._step_down(unit)
-            return self._finish(self._begin(unit.number, lanes, _no_progress), lanes)
+        while not self._fits(unit, unit.wait):
+            unit = self._begin(unit.number, lanes, _no_progress)
         record = {**replace(self.executor, batch_tokens=unit.batch_tokens).record(), "engine": self.name}
         return Unit(unit.number, unit.rows, unit.columns, unit.controls, record)
 
-    def _step_down(self, unit: _Begun) -> None:
-        """Waits for what is left of a unit that ran out of memory; this and later units use smaller batches."""
-        for done in unit.batches:
-            if not done.cancel():
-                done.exception()
+    def _fits(self, unit: _Begun, work: Callable[[], None]) -> bool:
+        """Does the work; False where memory ran out: nothing of the attempt is kept, later batches are smaller."""
+        try:
+            work()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            return True
+        unit.drop()
         self._control = None
         if self.executor.batch_tokens >= unit.batch_tokens:
             self.executor = replace(self.executor, batch_tokens=unit.batch_tokens).smaller()
         if self.executor.device.type == "cuda":
             torch.cuda.empty_cache()
+        return False
 
     def _control_of(self, block: int, unit: _Begun, lanes: Lanes) -> Control:
         """The controls of a block of cells: those of the block before are dropped, new ones go into the unit."""

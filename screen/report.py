@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from screen.preflight import Forecast
     from screen.prepared import Prepared
 
 N_TOP = 10
@@ -144,6 +145,31 @@ def describe_plan(screen: Prepared, console: Console) -> None:
     )
     for note in screen.notes:
         console.note(note)
+
+
+def describe_forecast(f: Forecast, console: Console) -> None:
+    """Batches, work, memory, disk and time, as `plan` predicts them."""
+    counted = "" if f.n_sampled == f.n_units else f" (counted on {f.n_sampled} of {f.n_units:,} units)"
+    console.say(
+        f"  {f.n_batches:,} batches of up to {f.executor['batch_tokens']:,} tokens, {f.padded_share:.2%} padding, "
+        f"{f.flops / 1e12:,.1f} TFLOP{counted}"
+    )
+    device = f", {f.device_bytes / 2**30:,.1f} GB on {f.executor['device']}" if f.device_bytes else ""
+    console.say(
+        f"  about {f.host_bytes / 2**30:,.1f} GB of memory{device}; {f.disk_bytes / 1e9:,.2f} GB on disk in about {f.n_files:,} files"
+    )
+    console.say(
+        f"  about {_duration(f.seconds)} on this machine ({f.executor['device']}, {f.executor['precision']}), "
+        f"timed on a few items: {f.flops_per_s / 1e9:,.0f} GFLOP/s, {f.n_items / max(f.seconds, 1e-9):,.1f} edits/s"
+    )
+
+
+def _duration(seconds: float) -> str:
+    """'40 s', '12 min', '3.5 h' or '9 days'."""
+    for unit, size, most in (("s", 1, 90), ("min", 60, 5400), ("h", 3600, 48 * 3600)):
+        if seconds < most:
+            return f"{seconds / size:.{1 if unit == 'h' else 0}f} {unit}"
+    return f"{seconds / 86400:,.0f} days"
 
 
 def describe_result(

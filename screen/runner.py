@@ -4,7 +4,7 @@ import json
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -74,7 +74,9 @@ class _Writer:
             raise self._error
 
 
-def open_store(screen: Prepared, directory: Path, config_text: str, executor: Executor) -> ScreenStore:
+def open_store(
+    screen: Prepared, directory: Path, config_text: str, executor: Executor, pilot: Mapping[str, object] | None = None
+) -> ScreenStore:
     """The store of this screen in `directory`: continued if it is the same screen, created if there is none.
 
     Raises StoreError saying what differs if another screen is there.
@@ -100,6 +102,7 @@ def open_store(screen: Prepared, directory: Path, config_text: str, executor: Ex
         "identity": identity,
         "config": config_text,
         "decided": executor.decided(),
+        "pilot": pilot,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "perturbscreen": own_version(),
         "notes": list(screen.notes),

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from screen.errors import CellError, StoreError
 from screen.executor import Executor
 from screen.hits import hits, write_hits
 from screen.importers.perturbgen_yaml import from_upstream, is_upstream
+from screen.pilot import pilot, require_agreement
 from screen.prepare import prepare
 from screen.prepared import Prepared
 from screen.reference import ReferenceEngine
@@ -68,8 +69,8 @@ def run(config: ScreenConfig, config_text: str, directory: Path, console: Consol
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"cannot make the directory {directory}: {error.strerror}; choose another --out") from error
-    executor = decide(config.compute, screen, _decided(directory))
-    store = open_store(screen, directory, config_text, executor)
+    executor, piloted = _executor(config, screen, directory, console)
+    store = open_store(screen, directory, config_text, executor, piloted)
     if store.is_complete:
         console.say(
             f"{store.path} is complete: {screen.plan.n_items:,} items in {store.n_units} units; nothing is computed again"
@@ -89,6 +90,22 @@ def run(config: ScreenConfig, config_text: str, directory: Path, console: Consol
 def make_engine(compute: ComputeConfig, screen: Prepared, executor: Executor) -> Engine:
     """The engine that a configuration asks for."""
     return ReferenceEngine(screen, executor) if compute.engine == "reference" else PackedEngine(screen, executor)
+
+
+def _executor(
+    config: ScreenConfig, screen: Prepared, directory: Path, console: Console
+) -> tuple[Executor, dict[str, object] | None]:
+    """(who computes, the pilot's figures where another precision than float32 was tried). Raises ConfigError."""
+    decided = _decided(directory)
+    executor = decide(config.compute, screen, decided)
+    if executor.precision == "float32" or decided is not None:
+        return executor, None
+    with console.status(f"pilot: {executor.precision} against float32 on a sample"):
+        found = pilot(screen, executor)
+    if config.compute.precision != "auto":
+        require_agreement(found)
+    console.note(str(found) + ("" if found.is_close else "; float32 is used"))
+    return (executor if found.is_close else replace(executor, precision="float32")), found.figures()
 
 
 def _decided(directory: Path) -> dict[str, Any] | None:

@@ -1,0 +1,127 @@
+"""Pilot: whether a faster precision says the same as float32, on this model and these cells."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from screen.engine import PackedEngine, Unit
+from screen.errors import ConfigError
+from screen.executor import Executor
+from screen.prepared import Prepared
+from screen.sample import sample
+
+N_CELLS, ITEMS_PER_CELL, TOP = 8, 12, 10
+LIMITS: Mapping[str, float] = {
+    "median_error": 0.01,
+    "p90_error": 0.05,
+    "rank_correlation": 0.99,
+    "top_overlap": 0.9,
+}
+"""Errors at most, agreements at least."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A precision against float32 on a sample of items.
+
+    median_error, p90_error  rms error of an item's change over its rms, quantiles over items
+    rank_correlation         Spearman, over items, of the rms change
+    top_overlap              share of the TOP strongest items that are the same
+    """
+
+    precision: str
+    n_items: int
+    median_error: float
+    p90_error: float
+    rank_correlation: float
+    top_overlap: float
+
+    @property
+    def is_close(self) -> bool:
+        """Whether every figure is within LIMITS."""
+        errors = self.median_error <= LIMITS["median_error"] and self.p90_error <= LIMITS["p90_error"]
+        return (
+            errors and self.rank_correlation >= LIMITS["rank_correlation"] and self.top_overlap >= LIMITS["top_overlap"]
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.precision} against float32 on {self.n_items} items: error {self.median_error:.2g} of the change (median), "
+            f"{self.p90_error:.2g} (90 %); rank correlation {self.rank_correlation:.3f}; "
+            f"{self.top_overlap:.0%} of the top {TOP} shared"
+        )
+
+    def figures(self) -> dict[str, object]:
+        """For the provenance: the figures and the limits they were held to."""
+        return {**asdict(self), "limits": dict(LIMITS)}
+
+
+def pilot(screen: Prepared, executor: Executor) -> Agreement:
+    """Runs a sample of the screen in float32 and in the executor's precision."""
+    keeps = screen.layout.expression_scale is None
+    layout = replace(screen.layout, dtype="float32", keep_gene_cosine=False, keep_embeddings=keeps)
+    small = sample(replace_layout(screen, layout), N_CELLS, ITEMS_PER_CELL)
+    exact, rough = (
+        _changes(small, replace(executor, precision=precision)) for precision in ("float32", executor.precision)
+    )
+    return agreement(executor.precision, exact, rough)
+
+
+def replace_layout(screen: Prepared, layout: object) -> Prepared:
+    """The same screen with another layout, its row lengths kept."""
+    changed = replace(screen, layout=layout)  # type: ignore[arg-type]
+    changed.__dict__["lengths"] = screen.lengths
+    return changed
+
+
+def agreement(precision: str, exact_IN: NDArray[np.float64], rough_IN: NDArray[np.float64]) -> Agreement:
+    """Figures of I items' changes (I, N), each in float32 and in another precision."""
+    rms_I = np.sqrt(np.mean(exact_IN**2, axis=1))
+    error_I = np.sqrt(np.mean((rough_IN - exact_IN) ** 2, axis=1)) / np.maximum(rms_I, np.finfo(float).tiny)
+    rough_I = np.sqrt(np.mean(rough_IN**2, axis=1))
+    top = min(TOP, len(rms_I))
+    shared = set(np.argsort(-rms_I)[:top]) & set(np.argsort(-rough_I)[:top])
+    correlation = np.corrcoef(_ranks(rms_I), _ranks(rough_I))[0, 1] if len(rms_I) > 1 else 1.0
+    return Agreement(
+        precision,
+        len(rms_I),
+        float(np.median(error_I)),
+        float(np.quantile(error_I, 0.9)),
+        float(correlation),
+        len(shared) / top,
+    )
+
+
+def require_agreement(found: Agreement) -> None:
+    """Raises ConfigError where a precision that the user asked for does not say the same as float32."""
+    if not found.is_close:
+        raise ConfigError(
+            f"precision {found.precision} is not exact enough for this model and these cells. {found}. Limits: "
+            + ", ".join(f"{k} {v:g}" for k, v in LIMITS.items())
+            + ". Use --precision float32, or fp16x2 on a GPU"
+        )
+
+
+def _ranks(x_I: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.argsort(np.argsort(x_I)).astype(np.float64)
+
+
+def _changes(screen: Prepared, executor: Executor) -> NDArray[np.float64]:
+    """(items x time points that are screened, N): log-expression changes, or embedding changes without counts."""
+    (unit,) = PackedEngine(screen, executor).units([0], lambda n, tokens, padded: None)
+    rows = []
+    for k, t in enumerate(screen.layout.pred_tps):
+        change_IN = _of_time(unit, t, screen)
+        # an edit that does not reach a time point changes nothing there in any precision
+        rows.append(change_IN[screen.plan.is_screened_IT[:, k]])
+    return np.concatenate(rows)
+
+
+def _of_time(unit: Unit, t: int, screen: Prepared) -> NDArray[np.float64]:
+    if screen.layout.expression_scale is not None:
+        return unit.columns[f"delta/t{t}"].astype(np.float64)
+    ((cell_C, columns),) = unit.controls
+    before = columns[f"embedding_t{t}"][np.searchsorted(cell_C, screen.plan.cell_I)]
+    return unit.columns[f"embedding/t{t}"].astype(np.float64) - before
