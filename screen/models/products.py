@@ -180,6 +180,7 @@ def _replace(
     make: Callable[[nn.Linear], nn.Module],
     attend_with: Attend,
     fuse: bool,
+    is_self: bool = False,
 ) -> None:
     if hasattr(module, "attend"):
         module.attend = attend_with  # type: ignore[assignment]
@@ -189,12 +190,15 @@ def _replace(
         module.to_qkv = make(packed)
     elif fuse and hasattr(module, "to_kv"):
         q, k, v = (getattr(module, n) for n in ("to_q", "to_k", "to_v"))
-        module.to_qkv, module.to_kv = make(fused(q, k, v)), make(fused(k, v))
-    if make is HalfPairProduct and hasattr(module, "activation"):
+        if is_self:
+            module.to_qkv = make(fused(q, k, v))
+        else:
+            module.to_kv = make(fused(k, v))
+    if make is HalfPairProduct and isinstance(getattr(module, "fc2", None), nn.Linear):
         # the second product of a feed-forward reads gelu's output in two parts: one pass makes them
         module.fc2, module.activation = HalfPairProduct(module.fc2, "gelu"), _unchanged  # type: ignore[arg-type, assignment]
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
             setattr(module, name, make(child))
-        elif name not in ("to_qkv", "to_kv"):
-            _replace(child, make, attend_with, fuse)
+        elif not isinstance(child, OneDnnProduct | HalfPairProduct | RoundedProduct):
+            _replace(child, make, attend_with, fuse, is_self=name == "self_attn")
