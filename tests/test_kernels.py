@@ -1,4 +1,4 @@
-"""Every kernel's backends against its definition: torch on any input, Triton's in the interpreter of a process of its own."""
+"""Every backend against its definition: torch on any input, Triton in the interpreter of a process of its own."""
 
 import os
 import subprocess

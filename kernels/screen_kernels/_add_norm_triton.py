@@ -1,7 +1,7 @@
 """The Triton kernel of `add_norm`: one program per row, which stays in registers."""
 
 # Triton ships no types.
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="import-untyped"
+# mypy: disable-error-code="import-untyped, no-untyped-def, no-untyped-call, untyped-decorator"
 
 import triton
 import triton.language as tl

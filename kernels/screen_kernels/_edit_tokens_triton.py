@@ -1,7 +1,9 @@
 """The Triton kernel of `edit_tokens`, in gather form: every output finds the source it comes from."""
 
 # Triton ships no types.
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="import-untyped"
+# mypy: disable-error-code="import-untyped, no-untyped-def, no-untyped-call, untyped-decorator, assignment"
+# Its compiler knows no starred tuple.
+# ruff: noqa: RUF005
 
 import torch
 import triton
@@ -27,7 +29,7 @@ def find_genes(row_ptr, n_tokens, genes, K: tl.constexpr, CHUNK: tl.constexpr):
         nearest = nearest + (tl.full([CHUNK], FAR, tl.int32),)
     for chunk in range(0, n_tokens, CHUNK):
         j = chunk + i
-        # The mask is constant within each group, so the load is vectorised; behind a row there is PAD, which is no gene.
+        # Constant within each group, so that the load is vectorised; behind a row there is PAD, which is no gene.
         is_read = j < (n_tokens + ALIGN_TOKENS - 1) // ALIGN_TOKENS * ALIGN_TOKENS
         token = tl.load(row_ptr + j, mask=is_read, other=PAD_ID)
         closer = ()
@@ -78,7 +80,7 @@ def edit_kernel(
         rank = 0
         for other in tl.static_range(K):
             rank += tl.where(place[other] < place[k], 1, 0)
-        steps = steps + (tl.where(place[k] < n_tokens, place[k] - rank, FAR),)
+        steps = steps + (place[k] - rank,)
     n_inserted = tl.where(mode == IS_OVER, n_genes, 0)
     front = tl.where(n_genes < width, 1, 0) if IS_SRC else 0
     # What a listed token becomes; -1: it stays (none), or it is never met (delete, overexpress).

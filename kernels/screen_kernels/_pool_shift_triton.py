@@ -1,7 +1,7 @@
 """The Triton kernel of `pool_shift`: one program per item, a loop over tiles of positions, one reduction at the end."""
 
 # Triton ships no types.
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="import-untyped"
+# mypy: disable-error-code="import-untyped, no-untyped-def, no-untyped-call, untyped-decorator"
 
 import torch
 import triton
@@ -47,8 +47,6 @@ def pool_kernel(
     mean = tl.div_rn(tl.sum(total, axis=0), tl.maximum(n, 1).to(tl.float32))
     pooled = tl.where(n > 0, mean, float("nan"))
     tl.store(pooled_ptr + b * D + d, pooled, mask=d < D)
-    # Beyond D the mean is 0 but NaN may have been put there.
-    pooled = tl.where(d < D, pooled, 0.0)
     control_row = tl.load(control_row_ptr + b).to(tl.int64)
     control = tl.load(control_ptr + control_row * D + d, mask=d < D, other=0.0)
     size = tl.maximum(tl.sqrt_rn(tl.sum(pooled * pooled, axis=0)), EPSILON)

@@ -1,7 +1,7 @@
 """The Triton kernel of `split_half`: one program per row and block of columns."""
 
 # Triton ships no types.
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="import-untyped"
+# mypy: disable-error-code="import-untyped, no-untyped-def, no-untyped-call, untyped-decorator"
 
 import triton
 import triton.language as tl

@@ -70,7 +70,7 @@ def add_norm_reference(x_TD: Tensor, update_TD: Tensor, weight_D: Tensor, bias_D
 
 
 def add_norm_bytes(n_rows: int, width: int, itemsize: int = 4, split: bool = False) -> int:
-    """Bytes moved at least: both inputs read once, the result (and its pair) written once, weight and bias read once."""
+    """Bytes moved at least: inputs, weight and bias read once, the result (and its pair) written once."""
     return n_rows * width * (2 * itemsize + 4 + (4 if split else 0)) + 2 * width * 4
 
 

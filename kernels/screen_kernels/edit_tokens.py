@@ -125,9 +125,10 @@ def edit_tokens(
     mode_B     (B,) int8, indices of MODES
     width      where a row is cut before it is edited: the width L of `edit_row_reference`, what "full" means
     out_width  how many ids are written; a multiple of 16 makes the kernel's stores 16 bytes wide
-    Triton needs rows whose tokens are unique with no PAD before the last of them, unique genes per item, and at most
-    MAX_GENES of them. Nothing checks the first two: send other rows to `backend="torch"`, which takes any. Longer gene
-    lists go to torch unasked. Raises ValueError for an unknown site or shapes that do not match.
+    Triton takes at most MAX_GENES genes (more go to torch unasked), unique per item, and deletes or overexpresses only
+    in rows whose tokens are unique with no PAD before the last of them. Nothing checks for repeats or such pads: send
+    those rows to `backend="torch"`, which takes any.
+    Raises ValueError for an unknown site, shapes that do not match, or more than MAX_GENES where triton was requested.
     """
     _check(cell_B, gene_BK, mode_B, site)
     if backend is None and gene_BK.shape[1] > MAX_GENES:

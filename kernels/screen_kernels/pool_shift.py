@@ -18,7 +18,7 @@ def pool_shift(
     Shapes: (B, L, D) float32, float16 or bfloat16, (B, L) bool, (C, D) float32, (B,) integer rows of control_CD
     -> (B, D) and (B,) float32, accumulated in float32.
     NaN where nothing counts or the control is NaN; what is not counted is never read by the kernel, so NaN there stays.
-    Raises ValueError for shapes that do not match.
+    Raises ValueError for shapes that do not match, TypeError unless counted_BL is bool.
     """
     n_items, n_places, width = hidden_BLD.shape
     if counted_BL.shape != (n_items, n_places) or control_B.shape != (n_items,) or control_CD.shape[1:] != (width,):
@@ -27,6 +27,8 @@ def pool_shift(
             f"hidden_BLD, counted_BL, control_CD, control_B have shapes {shapes}; "
             "they must be (B, L, D), (B, L), (C, D), (B,)"
         )
+    if counted_BL.dtype != torch.bool:
+        raise TypeError(f"counted_BL is {counted_BL.dtype}; it must be torch.bool")
     if choose(hidden_BLD, backend) == "torch":
         return pool_shift_reference(hidden_BLD, counted_BL, control_CD, control_B)
     from screen_kernels import _pool_shift_triton
