@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,13 @@ from hypothesis import strategies as st
 
 from screen.engine import PackedEngine, Unit
 from screen.executor import Executor
+from screen.pilot import replace_layout
 from screen.plan import order, select_items
+from screen.prepare import prepare
 from screen.prepared import Prepared
 from screen.reference import ReferenceEngine
+from screen.sample import sample
+from screen.session import load_config
 from screen.synthetic import SyntheticSizes, random_model, synthetic_screen
 
 CPU = torch.device("cpu")
@@ -138,12 +143,24 @@ def test_an_edit_that_reaches_no_prediction_changes_nothing_at_all() -> None:
     assert unit.columns["delta/t1"].any()
 
 
+def test_the_engines_agree_on_the_demo() -> None:
+    demo = Path(__file__).parent.parent / "configs" / "demo.yaml"
+    screen = sample(prepare(load_config(demo)[0]), 3, 12)
+    screen = replace_layout(screen, replace(screen.layout, dtype="float32", keep_embeddings=True))
+    (exact,) = ReferenceEngine(screen, Executor(CPU)).units([0], quiet)
+    (packed,) = PackedEngine(screen, Executor(CPU, cpu_products="onednn", onednn_attention_from=1)).units([0], quiet)
+    assert len(exact.columns["items/rank"]) == 36
+    assert_close(exact, packed)
+
+
 OUT_OF_MEMORY = """
 import resource, sys
 import numpy as np, torch
 from dataclasses import replace
 from screen.engine import PackedEngine
 from screen.executor import Executor
+from screen.sample import sample
+from screen.session import load_config
 from screen.synthetic import SyntheticSizes, synthetic_screen
 
 sizes = SyntheticSizes(width=256, n_heads=4, encoder_head_width=64, head_width=64, n_encoder_blocks=1, n_blocks=1,
