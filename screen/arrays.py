@@ -96,6 +96,7 @@ def create_block(root: zarr.Group, plan: Plan, library: Library, vocabulary: Voc
     attributes = {
         "n_items": plan.n_items,
         "unit_rows": plan.unit_rows,
+        "cells_per_block": plan.cells_per_block,
         "library_fingerprint": library.fingerprint(vocabulary),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -40,13 +40,10 @@ from screen.report import Console
 from screen.synthetic import MEDIAN_LENGTH, SyntheticSizes, lengths_like_blood, random_model, synthetic_screen
 
 PUBLISHED = SyntheticSizes()
-SMALL = SyntheticSizes(
-    width=96, n_heads=4, encoder_head_width=24, head_width=16, n_encoder_blocks=2, n_blocks=2, n_genes=1000,
-    n_source_tokens=2003,
-)  # fmt: skip
+SMALL = replace(PUBLISHED, width=96, n_heads=4, encoder_head_width=24, head_width=16, n_blocks=2, n_genes=1000)
 SIZES = {"published": PUBLISHED, "small": SMALL}
-SECONDS, MOST_ROUNDS, BATCHES_PER_ROUND = 30.0, 5, 12
-"""Batches of each lane that a round should have: fewer, and what idles at its end would count too much."""
+MOST_ROUNDS, BATCHES_PER_ROUND = 5, 12
+"""Batches of each lane that a round on a CPU should have: fewer, and what idles at its end would count too much."""
 MIN_CELLS, MOST_CELLS = 4, 20_000
 CEILING_ROUNDS, CEILING_S = 5, 0.05
 SCREEN_GENES, SCREEN_CELLS, DETECTION = 6_000, 20_000, 0.19
@@ -71,7 +68,7 @@ class Wanted:
     n_cells: int | None = None
     n_genes: int | None = None
     batch_tokens: int | None = None
-    seconds: float = SECONDS
+    seconds: float = 30.0
 
     def __post_init__(self) -> None:
         wrong = [t for t in self.edited_tps if self.site == "src" or not 1 <= t <= self.sizes.n_times]
@@ -142,13 +139,13 @@ def measure(wanted: Wanted, model: PerturbGen | None = None) -> Measured:
     compute = ComputeConfig(device=wanted.device, precision=wanted.precision, batch_tokens=wanted.batch_tokens)
     executor = decide(compute, synthetic(wanted, MIN_CELLS, 1, model))
     edits_per_s, batch_s = _calibrated(wanted, executor, model)
-    n_rounds = max(1, min(MOST_ROUNDS, int(wanted.seconds / (2 * BATCHES_PER_ROUND * batch_s))))
+    is_cpu, shortest = executor.device.type == "cpu", 2 * BATCHES_PER_ROUND * batch_s
+    n_rounds = max(1, min(MOST_ROUNDS, int(wanted.seconds / shortest))) if is_cpu else MOST_ROUNDS
     screen = synthetic(wanted, *_size(wanted, edits_per_s * wanted.seconds / (2 * n_rounds)), model)
     n_edits = screen.plan.n_items
     if n_edits == 0:
         raise ConfigError("none of the chosen cells expresses any of the chosen genes; use more cells or more genes")
     n_rounds = max(1, min(n_rounds, round(wanted.seconds * edits_per_s / (2 * n_edits))))
-    is_cpu = executor.device.type == "cpu"
     if not is_cpu:
         torch.cuda.reset_peak_memory_stats(executor.device)
     rounds = [(run_units(screen, executor), run_bare(screen, executor)) for _ in range(n_rounds)]
@@ -221,7 +218,7 @@ def _calibrated(wanted: Wanted, executor: Executor, model: PerturbGen) -> tuple[
     """(edits/s, seconds of one full batch in its lane), from about one batch per lane, warmed up."""
     n_tokens = n_lanes_of(executor) * executor.batch_tokens
     some = replace(wanted, n_cells=n_lanes_of(executor), n_genes=None)
-    screen = synthetic(some, *_size(some, max(n_tokens / min(MEDIAN_LENGTH, wanted.sizes.n_genes), 1)), model)
+    screen = synthetic(some, *_size(some, max(n_tokens / min(MEDIAN_LENGTH, wanted.sizes.n_genes), 20)), model)
     run_units(screen, executor)
     done = run_units(screen, executor)
     return screen.plan.n_items / done.wall_s, n_tokens * (1 + wanted.sizes.n_times) * done.wall_s / done.n_tokens
@@ -397,6 +394,6 @@ def describe(wanted: Wanted, m: Measured, console: Console) -> None:
     for name, text in rows.items():
         console.say(f"{name:<18} {text}")
     if is_cpu and m.busy_share < 0.8:
-        console.note(f"the lanes had {m.busy_share:.0%} of their cores: something else runs here; speeds are low")
+        console.note(f"lanes used {m.busy_share:.0%} of their cores: others run here, or there was too little to do")
     if wanted.precision != "float32" and is_cpu:
         console.note(f"{wanted.precision} is emulated on a CPU: these speeds say nothing of a GPU")

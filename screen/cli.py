@@ -6,9 +6,9 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 
+from screen import __version__
 from screen.errors import ScreenError
 from screen.report import Console, describe_forecast, describe_plan, describe_result
 
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"perturbscreen {version('perturbscreen')}")
+    parser.add_argument("--version", action="version", version=f"perturbscreen {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run a screen, or continue one")
     plan = commands.add_parser("plan", help="say what a screen would do and cost, without running it")

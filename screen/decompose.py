@@ -16,7 +16,7 @@ ROWS_STEP = 256
 """Rows of a chunk of the store: a unit is a whole number of them, or, if smaller, of MIN_ROWS."""
 ITEMS_PER_CELL = 48
 """How many items of one cell a unit should hold: they share their length and their control."""
-BLOCK_BYTES = 2 * 2**30
+BLOCK_BYTES = 2**30
 MIN_CELLS = 16
 
 
@@ -26,7 +26,7 @@ def planned(
     """The items in store order, cut into units and blocks: a pure function of model, cells and library.
 
     A unit is about five minutes of two CPU cores or 64 MB, and there are at most 20,000; a block is so many cells that a
-    unit holds some 48 items of each, if there are that many, and that what they share stays below 2 GB.
+    unit holds some 48 items of each, if there are that many, and that what they share stays below 1 GB.
     """
     cost, max_len = adapter.cost, selection.finder.window.max_len
     edits = {frozenset(edited_states(p)) for p in selection.library.perturbations}

@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,6 +30,8 @@ from screen.resident import Resident
 Progress = Callable[[int, int, int], None]
 """Called as items are done, with (items, tokens read, of these padding)."""
 Columns = dict[str, NDArray[Any]]
+BLOCKS_ALIVE = 2
+"""Blocks of cells whose controls are held at once: those that batches still need, and the next."""
 UNITS_AHEAD = 1
 """Units whose batches are handed out before the one in front is finished."""
 
@@ -93,10 +95,14 @@ class PackedEngine:
         self._column_of_token = self._columns()
         self._is_inserted_PT = self._inserted()
         self._control: tuple[int, Control] | None = None
+        self._in_flight: deque[list[Future[None]]] = deque()
         self._lock = threading.Lock()
 
     def units(self, numbers: Iterable[int], progress: Progress) -> Iterator[Unit]:
         """The units, in order. Raises PredictionError at the first NaN."""
+        if self.executor.device.type == "cuda":
+            # weights and token rows were copied on another stream than the lanes'
+            torch.cuda.synchronize(self.executor.device)
         with float32_products(self.executor), Lanes(self.executor.device, self.executor.n_lanes) as lanes:
             begun: deque[_Begun] = deque()
             for number in numbers:
@@ -116,7 +122,9 @@ class PackedEngine:
     def _hand_out(self, unit: _Begun, lanes: Lanes, progress: Progress) -> None:
         for block, batches in pack_unit(self.screen.lengths, self.plan, unit.number, unit.batch_tokens):
             control = self._control_of(block, unit, lanes)
-            unit.batches += [lanes.submit(self._batch, b, control, unit, progress) for b in batches]
+            handed_out = [lanes.submit(self._batch, b, control, unit, progress) for b in batches]
+            unit.batches += handed_out
+            self._in_flight[-1] += handed_out
         rank, length = self.screen.lengths.rank(self.plan.cell_I[unit.rows], self.plan.perturbation_I[unit.rows])
         unit.write(
             np.arange(unit.rows.start, unit.rows.stop),
@@ -141,6 +149,7 @@ class PackedEngine:
             return True
         unit.drop()
         self._control = None
+        self._in_flight.clear()
         if self.executor.batch_tokens >= unit.batch_tokens:
             self.executor = replace(self.executor, batch_tokens=unit.batch_tokens).smaller()
         if self.executor.device.type == "cuda":
@@ -152,6 +161,9 @@ class PackedEngine:
         if self._control is not None and self._control[0] == block:
             return self._control[1]
         self._control = None
+        while len(self._in_flight) >= BLOCKS_ALIVE:
+            wait(self._in_flight.popleft())
+        self._in_flight.append([])
         layout, bank = self.screen.layout, self.screen.bank
         batches = pack_controls(self.screen.lengths, self.plan.cells_of_block(block), unit.batch_tokens)
         done = [
@@ -160,7 +172,7 @@ class PackedEngine:
             )
             for b in batches
         ]
-        control = join([d.result() for d in done], bank.cell_id_C)
+        control = lanes.submit(join, [d.result() for d in done], bank.cell_id_C).result()
         columns = lanes.submit(self._control_columns, control).result()
         unit.controls.append((control.cell_C, columns))
         self._control = block, control

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from screen.engine import UNITS_AHEAD, PackedEngine
+from screen.engine import BLOCKS_ALIVE, UNITS_AHEAD, PackedEngine
 from screen.executor import Executor
 from screen.lanes import default_lanes
 from screen.models.perturbgen.cost import Cost
@@ -177,7 +177,7 @@ def _memory(screen: Prepared, executor: Executor) -> tuple[int, int]:
     }
     per_cell = cost.shared_bytes(screen.edits, mean[SOURCE], {t: n for t, n in mean.items() if t != SOURCE})
     block = int(per_cell * min(plan.cells_per_block, bank.n_cells))
-    device = n_lanes * cost.working_bytes(executor.batch_tokens) + 2 * block
+    device = n_lanes * cost.working_bytes(executor.batch_tokens) + BLOCKS_ALIVE * block
     if executor.device.type == "cpu":
         return host + device, 0
     return host, device + cost.weight_bytes() + 2 * tokens

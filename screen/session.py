@@ -112,7 +112,7 @@ def _decided(directory: Path) -> dict[str, Any] | None:
     """What the store in a directory was created with, None if there is none."""
     if not ScreenStore.exists(directory / STORE):
         return None
-    decided: dict[str, Any] = ScreenStore.open(directory / STORE).provenance["decided"]
+    decided: dict[str, Any] | None = ScreenStore.open(directory / STORE).provenance.get("decided")
     return decided
 
 

@@ -1,5 +1,6 @@
 """PerturbGenAdapter: runs the plain model on rows; the definition that every faster engine must equal."""
 
+import copy
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,8 +89,10 @@ class PerturbGenAdapter:
         """The model made ready for batches on a device; the count head stays float32."""
         from screen.models.perturbgen.packed import PackedPerturbGen
 
+        # on another device a copy: the plain model stays where it is
+        plain = self.model if device.type == "cpu" else copy.deepcopy(self.model).to(device)
         model = with_products(
-            self.model.to(device),
+            plain,
             arithmetic.product(device),
             arithmetic.attention(device),
             fuse=device.type == "cuda" if fuse is None else fuse,
