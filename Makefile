@@ -42,6 +42,13 @@ demo-data: $(VENV)/.installed
 demo-model: $(VENV)/.installed
 	$(BIN)/python -m screen.demo.train --seed 0 --out screen/demo/data/demo.ckpt
 
-# Edits per second of the reference engine on this machine; appends to benchmarks/results.jsonl.
+# Speed, padding, memory and precision on this machine, in less than ten minutes of two quiet cores: appends to
+# benchmarks/results.jsonl and makes README's table of it. One part: make bench ONLY=precision
 bench: $(VENV)/.installed
-	@$(BIN)/python benchmarks/reference.py
+	@$(BIN)/python benchmarks/run_all.py $(addprefix --only ,$(ONLY))
+
+# What only a GPU can show: kernels and engine checked, then bandwidth, speed and precision. No installation: PYTHON, by
+# default python3, has torch >= 2.11, triton >= 3.6, numpy, pydantic, yaml and rich. Under 8 minutes; writes $OUT/gpu.json.
+.PHONY: bench-gpu
+bench-gpu:
+	@PYTHONPATH=.:kernels $(if $(filter file,$(origin PYTHON)),python3,$(PYTHON)) benchmarks/gpu.py

@@ -14,7 +14,7 @@ FLOORS = (
     ("prepared", "prepare", "synthetic", "decide", "export", "deg"),
     ("engine", "sample", "reference", "runner", "preflight", "pilot", "hits", "enrich"),
     ("report",),
-    ("cluster", "session"),
+    ("cluster", "session", "bench"),
     ("cli",),
 )
 # library -> modules of `screen` that may import it

@@ -143,7 +143,7 @@ def fingerprint(model: PerturbGen) -> str:
     digest = hashlib.sha256(repr(model.sizes).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(tensor.contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -1,0 +1,238 @@
+"""Case: a synthetic screen of the model's published size for one figure, and upstream's loop and our engine on it.
+
+Cells are drawn as edits meet them: in a screen of every gene a cell has as many edits as tokens, so edited rows are as
+long as the length-weighted log-normal (median 350, 5-95 % 150-700), taken here as the means of its equal parts; the
+other rows are as long as cells are. Every cell holds the same number of the library's genes. Weights are random.
+"""
+
+import math
+import tempfile
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+import torch
+from torch import Tensor
+from upstream_shaped import Edit, PaddedCells, Settings, UpstreamShaped
+
+from screen.config import OutputConfig
+from screen.decompose import planned
+from screen.effects import counts
+from screen.engine import PackedEngine
+from screen.executor import Executor
+from screen.layout import Layout
+from screen.models.perturbgen.adapter import PerturbGenAdapter
+from screen.models.perturbgen.model import PerturbGen
+from screen.pack import pack_controls, pack_unit
+from screen.perturbations import Library, Mode, Site
+from screen.plan import Window, edited_states, select_items
+from screen.prepared import Prepared
+from screen.rows import RowBuilder
+from screen.runner import open_store, run_units
+from screen.store import ScreenStore
+from screen.synthetic import (
+    MEDIAN_LENGTH,
+    P5_LENGTH,
+    P95_LENGTH,
+    SyntheticSizes,
+    every_gene,
+    synthetic_vocabulary,
+)
+from screen.tokens import SOURCE, Ragged, State, TokenBank
+
+SHIPPED_LENGTH = 797
+N_OVEREXPRESSED = 2
+"""Cells in which upstream's loop is asked to overexpress a gene; it would take every cell."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large everything is. Each cell holds `n_edits` genes (`n_few_edits` in minor figures) of twice as many."""
+
+    sizes: SyntheticSizes
+    shorter: int = SHIPPED_LENGTH
+    n_cells: int = 5
+    n_edits: int = 40
+    n_few_edits: int = 12
+    n_rounds: int = 3
+    length_factor: float = 1.0
+
+
+REAL = Scale(SyntheticSizes(n_times=2))
+QUICK = Scale(
+    SyntheticSizes(
+        width=32, n_heads=2, encoder_head_width=16, head_width=8, n_encoder_blocks=3, n_blocks=2,
+        n_genes=300, n_source_tokens=1000, max_len=120, n_times=2,
+    ),
+    shorter=80, n_edits=6, n_few_edits=3, n_rounds=1, length_factor=0.1,
+)  # fmt: skip
+
+
+def lengths(n: int, by_edit: bool, factor: float = 1.0) -> list[int]:
+    """Mean length of each n-th part of all cells, or of all edits, shortest first."""
+    sigma = math.log(P95_LENGTH / P5_LENGTH) / (2 * NormalDist().inv_cdf(0.95))
+    mean = factor * MEDIAN_LENGTH * math.exp(sigma**2 * (1.5 if by_edit else 0.5))
+    below = [0.0, *(NormalDist().cdf(NormalDist().inv_cdf(i / n) - sigma) for i in range(1, n)), 1.0]
+    return [round(n * mean * (b - a)) for a, b in pairwise(below)]
+
+
+def bank_of(length_CS: np.ndarray, scale: Scale, n_edits: int, seed: int = 0) -> TokenBank:
+    """Cells with rows of given lengths; each holds `n_edits` of the first 2 x `n_edits` genes, the same in all states."""
+    rng, vocabulary = np.random.default_rng(seed), synthetic_vocabulary(scale.sizes)
+    n_cells, n_states = length_CS.shape
+    states = {}
+    for s in range(n_states):
+        token_G = vocabulary.source_token_G if s == SOURCE else vocabulary.target_token_G
+        rows = []
+        for c in range(n_cells):
+            screened = (np.arange(n_edits) + c * n_edits // 2) % (2 * n_edits)
+            others = rng.permutation(np.arange(2 * n_edits, scale.sizes.n_genes))[: length_CS[c, s] - n_edits]
+            rows.append(token_G[rng.permutation(np.concatenate([screened, others]))])
+        size_factor = None if s == SOURCE else rng.lognormal(8.0, 0.4, n_cells).astype(np.float32)
+        states[s] = State(Ragged.from_rows(rows), np.arange(n_cells), size_factor_C=size_factor)
+    return TokenBank(states, tuple(f"cell{c}" for c in range(n_cells)))
+
+
+def prepared(
+    model: PerturbGen, scale: Scale, bank: TokenBank, library: Library, window: Window, dtype: str = "float16"
+) -> Prepared:
+    """A screen in memory, planned as the command line plans it."""
+    vocabulary, n_cells = synthetic_vocabulary(scale.sizes), bank.n_cells
+    adapter = PerturbGenAdapter(model, window.pred_tps, window.context_tps, bool(window.context_tps))
+    layout = Layout(window.pred_tps, scale.sizes.width, adapter.schema.expression_scale, dtype)
+    selection = select_items(library, bank, vocabulary, window, np.zeros(n_cells, np.int64), ["all"])
+    plan = planned(selection, bank, adapter, 0, layout)
+    rows = RowBuilder(bank, vocabulary, window, {t: np.zeros((n_cells, 0), np.int64) for t in window.pred_tps})
+    return Prepared(OutputConfig(), vocabulary, bank, library, plan, window, adapter, rows, layout)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One figure against upstream's shape: a screen, what upstream is asked, and whose upstream timings it shares."""
+
+    name: str
+    screen: Prepared
+    settings: Settings
+    baseline_of: str = ""
+
+    @property
+    def max_len(self) -> int:
+        """What upstream pads to."""
+        return self.screen.window.max_len
+
+
+def make_case(
+    name: str,
+    model: PerturbGen,
+    scale: Scale,
+    *,
+    n_edits: int,
+    mode: Mode = "mask",
+    site: Site = "src",
+    pred_tps: tuple[int, ...] = (1,),
+    pert_tps: tuple[int, ...] = (),
+    context_mode: bool = False,
+    max_len: int | None = None,
+    baseline_of: str = "",
+) -> Case:
+    """The screen of one figure; of edits at several time points the first one's rows are weighted by length."""
+    rng, weighted = np.random.default_rng(1), SOURCE if site == "src" else pert_tps[0]
+    columns = []
+    for s in (SOURCE, *pred_tps):
+        length_C = lengths(scale.n_cells, s == weighted, scale.length_factor)
+        columns.append(length_C if s == weighted else rng.permutation(length_C))
+    bank = bank_of(np.maximum(np.stack(columns, axis=1), n_edits), scale, n_edits)
+    # upstream leaves perturbed genes out of pooling at every time point; so does this screen, to say the same
+    window = Window(pred_tps, pred_tps if context_mode else (), max_len or scale.sizes.max_len, pool_everywhere=True)
+    n_genes = n_edits if mode == "overexpress" else 2 * n_edits
+    library = every_gene(synthetic_vocabulary(scale.sizes), [mode], [site], pert_tps, range(n_genes))
+    settings = Settings(pred_tps, window.context_tps, context_mode, readout="expected")
+    return Case(name, prepared(model, scale, bank, library, window), settings, baseline_of)
+
+
+@dataclass
+class Upstream:
+    """Upstream's loop, one gene after another, and what it said: (perturbation, cell) -> counts per time point."""
+
+    case: Case
+    loop: UpstreamShaped
+    found: dict[tuple[int, int], dict[int, Tensor]] = field(default_factory=dict)
+    n_genes: int = 0
+
+    def seconds_per_edit(self) -> float:
+        """The next gene, in every cell that has an item of it; torch's own number of threads."""
+        screen, settings = self.case.screen, self.case.settings
+        number = self.n_genes % len(screen.library)
+        self.n_genes += 1
+        p = screen.library.perturbations[number]
+        cell_N = np.sort(screen.plan.cell_I[screen.plan.perturbation_I == number])
+        cell_N = cell_N if p.is_knockout else cell_N[:N_OVEREXPRESSED]
+        source, target = (tuple(p.tokens(screen.vocabulary, site)) for site in ("src", "tgt"))
+        edit = Edit(source, target, p.mode, p.sites, p.pert_tps)
+        cells = PaddedCells.from_bank(screen.bank, settings.pred_tps, self.case.max_len)
+        cells = cells.take(torch.from_numpy(cell_N).long())
+        start = time.perf_counter()
+        results = list(self.loop.run(cells, edit, settings))
+        elapsed_s = time.perf_counter() - start
+        for r in results:
+            for k, row in enumerate(r.row_B.tolist()):
+                self.found[number, int(cell_N[row])] = {t: x[k] for t, x in r.perturbed.count_BG.items()}
+        return elapsed_s / sum(len(r.row_B) for r in results)
+
+
+@dataclass
+class Engine:
+    """Our engine on a case's screen, into a store of its own every time; the last one is kept."""
+
+    screen: Prepared
+    executor: Executor
+    folder: Path
+    store: ScreenStore | None = None
+
+    def seconds(self) -> float:
+        """Packing, controls, edits, effects and writing; weights, plan and empty store are there before."""
+        store = open_store(self.screen, Path(tempfile.mkdtemp(dir=self.folder)), "", self.executor)
+        engine = PackedEngine(self.screen, self.executor)
+        start = time.perf_counter()
+        run_units(engine, store, lambda *_: None)
+        elapsed_s = time.perf_counter() - start
+        self.store = store
+        return elapsed_s
+
+    def counts(self, number: int, cell: int, time_point: int) -> np.ndarray:
+        """Expected counts (G,) of one item as the store has them."""
+        assert self.store is not None
+        store, plan = self.store, self.screen.plan
+        (row,) = np.flatnonzero((plan.perturbation_I == number) & (plan.cell_I == cell)).tolist()
+        delta_1G = store.delta(time_point, slice(row, row + 1))
+        log_1G = store.array(f"control/expression_t{time_point}")[cell][None] + delta_1G
+        return counts(log_1G, store.item(f"items/total_t{time_point}")[row : row + 1])[0]
+
+
+def worst_error(upstream: Upstream, engine: Engine) -> float:
+    """Largest difference of expected counts over all edits that both did, relative to the largest count."""
+    pairs = [
+        (x.numpy().astype(np.float64), engine.counts(number, cell, t))
+        for (number, cell), of_time in upstream.found.items()
+        for t, x in of_time.items()
+    ]
+    return max(float(np.abs(a - b).max()) for a, b in pairs) / max(float(a.max()) for a, _ in pairs)
+
+
+def executed_flops(screen: Prepared, executor: Executor) -> float:
+    """FLOPs of the engine's batches, controls and padding included."""
+    cost, total, blocks = screen.adapter.cost, 0.0, set()
+    for number in range(screen.plan.n_units):
+        for block, batches in pack_unit(screen.lengths, screen.plan, number, executor.batch_tokens):
+            if block not in blocks:
+                controls = pack_controls(screen.lengths, screen.plan.cells_of_block(block), executor.batch_tokens)
+                total += sum(b.n_items * cost.control(b.n_source, b.n_target) for b in controls)
+            blocks.add(block)
+            for b in batches:
+                edited = edited_states(screen.library.perturbations[int(b.perturbation_B[0])])
+                own, shared = (cost.items(edited, b.n_source, b.n_target, shares_queries=s) for s in (False, True))
+                total += own + (b.n_items - 1) * (shared if len(np.unique(b.cell_B)) == 1 else own)
+    return float(total)
