@@ -21,6 +21,7 @@ from screen.rows import RowBuilder
 from screen.tokens import SOURCE, Ragged, State, TokenBank
 
 FIRST_TOKEN = 4
+LOGIT_SPREAD = 2.0
 MEDIAN_LENGTH, P5_LENGTH, P95_LENGTH = 350, 150, 700
 """What the rows of peripheral blood cells on 2,000 variable genes look like: log-normal, median, 5 and 95 %."""
 
@@ -62,7 +63,7 @@ class SyntheticSizes:
 
 
 def random_model(sizes: Sizes, seed: int = 0) -> PerturbGen:
-    """A model with random weights, large enough that edits change its predictions."""
+    """A model with random weights, spread so that genes differ in expression as they do in cells (logits of 2)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = PerturbGen(sizes).eval()
@@ -70,6 +71,9 @@ def random_model(sizes: Sizes, seed: int = 0) -> PerturbGen:
             for name, weight in model.named_parameters():
                 if name.endswith("token_embedding.weight"):
                     weight.normal_(0.0, 0.5)
+                elif name.endswith("_output.0.weight"):
+                    # the count head reads vectors of unit length
+                    weight.normal_(0.0, LOGIT_SPREAD)
     return model.requires_grad_(False)
 
 
