@@ -2,8 +2,8 @@
 
 python benchmarks/precision.py            # about a minute and a half; appends to benchmarks/results.jsonl
 
-Error of the log1p-CP10K delta over its root mean square, median over edits. Weights are random, the head's enlarged until
-genes differ as they do in cells: a trained model has other deltas, which a pilot measures. Tensor cores may round
+Error of the log1p-CP10K delta over its root mean square, median over edits. Weights are random, so
+that genes differ as they do in cells; a trained model has other deltas, which a pilot measures. Tensor cores may round
 otherwise than the emulation by a last bit.
 """
 
@@ -32,8 +32,6 @@ from screen.rows import Rows
 from screen.synthetic import every_gene, random_model, synthetic_vocabulary
 
 N_EDITS = 4
-SPREAD = 1.0
-"""Standard deviation of a gene's logit over genes; random weights give 0.02, and deltas at the edge of float32."""
 MOST_FLOAT32 = 0.01
 """A float32 error beyond this means that the two do not compute the same."""
 
@@ -55,13 +53,6 @@ def screen_of(length: Length, model: PerturbGen, scale: Scale) -> Prepared:
     library = every_gene(synthetic_vocabulary(scale.sizes), ["mask"], ["src"], genes=range(2 * N_EDITS))
     window = Window((1,), (), scale.sizes.max_len)
     return prepared(model, scale, bank_of(length_CS, scale, N_EDITS), library, window, dtype="float32")
-
-
-def spread(model: PerturbGen) -> PerturbGen:
-    """The model with its head's weights enlarged, in place: the head reads vectors of unit length."""
-    weight = model.count_decoder.softmax_output[0].weight
-    weight *= SPREAD / weight.std()
-    return model
 
 
 def delta_of(screen: Prepared, precision: Precision) -> np.ndarray:
@@ -105,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0: these figures have no threshold, but float32 must be near float64."""
     given = options(__doc__, arguments)
     scale = QUICK if given.quick else REAL
-    model = spread(random_model(scale.sizes.sizes()))
+    model = random_model(scale.sizes.sizes())
     for length in CLASSES:
         screen = screen_of(length, model, scale)
         exact_IG = exact_delta_of(screen)
@@ -115,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             line = record(
                 f"precision_error_{precision}_{length.name}", float(f"{median(found):.3g}"), "of the delta's rms", None, None,
                 given.results, p20_p80=[float(f"{q:.3g}") for q in p20_p80(found)], n_edits=len(found),
-                lengths=length.cells, delta_rms=float(f"{np.sqrt(np.square(exact_IG).mean()):.3g}"), weights="random", spread=SPREAD,
+                lengths=length.cells, delta_rms=float(f"{np.sqrt(np.square(exact_IG).mean()):.3g}"), weights="random",
             )  # fmt: skip
             sys.stdout.write(json.dumps(line) + "\n")
     return exit_code([], given.quick)
