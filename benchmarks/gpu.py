@@ -227,7 +227,6 @@ def row_kernels(device: torch.device, n_rows: int, width: int) -> dict[str, Kern
     normed, half = partial(add_norm, x_TD, update_TD, one_D, zero_D), split_half_bytes(n_rows, width)
     return {
         "add_norm": (add_norm_bytes(n_rows, width), normed),
-        "add_norm, split": (add_norm_bytes(n_rows, width, split=True), partial(normed, split=True)),
         "split_half": (half, partial(split_half, x_TD)),
         "split_half, gelu": (half, partial(split_half, x_TD, "gelu")),
         "pool_shift": (

@@ -159,8 +159,8 @@ def test_declared_bytes_are_those_of_the_arrays() -> None:
     assert kernels.pool_shift_bytes(n_counted, 3, 20, 64, 2) == moved
 
     inputs = kernel_cases.norm_inputs((7, 100), "cpu")
-    moved = sum(a.nbytes for a in (*inputs, *kernels.add_norm(*inputs, split=True)))
-    assert kernels.add_norm_bytes(7, 100, split=True) == moved
+    moved = sum(a.nbytes for a in (*inputs, kernels.add_norm(*inputs)))
+    assert kernels.add_norm_bytes(7, 100) == moved
     assert kernels.split_half_bytes(7, 100) == inputs[0].nbytes + kernels.split_half(inputs[0]).nbytes
 
 

@@ -15,11 +15,9 @@ def norm_kernel(
     weight_ptr,
     bias_ptr,
     normed_ptr,
-    half_ptr,
     eps,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    SPLIT: tl.constexpr,
 ):
     """One program adds and normalises one row."""
     t = tl.program_id(0).to(tl.int64)
@@ -33,11 +31,6 @@ def norm_kernel(
     bias = tl.load(bias_ptr + d, mask=is_in, other=0.0)
     normed = centred * scale * weight + bias
     tl.store(normed_ptr + t * D + d, normed, mask=is_in)
-    if SPLIT:
-        high = normed.to(tl.float16)
-        low = (normed - high.to(tl.float32)).to(tl.float16)
-        tl.store(half_ptr + t * (2 * D) + d, high, mask=is_in)
-        tl.store(half_ptr + t * (2 * D) + D + d, low, mask=is_in)
 
 
 def launch(
@@ -47,9 +40,8 @@ def launch(
     bias_D: Tensor,
     eps: float,
     normed_TD: Tensor,
-    half_T2D: Tensor | None,
 ) -> None:
-    """Writes into the last two, which must be contiguous; `add_norm` says what the arguments are."""
+    """Writes into the last, which must be contiguous; `add_norm` says what the arguments are."""
     width = x_TD.shape[-1]
     if not x_TD.numel():
         return
@@ -60,11 +52,9 @@ def launch(
         weight_D.float().contiguous(),
         bias_D.float().contiguous(),
         normed_TD,
-        half_T2D,
         eps,
         D=width,
         BLOCK_D=block,
-        SPLIT=half_T2D is not None,
         num_warps=warps_of(block),
     )
 

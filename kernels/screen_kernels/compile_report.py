@@ -89,18 +89,11 @@ def _pool_variants() -> list[Variant]:
 
 def _norm_variants() -> list[Variant]:
     names = ("x", "update", "weight", "bias", "normed")
-    types = {f"{name}_ptr": "*fp32" for name in names} | {"half_ptr": "*fp16", "eps": "fp32"}
+    types = {f"{name}_ptr": "*fp32" for name in names} | {"eps": "fp32"}
     block = triton.next_power_of_2(WIDTH)
-    warps = _add_norm_triton.warps_of(block)
-    found = []
-    for name, is_split in (("", False), (" split", True)):
-        constants: dict[str, Any] = {"D": WIDTH, "BLOCK_D": block, "SPLIT": is_split}
-        constants |= {} if is_split else {"half_ptr": None}
-        kernel = _add_norm_triton.norm_kernel
-        found.append(
-            Variant("add_norm", f"D={WIDTH} float32{name}", kernel, types, constants, warps, frozenset({"eps"}))
-        )
-    return found
+    constants: dict[str, Any] = {"D": WIDTH, "BLOCK_D": block}
+    kernel, warps = _add_norm_triton.norm_kernel, _add_norm_triton.warps_of(block)
+    return [Variant("add_norm", f"D={WIDTH} float32", kernel, types, constants, warps, frozenset({"eps"}))]
 
 
 def _split_variants() -> list[Variant]:
