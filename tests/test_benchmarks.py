@@ -52,7 +52,7 @@ def test_the_speed_figures_are_recorded_with_what_they_are_compared_with(tmp_pat
         assert line["worst_error"] <= 1e-4
         assert line["ratio"] == pytest.approx(line["value"] / line["baseline"], rel=0.01)
         assert line["flops_ratio"] > 1
-        assert line["n_baseline_edits"] >= 2
+        assert line["n_baseline_edits"] >= 1
     shared = {found[name]["baseline"] for name in ("tgt_mask_vs_upstream_shaped", "tgt_delete_vs_upstream_shaped")}
     assert len(shared) == 1
     assert found["src_mask_vs_upstream_shaped_797"]["padded_to"] < found["src_mask_vs_upstream_shaped"]["padded_to"]

@@ -1,5 +1,6 @@
 """Packed batches through the model with only necessary work: every golden case, whatever is shared."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from test_golden_model import CASES, CONDITION_IDS, TOLERANCE, engine, perturbat
 
 from screen.control import Control, join, padded, predict_controls
 from screen.effects import gene_cosine
+from screen.models.perturbgen.chains import REUSE
 from screen.models.products import Arithmetic, CpuBackend, Precision
 from screen.pack import RowLengths, pack, pack_controls
 from screen.perturbations import Library
@@ -27,6 +29,7 @@ def packed(
     budget: int,
     fuse: bool = False,
     precision: Precision = "float32",
+    reuse: frozenset[str] = REUSE,
 ) -> dict[str, np.ndarray]:
     """Everything that upstream says of a case's cells, from packed batches."""
     rows, adapter = engine(case, golden_model(case["variant"]))
@@ -38,6 +41,7 @@ def packed(
     edits = frozenset({frozenset(edited_states(p))})
     arithmetic = Arithmetic(precision, backend, 1 if backend == "onednn" else None)
     model = adapter.packed(CPU, arithmetic, edits, True, window.pool_everywhere, fuse)
+    model = replace(model, reuse=reuse)
     controls = [
         predict_controls(model, resident, b, adapter.schema.expression_scale, True)
         for b in pack_controls(lengths, np.arange(N_CELLS), budget)
@@ -92,4 +96,15 @@ def test_packed_batches_equal_upstream(
     found = packed(case, golden_model, backend, budget, fuse=budget == 60)
     assert {f"mean_t{t}" for t in case["pred_tps"]} <= set(found)
     for name, values in found.items():
+        assert scale_error(values, perturbed[f"{prefix}/{name}"]) <= TOLERANCE, name
+
+
+@pytest.mark.parametrize("case", CASES[::3], ids=lambda c: c["name"])
+@pytest.mark.parametrize("left_out", [*sorted(REUSE), "all"])
+def test_what_is_taken_over_from_the_control_is_what_would_be_computed(
+    case: dict[str, Any], left_out: str, golden_model: Any
+) -> None:
+    reuse = frozenset[str]() if left_out == "all" else REUSE - {left_out}
+    perturbed, prefix = golden("perturbed"), case["perturbed_key"]
+    for name, values in packed(case, golden_model, "torch", 60, reuse=reuse).items():
         assert scale_error(values, perturbed[f"{prefix}/{name}"]) <= TOLERANCE, name

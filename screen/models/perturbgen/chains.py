@@ -10,6 +10,8 @@ from dataclasses import dataclass
 SOURCE = 0
 Chain = tuple[int, ...]
 ENCODED: Chain = ()
+REUSE = frozenset({"first", "context", "unchanged"})
+"""What can be taken over from a control: first self-attention, keys and values of context, whole predictions."""
 
 
 def chain_of(time: int, context_tps: Sequence[int], context_mode: bool) -> Chain:
@@ -43,24 +45,23 @@ class Needs:
     unchanged: frozenset[Chain]
 
 
-def needs(predicted: Iterable[Chain], edited: Collection[int]) -> Needs:
-    """What edits of these states need to predict these chains."""
+def needs(predicted: Iterable[Chain], edited: Collection[int], reuse: Collection[str] = REUSE) -> Needs:
+    """What edits of these states need to predict these chains, if only what `reuse` names is taken over."""
     predicted = list(predicted)
     decoded: dict[Chain, None] = {}
     context: set[Chain] = set()
 
     def visit(chain: Chain) -> None:
         for piece in context_of(chain):
-            if not is_changed(piece, edited):
+            if "context" in reuse and not is_changed(piece, edited):
                 context.add(piece)
             elif piece != ENCODED and piece not in decoded:
                 visit(piece)
         decoded[chain] = None
 
+    unchanged = {c for c in predicted if "unchanged" in reuse and not is_changed(c, edited)}
     for chain in predicted:
-        if is_changed(chain, edited) and chain not in decoded:
+        if chain not in unchanged and chain not in decoded:
             visit(chain)
-    first = frozenset(c[-1] for c in decoded if c[-1] not in edited)
-    return Needs(
-        tuple(decoded), frozenset(context), first, frozenset(c for c in predicted if not is_changed(c, edited))
-    )
+    first = frozenset(c[-1] for c in decoded if "first" in reuse and c[-1] not in edited)
+    return Needs(tuple(decoded), frozenset(context), first, frozenset(unchanged))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from screen.models.adapter import BatchRows, Readout, Row
 from screen.models.perturbgen.adapter import PerturbGenAdapter
-from screen.models.perturbgen.chains import ENCODED, SOURCE, Chain, Needs, context_of, needs
+from screen.models.perturbgen.chains import ENCODED, REUSE, SOURCE, Chain, Needs, context_of, needs
 from screen.models.perturbgen.layers import DecoderBlock, KeysValues
 from screen.models.perturbgen.model import PerturbGen
 
@@ -39,6 +39,7 @@ class PackedPerturbGen:
 
     keeps_hidden     per-token embeddings are asked for
     pools_anew       an unchanged prediction may still be pooled without the perturbed genes
+    reuse            what is taken over from the control; the rest is computed again
     """
 
     adapter: PerturbGenAdapter
@@ -46,6 +47,7 @@ class PackedPerturbGen:
     edits: frozenset[frozenset[int]]
     keeps_hidden: bool = False
     pools_anew: bool = False
+    reuse: frozenset[str] = REUSE
 
     @property
     def chains(self) -> dict[int, Chain]:
@@ -60,14 +62,14 @@ class PackedPerturbGen:
         """
         one = _Pass(self.model, rows, None, needs(self.chains.values(), {SOURCE}))
         hidden = {t: one.hidden(c) for t, c in self.chains.items()}
-        wanted = [needs(self.chains.values(), e) for e in self.edits]
+        wanted = [needs(self.chains.values(), e, self.reuse) for e in self.edits]
         shared = [self._shared(one, wanted, b, {s: n[b] for s, n in length_B.items()}) for b in range(len(rows))]
         return self._readout(rows, hidden, None), shared
 
     @torch.inference_mode()
     def predict(self, rows: BatchRows, before_CD: Mapping[int, Tensor], shared: Sequence[Shared]) -> Readout:
         """Readouts of B items, from the control embeddings and shared activations of the C cells they belong to."""
-        need = needs(self.chains.values(), rows.edited)
+        need = needs(self.chains.values(), rows.edited, self.reuse)
         one = _Pass(self.model, rows, shared, need)
         unchanged = frozenset[int]() if self.pools_anew else frozenset(c[-1] for c in need.unchanged)
         wanted = {t: c for t, c in self.chains.items() if t not in unchanged or self.keeps_hidden}
