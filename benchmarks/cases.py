@@ -44,13 +44,11 @@ from screen.synthetic import (
 from screen.tokens import SOURCE, Ragged, State, TokenBank
 
 SHIPPED_LENGTH = 797
-N_OVEREXPRESSED = 2
-"""Cells in which upstream's loop is asked to overexpress a gene; it would take every cell."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large everything is. Each cell holds `n_edits` genes (`n_few_edits` in minor figures) of twice as many."""
+    """How large everything is. Each cell holds `n_edits` genes of twice as many; minor figures have fewer of all."""
 
     sizes: SyntheticSizes
     shorter: int = SHIPPED_LENGTH
@@ -58,6 +56,7 @@ class Scale:
     n_edits: int = 40
     n_few_edits: int = 12
     n_rounds: int = 3
+    n_few_rounds: int = 2
     length_factor: float = 1.0
 
 
@@ -67,7 +66,7 @@ QUICK = Scale(
         width=32, n_heads=2, encoder_head_width=16, head_width=8, n_encoder_blocks=3, n_blocks=2,
         n_genes=300, n_source_tokens=1000, max_len=120, n_times=2,
     ),
-    shorter=80, n_edits=6, n_few_edits=3, n_rounds=1, length_factor=0.1,
+    shorter=80, n_edits=6, n_few_edits=3, n_rounds=1, n_few_rounds=1, length_factor=0.1,
 )  # fmt: skip
 
 
@@ -111,11 +110,18 @@ def prepared(
 
 @dataclass(frozen=True)
 class Case:
-    """One figure against upstream's shape: a screen, what upstream is asked, and whose upstream timings it shares."""
+    """One figure against upstream's shape: a screen, and what upstream is asked.
+
+    n_rounds     how often both run
+    most_cells   of the cells with an item of a gene, upstream runs so many at most
+    baseline_of  the figure whose upstream timings this one shares; upstream runs once then, to compare results
+    """
 
     name: str
     screen: Prepared
     settings: Settings
+    n_rounds: int
+    most_cells: int
     baseline_of: str = ""
 
     @property
@@ -136,6 +142,8 @@ def make_case(
     pert_tps: tuple[int, ...] = (),
     context_mode: bool = False,
     max_len: int | None = None,
+    n_rounds: int = 1,
+    most_cells: int = 3,
     baseline_of: str = "",
 ) -> Case:
     """The screen of one figure; of edits at several time points the first one's rows are weighted by length."""
@@ -150,7 +158,7 @@ def make_case(
     n_genes = n_edits if mode == "overexpress" else 2 * n_edits
     library = every_gene(synthetic_vocabulary(scale.sizes), [mode], [site], pert_tps, range(n_genes))
     settings = Settings(pred_tps, window.context_tps, context_mode, readout="expected")
-    return Case(name, prepared(model, scale, bank, library, window), settings, baseline_of)
+    return Case(name, prepared(model, scale, bank, library, window), settings, n_rounds, most_cells, baseline_of)
 
 
 @dataclass
@@ -163,13 +171,12 @@ class Upstream:
     n_genes: int = 0
 
     def seconds_per_edit(self) -> float:
-        """The next gene, in every cell that has an item of it; torch's own number of threads."""
+        """The next gene, in cells that have an item of it; torch's own number of threads."""
         screen, settings = self.case.screen, self.case.settings
         number = self.n_genes % len(screen.library)
         self.n_genes += 1
         p = screen.library.perturbations[number]
-        cell_N = np.sort(screen.plan.cell_I[screen.plan.perturbation_I == number])
-        cell_N = cell_N if p.is_knockout else cell_N[:N_OVEREXPRESSED]
+        cell_N = np.sort(screen.plan.cell_I[screen.plan.perturbation_I == number])[: self.case.most_cells]
         source, target = (tuple(p.tokens(screen.vocabulary, site)) for site in ("src", "tgt"))
         edit = Edit(source, target, p.mode, p.sites, p.pert_tps)
         cells = PaddedCells.from_bank(screen.bank, settings.pred_tps, self.case.max_len)

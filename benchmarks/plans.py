@@ -25,8 +25,10 @@ from run_all import exit_code, parser_of, verdict
 from screen.config import ComputeConfig
 from screen.decide import decide
 from screen.engine import PackedEngine
+from screen.genes import Vocabulary
 from screen.models.perturbgen.model import PerturbGen
 from screen.pack import pack_unit, padded_share
+from screen.perturbations import Library, make_library, make_perturbation
 from screen.plan import Window
 from screen.prepare import prepare
 from screen.prepared import Prepared
@@ -49,7 +51,7 @@ class Work:
 
     wide, n_wide_cells, every   the genome-wide plan, of which every n-th unit is packed
     small_plan, large_plan      cells and modes of the two plans that are timed, over n_planned_genes genes
-    run, n_run_cells, n_run_genes  the run whose perturbations are multiplied by ten; units are full at 1x already
+    run, n_run_cells, n_run_pairs  the run whose perturbations are multiplied by ten: units and row groups are full at 1x
     """
 
     wide: SyntheticSizes
@@ -60,7 +62,7 @@ class Work:
     large_plan: tuple[int, str]
     run: SyntheticSizes
     n_run_cells: int
-    n_run_genes: int
+    n_run_pairs: int
 
 
 REAL = Work(
@@ -68,7 +70,7 @@ REAL = Work(
     SyntheticSizes(
         width=32, n_heads=2, encoder_head_width=16, head_width=8, n_encoder_blocks=1, n_blocks=1,
         n_genes=1000, n_source_tokens=4000, max_len=24,
-    ), 512, 64,
+    ), 128, 256,
 )  # fmt: skip
 TINY = Work(
     replace(QUICK.sizes, n_times=1), 200, 1, 300, (200, "mask"), (300, "mask,overexpress"),
@@ -157,11 +159,18 @@ def plan_child(n_cells: int, modes: str, n_genes: int) -> dict[str, Any]:
     return {"n_items": plan.n_items, "elapsed_s": round(elapsed_s, 2), "n_cells": n_cells, "modes": modes}
 
 
+def pairs(vocabulary: Vocabulary, n: int) -> Library:
+    """`n` different pairs of genes, overexpressed in the source."""
+    n_genes = len(vocabulary)
+    genes = [(i % n_genes, (i + 1 + i // n_genes) % n_genes) for i in range(n)]
+    return make_library([([make_perturbation(g, "overexpress", ["src"], [], vocabulary) for g in genes], False)])
+
+
 def run_child(factor: int, work: Work) -> dict[str, Any]:
     """Runs a whole screen, tables included, in this process: items, units, peak memory."""
     vocabulary = synthetic_vocabulary(work.run)
     bank = random_bank(work.n_run_cells, vocabulary, 1, work.run.max_len)
-    library = every_gene(vocabulary, ["overexpress"], ["src"], genes=range(factor * work.n_run_genes))
+    library = pairs(vocabulary, factor * work.n_run_pairs)
     model, window = random_model(work.run.sizes()), Window((1,), (), work.run.max_len)
     screen = prepared(model, Scale(work.run), bank, library, window)
     start = time.perf_counter()

@@ -56,16 +56,17 @@ class Report:
 
 def cases(model: PerturbGen, scale: Scale) -> Iterator[Case]:
     """The figures against upstream's shape after the main one."""
-    many, few = scale.n_edits, scale.n_few_edits
+    many = {"n_edits": scale.n_edits, "n_rounds": scale.n_rounds}
+    few = {"n_edits": scale.n_few_edits, "n_rounds": scale.n_few_rounds}
     two: dict[str, Any] = {"site": "tgt", "pred_tps": (1, 2)}
+    shared: dict[str, Any] = {"baseline_of": TARGET, "most_cells": 1, **few, **two}
     both, context = (f"tgt_mask_{x}_vs_upstream_shaped" for x in ("both", "context"))
-    yield make_case(SHIPPED, model, scale, n_edits=many, max_len=scale.shorter)
-    yield make_case(TARGET, model, scale, n_edits=many, pert_tps=(1,), **two)
-    yield make_case(both, model, scale, n_edits=few, pert_tps=(1, 2), baseline_of=TARGET, **two)
-    yield make_case(context, model, scale, n_edits=few, pert_tps=(1,), context_mode=True, **two)
+    yield make_case(SHIPPED, model, scale, max_len=scale.shorter, **many)
+    yield make_case(TARGET, model, scale, pert_tps=(1,), **many, **two)
+    yield make_case(both, model, scale, pert_tps=(1, 2), **shared)
+    yield make_case(context, model, scale, pert_tps=(1,), context_mode=True, most_cells=2, **few, **two)
     for mode in ("delete", "overexpress"):
-        name = f"tgt_{mode}_vs_upstream_shaped"
-        yield make_case(name, model, scale, n_edits=few, mode=mode, pert_tps=(1,), baseline_of=TARGET, **two)
+        yield make_case(f"tgt_{mode}_vs_upstream_shaped", model, scale, mode=mode, pert_tps=(1,), **shared)
 
 
 def against_upstream(case: Case, upstream: Upstream, engine: Engine, taken: Seconds, report: Report) -> None:
@@ -104,9 +105,7 @@ def against_upstream(case: Case, upstream: Upstream, engine: Engine, taken: Seco
     )
 
 
-def main_figures(
-    case: Case, loop: UpstreamShaped, executor: Executor, folder: Path, scale: Scale, report: Report
-) -> None:
+def main_figures(case: Case, loop: UpstreamShaped, executor: Executor, folder: Path, report: Report) -> None:
     """The main figure, the engine over its bare forward, and that over its bare products, all in turn in one run."""
     bare = PackedEngine(case.screen, executor)
     forward = forward_of(bare)
@@ -120,7 +119,7 @@ def main_figures(
         "forward": lambda: seconds_in_lanes(forward, executor),
         "products": lambda: seconds_in_lanes(products, executor),
     }
-    taken = rounds(variants, scale.n_rounds, n_warm_up=0)
+    taken = rounds(variants, case.n_rounds, n_warm_up=0)
     against_upstream(case, upstream, engine, taken, report)
     n_items = case.screen.plan.n_items
     middle = {name: median(seconds) for name, seconds in taken.items()}
@@ -145,17 +144,15 @@ def main_figures(
     )
 
 
-def other_figure(
-    case: Case, loop: UpstreamShaped, executor: Executor, folder: Path, scale: Scale, report: Report
-) -> None:
-    """One more figure against upstream's shape; one that shares a baseline asks upstream once, to compare results."""
+def other_figure(case: Case, loop: UpstreamShaped, executor: Executor, folder: Path, report: Report) -> None:
+    """One more figure against upstream's shape."""
     upstream, engine = Upstream(case, loop), Engine(case.screen, executor, folder)
     if case.baseline_of:
         once = upstream.seconds_per_edit()
-        taken = {"upstream": [once], **rounds({"engine": engine.seconds}, scale.n_rounds, n_warm_up=0)}
+        taken = {"upstream": [once], **rounds({"engine": engine.seconds}, case.n_rounds, n_warm_up=0)}
     else:
         variants = {"upstream": upstream.seconds_per_edit, "engine": engine.seconds}
-        taken = rounds(variants, scale.n_rounds, n_warm_up=0)
+        taken = rounds(variants, case.n_rounds, n_warm_up=0)
     against_upstream(case, upstream, engine, taken, report)
 
 
@@ -166,11 +163,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = random_model(scale.sizes.sizes())
     loop = UpstreamShaped.random(model, scale.sizes.n_encoder_blocks, scale.sizes.n_source_tokens - len(SPECIAL_IDS))
     with tempfile.TemporaryDirectory() as folder:
-        first = make_case(MAIN, model, scale, n_edits=scale.n_edits)
+        first = make_case(MAIN, model, scale, n_edits=scale.n_edits, n_rounds=scale.n_rounds)
         executor = decide(ComputeConfig(), first.screen)
-        main_figures(first, loop, executor, Path(folder), scale, report)
+        main_figures(first, loop, executor, Path(folder), report)
         for case in cases(model, scale):
-            other_figure(case, loop, executor, Path(folder), scale, report)
+            other_figure(case, loop, executor, Path(folder), report)
     return exit_code(report.faults, given.quick)
 
 

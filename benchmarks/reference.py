@@ -1,6 +1,6 @@
 """Edits per second on the demo: the reference engine on one core and on all, and the default engine against it.
 
-python benchmarks/reference.py        # about a minute; appends two lines to benchmarks/results.jsonl
+python benchmarks/reference.py        # half a minute; appends two lines to benchmarks/results.jsonl
 """
 
 import json
@@ -81,7 +81,7 @@ def rates(n: int, seconds: Iterable[float]) -> list[float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0: these figures have no threshold, but both engines must agree."""
     given = options(__doc__, arguments)
-    n_items, n_rounds, n = (20, 1, 200) if given.quick else (400, 5, 10)
+    n_items, n_rounds, n = (20, 1, 200) if given.quick else (400, 3, 20)
     screen = every_nth(prepare(load_config(ROOT / "configs" / "demo.yaml")[0]), n)
     items = np.random.default_rng(0).choice(screen.plan.n_items, n_items, replace=False).tolist()
     executor, n_cores = decide(ComputeConfig(), screen), available_cores()
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.results, p20_p80=rates(n_items, taken["all"]), n_cores=n_cores, n_edits=n_items,
     )  # fmt: skip
     sys.stdout.write(json.dumps(line) + "\n")
-    # the reference engine's controls are left out: in the whole demo 60 of them are nothing beside 27,000 edits
+    # the reference engine's controls are left out: the whole demo needs few of them beside its edits
     value, baseline = screen.plan.n_items / median(taken["packed"]), n_items / median(apart)
     line = record(
         "packed_demo_vs_reference", round(value, 1), "edits/s", round(baseline, 1), round(value / baseline, 2),

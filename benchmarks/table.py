@@ -17,7 +17,47 @@ END = "<!-- /performance -->"
 COLUMNS = ("what", "figure", "against", "ratio", "machine", "commit", "date")
 # figure name -> (what was measured, what it is compared with)
 DESCRIPTIONS = {
-    "reference_demo_all_cores_vs_one": ("reference engine on the demo, one worker per core", "one worker"),
+    "src_mask_vs_upstream_shaped": (
+        "published size, `mask` in the source, upstream padded to 1,233",
+        "upstream-shaped loop",
+    ),
+    "src_mask_vs_upstream_shaped_797": ("the same, upstream padded to 797", "upstream-shaped loop"),
+    "tgt_mask_vs_upstream_shaped": ("`mask` in the target at one of two time points", "upstream-shaped loop"),
+    "tgt_mask_both_vs_upstream_shaped": ("`mask` in the target at both time points", "upstream-shaped loop"),
+    "tgt_mask_context_vs_upstream_shaped": (
+        "`mask` in the target at one of two time points, context mode",
+        "upstream-shaped loop",
+    ),
+    "tgt_delete_vs_upstream_shaped": ("`delete` in the target at one of two time points", "upstream-shaped loop"),
+    "tgt_overexpress_vs_upstream_shaped": (
+        "`overexpress` in the target at one of two time points",
+        "upstream-shaped loop",
+    ),
+    "engine_vs_bare_forward": ("engine end to end, writing included", "bare forward, same batches"),
+    "packed_forward_vs_matmul": ("packed forward", "its products and attention alone"),
+    "packed_demo_vs_reference": ("the demo, packed engine", "reference engine"),
+    "reference_demo_all_cores_vs_one": ("the demo, reference engine, one worker per core", "one worker"),
+    "gain_one_encoder_block": ("one encoder block instead of twelve", "all blocks"),
+    "gain_shared_control": ("one control per cell", "one per item"),
+    "gain_first_self_attention": ("source edits take over the first self-attention", "computed anew"),
+    "gain_context_keys_values": ("target edits take over encoder output, keys and values", "computed anew"),
+    "gain_unreached_time_points": ("no pass where no edit reaches", "computed anew"),
+    "gain_batches": ("batches of one cell's items", "one item at a time"),
+    "gain_onednn": ("oneDNN products and attention", "torch's own"),
+    "gain_onednn_products": ("oneDNN products", "torch's own"),
+    "gain_onednn_attention": ("attention by oneDNN products", "torch's own"),
+    "padding_demo": ("padded tokens, the demo", "batches of 64, padded to their longest"),
+    "padding_genome_wide": ("padded tokens, genome-wide plan", "batches of 64, padded to their longest"),
+    "plan_genome_wide_items_per_s": ("planning 120 million items", ""),
+    "peak_memory_10x": ("peak memory of a run with ten times the perturbations", "a tenth of them"),
+    "precision_error_float32_250_420": ("error of float32 over the change's rms, random weights, 250-420 tokens", ""),
+    "precision_error_float32_over_700": ("error of float32 over the change's rms, random weights, over 700 tokens", ""),
+    "precision_error_fp16x2_250_420": ("error of fp16x2 over the change's rms, random weights, 250-420 tokens", ""),
+    "precision_error_fp16x2_over_700": ("error of fp16x2 over the change's rms, random weights, over 700 tokens", ""),
+    "precision_error_tf32_250_420": ("error of tf32 over the change's rms, random weights, 250-420 tokens", ""),
+    "precision_error_tf32_over_700": ("error of tf32 over the change's rms, random weights, over 700 tokens", ""),
+    "precision_error_bf16_250_420": ("error of bf16 over the change's rms, random weights, 250-420 tokens", ""),
+    "precision_error_bf16_over_700": ("error of bf16 over the change's rms, random weights, over 700 tokens", ""),
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from screen import __version__
 from screen.errors import ScreenError
-from screen.report import Console, describe_forecast, describe_plan, describe_result
+from screen.report import Console, describe_forecast, describe_plan, describe_result, describe_unscreened
 
 EXIT_CODES = """exit codes:
   0  everything asked for was screened
@@ -149,18 +149,31 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
 
 def _plan(arguments: argparse.Namespace, console: Console) -> int:
     from screen.decide import decide
+    from screen.errors import CellError, ConfigError
     from screen.preflight import forecast
     from screen.prepare import prepare
+    from screen.session import nothing_to_screen, reasons
 
     config, _ = _config(arguments)
+    if config.compute.engine == "reference":
+        raise ConfigError("`plan` predicts the packed engine only; remove --engine reference (compute.engine)")
     screen = prepare(config)
-    found = forecast(screen, decide(config.compute, screen))
+    if screen.plan.n_items == 0:
+        raise CellError(nothing_to_screen(screen))
+    executor = decide(config.compute, screen)
+    found = forecast(screen, executor)
     if arguments.json:
         console.say(json.dumps(found.json(), indent=2))
     else:
         describe_plan(screen, console)
         describe_forecast(found, console)
-    return 2 if screen.unscreened() and not config.output.allow_missing else 0
+    if executor.precision != "float32":
+        console.note(
+            f"`run` first tries {executor.precision} against float32 on a sample, and refuses it if they disagree"
+        )
+    unscreened = reasons(screen, screen.unscreened())
+    describe_unscreened(unscreened, console)
+    return 2 if unscreened and not config.output.allow_missing else 0
 
 
 def _export(arguments: argparse.Namespace, console: Console) -> int:

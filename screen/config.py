@@ -220,6 +220,11 @@ class ScreenConfig(Section):
     compute: ComputeConfig = ComputeConfig()
     notes: list[str] = []
 
+    @field_validator("output", "compute", mode="before")
+    @classmethod
+    def _empty_is_default(cls, value: object) -> object:
+        return {} if value is None else value
+
     @field_validator("library", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:

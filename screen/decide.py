@@ -18,7 +18,12 @@ def decide(compute: ComputeConfig, screen: Prepared, decided: Mapping[str, Any] 
         return Executor(torch.device("cpu"), n_lanes=compute.lanes)
     device = find_device(compute.device)
     if decided is not None:
-        for name in ("precision", "batch_tokens"):
+        if decided["cpu_products"] == "onednn" and device.type == "cpu" and not has_onednn_products():
+            raise ConfigError(
+                f"the output directory was created with oneDNN products, which torch {torch.__version__} lacks here; "
+                "continue on a machine like the first, or choose another --out"
+            )
+        for name in ("precision", "batch_tokens", "cpu_products"):
             asked = getattr(compute, name)
             if asked not in (None, "auto", decided[name]):
                 raise ConfigError(

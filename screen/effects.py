@@ -101,6 +101,8 @@ def gene_cosine(
     perturbed row the last position counts.
     """
     n_items, n_tokens = len(after_BL), len(column_of_token)
+    if before_BK.shape[1] == 0 or after_BL.shape[1] == 0:
+        return after_BLD.new_zeros((n_items, n_genes))
     after_BL, before_BK = after_BL.long(), before_BK.long()
     place_BK = torch.arange(before_BK.shape[1], device=before_BK.device).expand_as(before_BK)
     nowhere = before_BK.shape[1]

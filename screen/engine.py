@@ -56,20 +56,20 @@ class _Begun:
     batch_tokens: int
     columns: Columns = field(default_factory=dict)
     controls: list[tuple[NDArray[np.int64], Columns]] = field(default_factory=list)
-    batches: list[Future[None]] = field(default_factory=list)
+    tasks: list[Future[Any]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def wait(self) -> None:
         """Returns when every batch is done. Raises what went wrong with the first that failed."""
-        for done in self.batches:
+        for done in self.tasks:
             done.result()
 
     def drop(self) -> None:
         """Waits for what still runs, and forgets it: an error would keep the tensors of its batch alive."""
-        for done in self.batches:
+        for done in self.tasks:
             if not done.cancel():
                 done.exception()
-        self.batches.clear()
+        self.tasks.clear()
 
     def write(self, item_B: NDArray[np.int64], values: Columns) -> None:
         """The rows of some items; batches of one unit write different rows."""
@@ -106,7 +106,13 @@ class PackedEngine:
         with float32_products(self.executor), Lanes(self.executor.device, self.executor.n_lanes) as lanes:
             begun: deque[_Begun] = deque()
             for number in numbers:
-                begun.append(self._begin(number, lanes, progress))
+                try:
+                    begun.append(self._begin(number, lanes, progress))
+                except Exception:
+                    # what was begun before is whole: it is handed over first
+                    while begun:
+                        yield self._finish(begun.popleft(), lanes)
+                    raise
                 if len(begun) > UNITS_AHEAD:
                     yield self._finish(begun.popleft(), lanes)
             while begun:
@@ -123,7 +129,7 @@ class PackedEngine:
         for block, batches in pack_unit(self.screen.lengths, self.plan, unit.number, unit.batch_tokens):
             control = self._control_of(block, unit, lanes)
             handed_out = [lanes.submit(self._batch, b, control, unit, progress) for b in batches]
-            unit.batches += handed_out
+            unit.tasks += handed_out
             self._in_flight[-1] += handed_out
         rank, length = self.screen.lengths.rank(self.plan.cell_I[unit.rows], self.plan.perturbation_I[unit.rows])
         unit.write(
@@ -172,7 +178,10 @@ class PackedEngine:
             )
             for b in batches
         ]
+        unit.tasks += done
         control = lanes.submit(join, [d.result() for d in done], bank.cell_id_C).result()
+        # their results must not outlive the block
+        del unit.tasks[len(unit.tasks) - len(done) :]
         columns = lanes.submit(self._control_columns, control).result()
         unit.controls.append((control.cell_C, columns))
         self._control = block, control

@@ -42,7 +42,10 @@ class Executor:
     def smaller(self) -> "Executor":
         """One rung down after running out of memory. Raises MemoryError at the last one."""
         if self.batch_tokens <= 1:
-            raise MemoryError("a single item does not fit into memory")
+            raise MemoryError(
+                "not even one item at a time fits into memory, beside the weights and the controls of a block of cells; "
+                "use a machine with more memory, or fewer --lanes"
+            )
         return replace(self, batch_tokens=self.batch_tokens // 2)
 
     def decided(self) -> dict[str, Any]:

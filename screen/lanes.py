@@ -78,6 +78,5 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether a computation failed for want of memory, on a GPU or a CPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in ("can't allocate memory", "bad_alloc", "CUDA out of memory")
-    )
+    words = ("can't allocate memory", "bad_alloc", "out of memory", "alloc_failed")
+    return isinstance(error, RuntimeError) and any(w in str(error).lower() for w in words)

@@ -128,7 +128,7 @@ class ReferenceEngine:
         n_skipped = len(p.genes) if p.mode == "overexpress" and self.screen.window.excludes_genes(p, t) else 0
         ids = control.rows.target_BL[t][:, n:], rows.target_BL[t][:, n:]
         table = vocabulary.column_of_token("tgt")
-        highest = max(int(x.max()) for x in ids)
+        highest = max((int(x.max()) for x in ids if x.numel()), default=0)
         table = np.pad(table, (0, max(highest + 1 - len(table), 0)), constant_values=-1)
         hidden = control.readout.hidden_BLD[t][:, n:], readout.hidden_BLD[t][:, n:]
         return gene_cosine(

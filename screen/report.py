@@ -188,10 +188,15 @@ def describe_result(
         console.say(f"{n_unranked} more rest on too few cells for a rank (output.min_cells); they are in hits.parquet")
     written = "screen.zarr, hits.parquet" + (", deg/part-*.parquet" if has_counts else "")
     console.say(f"{directory}: {written}, provenance.json")
+    describe_unscreened(unscreened, console)
+
+
+def describe_unscreened(unscreened: Sequence[str], console: Console) -> None:
+    """What was asked for and has no item, with the reason."""
     for sentence in unscreened[:20]:
         console.error(f"not screened: {sentence}")
     if unscreened:
-        console.error(f"{len(unscreened)} requested perturbation(s) not screened; everything else is written")
+        console.error(f"{len(unscreened)} requested perturbation(s) not screened; everything else is unaffected")
 
 
 def _top(hits: pl.DataFrame) -> Table:

@@ -42,6 +42,7 @@ class Resident:
         self._rows = {s: align_rows(*_arrays(bank.states[s].tokens), device) for s in (SOURCE, *self.times)}
         self._is_regular_C = {s: lengths.is_regular_C(s) for s in self._rows}
         self._condition_CN = {t: torch.from_numpy(builder.condition_CN[t]).int().to(device) for t in self.times}
+        self._has_conditions_C = {t: (builder.condition_CN[t] != PAD).all(1) for t in self.times}
         self._size_factor_C = {
             t: torch.from_numpy(size_C).to(device)
             for t in window.pred_tps
@@ -73,12 +74,6 @@ class Resident:
         size_factor = {t: size_C[cell_B] for t, size_C in self._size_factor_C.items()}
         return BatchRows(source, target, edited, torch.from_numpy(index_B).to(self.device), counted_BL, size_factor)
 
-    def target_ids(self, time: int, batch: Batch) -> Tensor:
-        """(B, L) ids of the unedited target rows, condition tokens left out, int32."""
-        cell_B = torch.from_numpy(batch.cell_B.astype(np.int64)).to(self.device)
-        none_B = torch.full_like(cell_B, self._edits.n_rows - 1)
-        return self._edited(time, batch.cell_B, cell_B, none_B, batch.n_target[time])
-
     def _source(self, batch: Batch, cell_B: Tensor, number_B: Tensor) -> Row:
         if self.exclude_src:
             nothing_BL = torch.zeros(len(cell_B), 1, dtype=torch.int32, device=self.device)
@@ -92,7 +87,7 @@ class Resident:
         condition_CN = self._condition_CN[time]
         if condition_CN.shape[1]:
             ids_BL = torch.cat([condition_CN[cell_B], ids_BL], dim=1)
-            is_full = is_full and bool((condition_CN != PAD).all())
+            is_full = is_full and bool(self._has_conditions_C[time][batch.cell_B].all())
         return Row(ids_BL, None if is_full else ids_BL != PAD)
 
     def _edited(self, state: int, cells: NDArray[np.int32], cell_B: Tensor, number_B: Tensor, width: int) -> Tensor:

@@ -64,12 +64,12 @@ def run(config: ScreenConfig, config_text: str, directory: Path, console: Consol
     screen = prepare(config)
     describe_plan(screen, console)
     if screen.plan.n_items == 0:
-        raise CellError("nothing to screen: " + "; ".join(reasons(screen, list(range(len(screen.library))))[:5]))
+        raise CellError(nothing_to_screen(screen))
+    executor, piloted = _executor(config, screen, directory, console)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"cannot make the directory {directory}: {error.strerror}; choose another --out") from error
-    executor, piloted = _executor(config, screen, directory, console)
     store = open_store(screen, directory, config_text, executor, piloted)
     if store.is_complete:
         console.say(
@@ -85,6 +85,11 @@ def run(config: ScreenConfig, config_text: str, directory: Path, console: Consol
     table = write_all_tables(screen, store, directory, console)
     has_counts = screen.layout.expression_scale is not None
     return Result(directory, table, has_counts, tuple(reasons(screen, screen.unscreened())))
+
+
+def nothing_to_screen(screen: Prepared) -> str:
+    """Why no perturbation has any item."""
+    return "nothing to screen: " + "; ".join(reasons(screen, list(range(len(screen.library))))[:5])
 
 
 def make_engine(compute: ComputeConfig, screen: Prepared, executor: Executor) -> Engine:
@@ -104,6 +109,8 @@ def _executor(
         found = pilot(screen, executor)
     if config.compute.precision != "auto":
         require_agreement(found)
+    if executor.device.type == "cpu":
+        console.note(f"{executor.precision} is emulated on a CPU: the numbers of a GPU, slower than float32")
     console.note(str(found) + ("" if found.is_close else "; float32 is used"))
     return (executor if found.is_close else replace(executor, precision="float32")), found.figures()
 

@@ -132,7 +132,7 @@ def test_the_readme_gets_the_table_and_the_check_tells_whether_it_is_current(tmp
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert rows[0] == "| what | figure | against | ratio | machine | commit | date |"
     assert rows[2].startswith(
-        "| reference engine on the demo, one worker per core | 198 edits/s (190 to 204) | one worker: 106.4 edits/s | 1.86 |"
+        "| the demo, reference engine, one worker per core | 198 edits/s (190 to 204) | one worker: 106.4 edits/s | 1.86 |"
     )
     assert rows[3].startswith("| odd\\|name | 123,456 |  |  |")
     record.record("odd|name", 1.0, "s", None, None, path=results)
