@@ -42,7 +42,7 @@ def variants(
     source: Case, target: Case, executor: Executor, chained: PerturbGen
 ) -> dict[str, tuple[Case, list[list[Call]]]]:
     """Name -> (screen, the calls that it takes). The first two have everything."""
-    torch_only = replace(executor, cpu_products="torch", onednn_attention_from=None)
+    torch_only = replace(executor, cpu_products="torch", onednn_attention_from=None, onednn_encoder_attention_from=None)
     all_blocks = replace(source, screen=replace(source.screen, adapter=replace(source.screen.adapter, model=chained)))
     found = {
         SRC: (source, forward_of(engine_of(source, executor))),
@@ -51,7 +51,12 @@ def variants(
         "gain_context_keys_values": (target, forward_of(engine_of(target, executor, "context"))),
         "gain_unreached_time_points": (target, forward_of(engine_of(target, executor, "unchanged"))),
         "gain_onednn_products": (source, forward_of(engine_of(source, replace(executor, cpu_products="torch")))),
-        "gain_onednn_attention": (source, forward_of(engine_of(source, replace(executor, onednn_attention_from=None)))),
+        "gain_onednn_attention": (
+            source,
+            forward_of(
+                engine_of(source, replace(executor, onednn_attention_from=None, onednn_encoder_attention_from=None))
+            ),
+        ),
         "gain_onednn": (source, forward_of(engine_of(source, torch_only))),
         "gain_batches": (source, forward_of(engine_of(source, replace(executor, batch_tokens=1)))),
         "gain_one_encoder_block": (all_blocks, forward_of(engine_of(all_blocks, executor))),

@@ -48,7 +48,7 @@ DESCRIPTIONS = {
     "gain_onednn_attention": ("attention by oneDNN products", "torch's own"),
     "padding_demo": ("padded tokens, the demo", "batches of 64, padded to their longest"),
     "padding_genome_wide": ("padded tokens, genome-wide plan", "batches of 64, padded to their longest"),
-    "plan_genome_wide_items_per_s": ("planning 120 million items", ""),
+    "plan_genome_wide_items_per_s": ("planning 100 million items", ""),
     "peak_memory_10x": ("peak memory of a run with ten times the perturbations", "a tenth of them"),
     "precision_error_float32_250_420": ("error of float32 over the change's rms, random weights, 250-420 tokens", ""),
     "precision_error_float32_over_700": ("error of float32 over the change's rms, random weights, over 700 tokens", ""),

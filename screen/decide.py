@@ -1,14 +1,15 @@
 """decide: which executor runs a screen. What a store was created with wins over what would be chosen now."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from screen.config import ComputeConfig
 from screen.errors import ConfigError
-from screen.executor import Executor, default_batch_tokens, fastest_on_cpu, find_device
-from screen.models.products import CpuBackend, has_onednn_products
+from screen.executor import Executor, default_batch_tokens, fastest_product, find_device, onednn_attention_from
+from screen.models.products import has_onednn_products
 from screen.prepared import Prepared
 
 
@@ -35,19 +36,24 @@ def decide(compute: ComputeConfig, screen: Prepared, decided: Mapping[str, Any] 
     if precision == "auto":
         precision = "float32" if device.type == "cpu" else "fp16x2"
     batch_tokens = compute.batch_tokens or default_batch_tokens(device)
-    products, attention_from = _on_cpu(compute, screen) if device.type == "cpu" else ("torch", None)
-    return Executor(device, precision, products, attention_from, batch_tokens, compute.lanes)
+    if device.type != "cpu":
+        return Executor(device, precision, batch_tokens=batch_tokens, n_lanes=compute.lanes)
+    return replace(_on_cpu(compute, screen), precision=precision, batch_tokens=batch_tokens, n_lanes=compute.lanes)
 
 
-def _on_cpu(compute: ComputeConfig, screen: Prepared) -> tuple[CpuBackend, int | None]:
+def _on_cpu(compute: ComputeConfig, screen: Prepared) -> Executor:
+    """What multiplies and attends on this CPU, by the clock unless the user says so."""
+    plain = Executor(torch.device("cpu"))
     if compute.cpu_products == "torch":
-        return "torch", None
+        return plain
     if compute.cpu_products == "onednn" and not has_onednn_products():
         raise ConfigError(
             f"compute.cpu_products is onednn, but torch {torch.__version__} has none here; use auto or torch"
         )
-    sizes = screen.adapter.model.sizes
-    products, attention_from = fastest_on_cpu(sizes.width, sizes.n_heads, sizes.head_width, screen.window.max_len)
-    if compute.cpu_products == "onednn":
-        return "onednn", attention_from
-    return products, attention_from
+    sizes, longest = screen.adapter.model.sizes, screen.window.max_len
+    return replace(
+        plain,
+        cpu_products="onednn" if compute.cpu_products == "onednn" else fastest_product(sizes.width),
+        onednn_attention_from=onednn_attention_from(sizes.n_heads, sizes.head_width, longest),
+        onednn_encoder_attention_from=onednn_attention_from(sizes.encoder.n_heads, sizes.encoder.head_width, longest),
+    )

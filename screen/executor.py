@@ -2,7 +2,8 @@
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -15,12 +16,13 @@ from screen.errors import ConfigError
 from screen.models.attention import attend, attend_by_products
 from screen.models.products import Arithmetic, CpuBackend, OneDnnProduct, Precision, has_onednn_products
 
-CPU_BATCH_TOKENS = 4096
+CPU_BATCH_TOKENS = 2048
 GPU_BATCH_TOKENS = 65_536
 MUCH_FASTER = 1.15
 """oneDNN is taken only where it is clearly faster, so that luck in timing does not decide between equals."""
-TRIED = (128, 192, 256, 384, 512)
+TRIED = (192, 256, 384, 512)
 """Lengths at which attention is timed."""
+CPU_CHOICES = ("cpu_products", "onednn_attention_from", "onednn_encoder_attention_from")
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,16 @@ class Executor:
     precision: Precision = "float32"
     cpu_products: CpuBackend = "torch"
     onednn_attention_from: int | None = None
+    onednn_encoder_attention_from: int | None = None
     batch_tokens: int = CPU_BATCH_TOKENS
     n_lanes: int | None = None
 
     @property
     def arithmetic(self) -> Arithmetic:
         """What of this concerns the model."""
-        return Arithmetic(self.precision, self.cpu_products, self.onednn_attention_from)
+        return Arithmetic(
+            self.precision, self.cpu_products, self.onednn_attention_from, self.onednn_encoder_attention_from
+        )
 
     def smaller(self) -> "Executor":
         """One rung down after running out of memory. Raises MemoryError at the last one."""
@@ -50,7 +55,7 @@ class Executor:
 
     def decided(self) -> dict[str, Any]:
         """What is chosen once, when a store is created, so that every unit rounds alike."""
-        names = ("precision", "cpu_products", "onednn_attention_from", "batch_tokens")
+        names = ("precision", *CPU_CHOICES, "batch_tokens")
         return {name: getattr(self, name) for name in names}
 
     def record(self) -> dict[str, Any]:
@@ -58,11 +63,7 @@ class Executor:
         return {
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "precision": self.precision,
-            **(
-                {"cpu_products": self.cpu_products, "onednn_attention_from": self.onednn_attention_from}
-                if self.device.type == "cpu"
-                else {}
-            ),
+            **({name: getattr(self, name) for name in CPU_CHOICES} if self.device.type == "cpu" else {}),
             "batch_tokens": self.batch_tokens,
             "torch": torch.__version__,
             "threads_per_lane": 1,
@@ -104,22 +105,30 @@ def default_batch_tokens(device: torch.device) -> int:
     return CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
 
 
-def fastest_on_cpu(width: int, n_heads: int, head_width: int, longest: int) -> tuple[CpuBackend, int | None]:
-    """(what multiplies, from how many keys on attention is made of oneDNN products), by timing both for a moment.
+def fastest_product(width: int) -> CpuBackend:
+    """What multiplies faster on this CPU, by timing 1,024 rows by width x width for a moment, one torch thread."""
+    with _one_thread():
+        return "onednn" if has_onednn_products() and _product_ratio(width) >= MUCH_FASTER else "torch"
 
-    Products of 1,024 rows by width x width; attention over TRIED lengths up to `longest`, one torch thread.
-    """
+
+def onednn_attention_from(n_heads: int, head_width: int, longest: int) -> int | None:
+    """From how many keys on attention made of oneDNN products is faster on this CPU; None: never, up to `longest`."""
     if not has_onednn_products():
-        return "torch", None
+        return None
+    with _one_thread():
+        lengths = [n for n in TRIED if n <= longest]
+        return next((n for n in lengths if _attention_ratio(n_heads, head_width, n) >= MUCH_FASTER), None)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.inference_mode():
-            products: CpuBackend = "onednn" if _product_ratio(width) >= MUCH_FASTER else "torch"
-            faster = [n for n in TRIED if n <= longest and _attention_ratio(n_heads, head_width, n) >= MUCH_FASTER]
+            yield
     finally:
         torch.set_num_threads(n_threads)
-    return products, min(faster, default=None)
 
 
 def _product_ratio(width: int) -> float:

@@ -64,6 +64,7 @@ class ReferenceEngine:
                     "engine": self.name,
                     "cpu_products": "torch",
                     "onednn_attention_from": None,
+                    "onednn_encoder_attention_from": None,
                 }
                 yield Unit(
                     number,

@@ -102,8 +102,10 @@ def test_packed_equals_reference(modes: Any, where: Any, context_mode: bool) -> 
     (exact,) = ReferenceEngine(screen, Executor(CPU)).units([0], quiet)
     for executor in (
         Executor(CPU, batch_tokens=1),
-        Executor(CPU, cpu_products="onednn", onednn_attention_from=1, batch_tokens=120),
-        Executor(CPU, cpu_products="onednn", onednn_attention_from=40),
+        Executor(
+            CPU, cpu_products="onednn", onednn_attention_from=1, onednn_encoder_attention_from=1, batch_tokens=120
+        ),
+        Executor(CPU, cpu_products="onednn", onednn_attention_from=40, onednn_encoder_attention_from=40),
     ):
         (packed,) = PackedEngine(screen, executor).units([0], quiet)
         assert_close(exact, packed)
@@ -148,7 +150,9 @@ def test_the_engines_agree_on_the_demo() -> None:
     screen = sample(prepare(load_config(demo)[0]), 3, 12)
     screen = replace_layout(screen, replace(screen.layout, dtype="float32", keep_embeddings=True))
     (exact,) = ReferenceEngine(screen, Executor(CPU)).units([0], quiet)
-    (packed,) = PackedEngine(screen, Executor(CPU, cpu_products="onednn", onednn_attention_from=1)).units([0], quiet)
+    (packed,) = PackedEngine(
+        screen, Executor(CPU, cpu_products="onednn", onednn_attention_from=1, onednn_encoder_attention_from=1)
+    ).units([0], quiet)
     assert len(exact.columns["items/rank"]) == 36
     assert_close(exact, packed)
 

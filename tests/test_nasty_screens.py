@@ -143,7 +143,10 @@ def test_packed_equals_reference_on_nasty_screens(seed: int) -> None:
         return
     numbers = range(screen.plan.n_units)
     exact = list(ReferenceEngine(screen, Executor(CPU, n_lanes=1)).units(numbers, quiet))
-    for executor in (Executor(CPU, batch_tokens=1), Executor(CPU, cpu_products="onednn", onednn_attention_from=1)):
+    for executor in (
+        Executor(CPU, batch_tokens=1),
+        Executor(CPU, cpu_products="onednn", onednn_attention_from=1, onednn_encoder_attention_from=1),
+    ):
         ours = list(PackedEngine(screen, executor).units(numbers, quiet))
         for one, two in zip(exact, ours, strict=True):
             assert set(one.columns) == set(two.columns)

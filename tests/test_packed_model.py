@@ -39,7 +39,7 @@ def packed(
     lengths = RowLengths(rows.bank, rows.vocabulary, window, library, times, exclude_src=rows.exclude_src)
     resident = Resident(rows, library, lengths, CONDITION_IDS if case["condition_tokens"] else (), CPU)
     edits = frozenset({frozenset(edited_states(p))})
-    arithmetic = Arithmetic(precision, backend, 1 if backend == "onednn" else None)
+    arithmetic = Arithmetic(precision, backend, *[1 if backend == "onednn" else None] * 2)
     model = adapter.packed(CPU, arithmetic, edits, True, window.pool_everywhere, fuse)
     model = replace(model, reuse=reuse)
     controls = [

@@ -6,7 +6,7 @@ On a CPU every precision but float32 is emulated: inputs rounded as the tensor c
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
@@ -114,12 +114,14 @@ class Arithmetic:
     """How a model's products and attention are computed.
 
     cpu_products           what multiplies float32 on a CPU
-    onednn_attention_from  keys from which attention on a CPU is made of oneDNN products; None: never
+    onednn_attention_from  keys from which attention on a CPU is made of oneDNN products; None: never. The encoder, whose
+                           heads have another width, has its own
     """
 
     precision: Precision = "float32"
     cpu_products: CpuBackend = "torch"
     onednn_attention_from: int | None = None
+    onednn_encoder_attention_from: int | None = None
 
     def product(self, device: torch.device) -> Callable[[nn.Linear], nn.Module]:
         """What stands in for a Linear layer."""
@@ -129,12 +131,13 @@ class Arithmetic:
             return partial(RoundedProduct, precision=self.precision)
         return OneDnnProduct if device.type == "cpu" and self.cpu_products == "onednn" else _unchanged_linear
 
-    def attention(self, device: torch.device) -> Attend:
+    def attention(self, device: torch.device, in_encoder: bool = False) -> Attend:
         """What stands in for `attend`. fp16x2 and tf32 keep float32 attention inputs."""
+        onednn_from = self.onednn_encoder_attention_from if in_encoder else self.onednn_attention_from
         if self.precision == "bf16":
             return attend_in_bfloat16
-        if self.precision == "float32" and device.type == "cpu" and self.onednn_attention_from is not None:
-            return partial(attend_by_length, onednn_from=self.onednn_attention_from)
+        if self.precision == "float32" and device.type == "cpu" and onednn_from is not None:
+            return partial(attend_by_length, onednn_from=onednn_from)
         return attend
 
 
@@ -157,17 +160,19 @@ def with_products(
     attend_with: Attend,
     fuse: bool,
     exact: tuple[str, ...] = (),
+    attend_in: Mapping[str, Attend] | None = None,
 ) -> M:
     """A copy of a model, sharing its weights, whose Linear layers and attention are replaced.
 
     fuse    queries, keys and values of one input are one product
     exact   children that keep plain float32 products
+    attend_in  children whose attention is another
     """
     memo: dict[int, object] = {id(x): x for x in (*model.parameters(), *model.buffers())}
     changed = copy.deepcopy(model, memo)
     for name, child in changed.named_children():
         if name not in exact:
-            _replace(child, make, attend_with, fuse)
+            _replace(child, make, (attend_in or {}).get(name, attend_with), fuse)
     return changed
 
 

@@ -97,6 +97,7 @@ class PerturbGenAdapter:
             arithmetic.attention(device),
             fuse=device.type == "cuda" if fuse is None else fuse,
             exact=("count_decoder",),
+            attend_in={"encoder_layers": arithmetic.attention(device, in_encoder=True)},
         )
         return PackedPerturbGen(self, model, edits, keeps_hidden, pools_anew)
 
