@@ -1,6 +1,6 @@
 """What each optimisation buys at the model's published size: the forward with everything, and without one thing at a time.
 
-python benchmarks/ablation.py             # about a minute and a half on two quiet cores
+python benchmarks/ablation.py             # about a minute on two quiet cores
 
 Value and baseline are edits per second of the bare forward, controls included; all variants run in turn in one run.
 """
@@ -26,7 +26,7 @@ from screen.models.perturbgen.packed import PackedPerturbGen
 from screen.pack import pack_controls, pack_unit
 from screen.synthetic import random_model
 
-N_CELLS, N_EDITS, N_ROUNDS = 2, 16, 3
+N_CELLS, N_EDITS, N_ROUNDS = 2, 12, 2
 SRC, TGT = "src", "tgt"
 
 
@@ -96,7 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chained = random_model(replace(sizes, encoder=replace(sizes.encoder, chained=True)))
     made = variants(source, target, executor, chained)
     taken = rounds(
-        {name: lambda s=stages: seconds_in_lanes(s, executor) for name, (_, stages) in made.items()}, n_rounds
+        {name: lambda s=stages: seconds_in_lanes(s, executor) for name, (_, stages) in made.items()},
+        n_rounds,
+        n_warm_up=0,
     )
     for name, (case, _) in made.items():
         if name in (SRC, TGT):
