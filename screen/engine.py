@@ -151,13 +151,14 @@ class PackedEngine:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
+            reason = f"{type(error).__name__}: {str(error)[:200]}"
         else:
             return True
         unit.drop()
         self._control = None
         self._in_flight.clear()
         if self.executor.batch_tokens >= unit.batch_tokens:
-            self.executor = replace(self.executor, batch_tokens=unit.batch_tokens).smaller()
+            self.executor = replace(self.executor, batch_tokens=unit.batch_tokens).smaller(reason)
         if self.executor.device.type == "cuda":
             torch.cuda.empty_cache()
         return False

@@ -44,12 +44,12 @@ class Executor:
             self.precision, self.cpu_products, self.onednn_attention_from, self.onednn_encoder_attention_from
         )
 
-    def smaller(self) -> "Executor":
-        """One rung down after running out of memory. Raises MemoryError at the last one."""
+    def smaller(self, reason: str) -> "Executor":
+        """One rung down after running out of memory, for this reason. Raises MemoryError at the last one."""
         if self.batch_tokens <= 1:
             raise MemoryError(
                 "not even one item at a time fits into memory, beside the weights and the controls of a block of cells; "
-                "use a machine with more memory, or fewer --lanes"
+                f"use a machine with more memory, or fewer lanes (compute.lanes). The last error was {reason}"
             )
         return replace(self, batch_tokens=self.batch_tokens // 2)
 

@@ -78,5 +78,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether a computation failed for want of memory, on a GPU or a CPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    words = ("can't allocate memory", "bad_alloc", "out of memory", "alloc_failed")
+    # the last is what oneDNN says when it gets no memory for a kernel
+    words = ("can't allocate memory", "bad_alloc", "out of memory", "alloc_failed", "could not create a")
     return isinstance(error, RuntimeError) and any(w in str(error).lower() for w in words)
