@@ -93,8 +93,10 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """The whole table, figures in order of first appearance; in brackets the 20th to 80th percentile."""
-    return markdown(COLUMNS, [list(row(line).values()) for line in figures.values()])
+    """The whole table, figures as DESCRIPTIONS orders them, others after; in brackets the 20th to 80th percentile."""
+    known = [name for name in DESCRIPTIONS if name in figures]
+    ordered = [*known, *(name for name in figures if name not in DESCRIPTIONS)]
+    return markdown(COLUMNS, [list(row(figures[name]).values()) for name in ordered])
 
 
 def between(text: str, start: str, end: str, content: str) -> str:
