@@ -56,13 +56,12 @@ class Report:
 
 def cases(model: PerturbGen, scale: Scale) -> Iterator[Case]:
     """The figures against upstream's shape after the main one."""
-    many = {"n_edits": scale.n_edits, "n_rounds": scale.n_rounds}
     few = {"n_edits": scale.n_few_edits, "n_rounds": scale.n_few_rounds}
     two: dict[str, Any] = {"site": "tgt", "pred_tps": (1, 2)}
     shared: dict[str, Any] = {"baseline_of": TARGET, "most_cells": 1, **few, **two}
     both, context = (f"tgt_mask_{x}_vs_upstream_shaped" for x in ("both", "context"))
     yield make_case(SHIPPED, model, scale, n_edits=scale.n_edits, n_rounds=scale.n_few_rounds, max_len=scale.shorter)
-    yield make_case(TARGET, model, scale, pert_tps=(1,), **many, **two)
+    yield make_case(TARGET, model, scale, n_edits=scale.n_edits, n_rounds=scale.n_few_rounds, pert_tps=(1,), **two)
     yield make_case(both, model, scale, pert_tps=(1, 2), **shared)
     yield make_case(context, model, scale, pert_tps=(1,), context_mode=True, most_cells=2, **few, **two)
     for mode in ("delete", "overexpress"):
