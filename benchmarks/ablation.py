@@ -8,23 +8,23 @@ Value and baseline are edits per second of the bare forward, controls included; 
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
-from bare import Call, forward_of, seconds_in_lanes
+from bare import Stages, forward_of, seconds_in_lanes
 from cases import QUICK, REAL, Case, Scale, make_case
 from record import median, p20_p80, record, rounds
 from run_all import exit_code, options
 
 from screen.config import ComputeConfig
-from screen.control import predict_controls
 from screen.decide import decide
 from screen.engine import PackedEngine
 from screen.executor import Executor
+from screen.forward import control_call
 from screen.models.perturbgen.chains import REUSE
 from screen.models.perturbgen.model import PerturbGen
 from screen.models.perturbgen.packed import PackedPerturbGen
-from screen.pack import pack_controls, pack_unit
+from screen.pack import pack_controls
 from screen.synthetic import random_model
+from screen.work import work
 
 N_CELLS, N_EDITS, N_ROUNDS = 2, 12, 2
 SRC, TGT = "src", "tgt"
@@ -38,13 +38,11 @@ def engine_of(case: Case, executor: Executor, left_out: str = "") -> PackedEngin
     return engine
 
 
-def variants(
-    source: Case, target: Case, executor: Executor, chained: PerturbGen
-) -> dict[str, tuple[Case, list[list[Call]]]]:
+def variants(source: Case, target: Case, executor: Executor, chained: PerturbGen) -> dict[str, tuple[Case, Stages]]:
     """Name -> (screen, the calls that it takes). The first two have everything."""
     torch_only = replace(executor, cpu_products="torch", onednn_attention_from=None, onednn_encoder_attention_from=None)
     all_blocks = replace(source, screen=replace(source.screen, adapter=replace(source.screen.adapter, model=chained)))
-    found = {
+    return {
         SRC: (source, forward_of(engine_of(source, executor))),
         TGT: (target, forward_of(engine_of(target, executor))),
         "gain_first_self_attention": (source, forward_of(engine_of(source, executor, "first"))),
@@ -62,20 +60,14 @@ def variants(
         "gain_one_encoder_block": (all_blocks, forward_of(engine_of(all_blocks, executor))),
         "gain_shared_control": (source, control_per_item(engine_of(source, executor))),
     }
-    return {name: (case, [list(stage) for stage in stages]) for name, (case, stages) in found.items()}
 
 
-def control_per_item(engine: PackedEngine) -> list[list[Call]]:
+def control_per_item(engine: PackedEngine) -> Stages:
     """The forward, and a control for every item beside the one for its cell."""
-    screen, budget = engine.screen, engine.executor.batch_tokens
-    more: list[Call] = []
-    for number in range(engine.plan.n_units):
-        for _, batches in pack_unit(screen.lengths, engine.plan, number, budget):
-            for b in batches:
-                packed = pack_controls(screen.lengths, b.cell_B, budget)
-                scale = screen.layout.expression_scale
-                more += [partial(predict_controls, engine.model, engine.resident, c, scale, False) for c in packed]
-    return [*[list(stage) for stage in forward_of(engine)], more]
+    budget = engine.executor.batch_tokens
+    batches = [b for _, items in work(engine.screen, budget, range(engine.plan.n_units)) for b in items]
+    more = [control_call(engine, c) for b in batches for c in pack_controls(engine.screen.lengths, b.cell_B, budget)]
+    return [*forward_of(engine), more]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

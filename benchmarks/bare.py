@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from screen.control import Control, join, predict_controls
 from screen.engine import PackedEngine
 from screen.executor import Executor
+from screen.forward import control_call, item_call, taken_over
 from screen.lanes import Lanes
 from screen.models.products import OneDnnProduct
-from screen.pack import Batch, pack_controls, pack_unit
+from screen.work import work
 
 Call = Callable[[], object]
 Stages = Sequence[Sequence[Call]]
@@ -40,36 +39,12 @@ def _dropped(call: Call) -> None:
 @torch.inference_mode()
 def forward_of(engine: PackedEngine) -> Stages:
     """The model's calls for all batches of a screen: per block of cells the controls, then the items; inputs prepared."""
-    screen, budget = engine.screen, engine.executor.batch_tokens
-    stages: list[list[Call]] = []
-    control, latest = None, -1
-    for number in range(engine.plan.n_units):
-        for block, batches in pack_unit(screen.lengths, engine.plan, number, budget):
-            if control is None or block != latest:
-                packed = pack_controls(screen.lengths, engine.plan.cells_of_block(block), budget)
-                scale = screen.layout.expression_scale
-                parts = [predict_controls(engine.model, engine.resident, b, scale, False) for b in packed]
-                control, latest = join(parts, screen.bank.cell_id_C), block
-                stages.append([partial(engine.model.control, *_control_inputs(engine, b)) for b in packed])
-            stages.append([partial(engine.model.predict, *_inputs(engine, b, control)) for b in batches])
+    stages: list[Sequence[Call]] = []
+    for controls, items in work(engine.screen, engine.executor.batch_tokens, range(engine.plan.n_units)):
+        calls = [control_call(engine, b) for b in controls]
+        taken = taken_over(controls, [call() for call in calls])
+        stages += [calls, [item_call(engine, b, taken) for b in items]]
     return stages
-
-
-def _control_inputs(engine: PackedEngine, batch: Batch) -> tuple[Any, Any]:
-    rows = engine.resident.rows(batch, np.arange(batch.n_items))
-    return rows, {0: _own(rows.source.ids_BL), **{t: _own(row.ids_BL) for t, row in rows.target.items()}}
-
-
-def _own(ids_BL: Tensor) -> list[int]:
-    """Length of each row up to its last id that is no pad."""
-    return ((ids_BL != 0) * torch.arange(1, ids_BL.shape[1] + 1)).amax(1).tolist()
-
-
-def _inputs(engine: PackedEngine, batch: Batch, control: Control) -> tuple[Any, Any, Any]:
-    cells, index_B = np.unique(batch.cell_B, return_inverse=True)
-    place_C = control.places(cells)
-    before = {t: x[torch.from_numpy(place_C)] for t, x in control.embedding_CD.items()}
-    return engine.resident.rows(batch, index_B), before, [control.shared_C[c] for c in place_C]
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,8 @@ from screen.executor import Executor
 from screen.layout import Layout
 from screen.models.perturbgen.adapter import PerturbGenAdapter
 from screen.models.perturbgen.model import PerturbGen
-from screen.pack import pack_controls, pack_unit
 from screen.perturbations import Library, Mode, Site
-from screen.plan import Window, edited_states, select_items
+from screen.plan import Window, select_items
 from screen.prepared import Prepared
 from screen.rows import RowBuilder
 from screen.runner import open_store, run_units
@@ -227,19 +226,3 @@ def worst_error(upstream: Upstream, engine: Engine) -> float:
         for t, x in of_time.items()
     ]
     return max(float(np.abs(a - b).max()) for a, b in pairs) / max(float(a.max()) for a, _ in pairs)
-
-
-def executed_flops(screen: Prepared, executor: Executor) -> float:
-    """FLOPs of the engine's batches, controls and padding included."""
-    cost, total, blocks = screen.adapter.cost, 0.0, set()
-    for number in range(screen.plan.n_units):
-        for block, batches in pack_unit(screen.lengths, screen.plan, number, executor.batch_tokens):
-            if block not in blocks:
-                controls = pack_controls(screen.lengths, screen.plan.cells_of_block(block), executor.batch_tokens)
-                total += sum(b.n_items * cost.control(b.n_source, b.n_target) for b in controls)
-            blocks.add(block)
-            for b in batches:
-                edited = edited_states(screen.library.perturbations[int(b.perturbation_B[0])])
-                own, shared = (cost.items(edited, b.n_source, b.n_target, shares_queries=s) for s in (False, True))
-                total += own + (b.n_items - 1) * (shared if len(np.unique(b.cell_B)) == 1 else own)
-    return float(total)

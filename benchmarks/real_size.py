@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from bare import forward_of, products_of, seconds_in_lanes
-from cases import QUICK, REAL, SHIPPED_LENGTH, Case, Engine, Scale, Upstream, executed_flops, make_case, worst_error
+from cases import QUICK, REAL, SHIPPED_LENGTH, Case, Engine, Scale, Upstream, make_case, worst_error
 from record import median, p20_p80, record, rounds
 from run_all import exit_code, options, verdict
 from upstream_shaped import SPECIAL_IDS, UpstreamShaped, flops
@@ -28,6 +28,7 @@ from screen.executor import Executor
 from screen.lanes import default_lanes
 from screen.models.perturbgen.model import PerturbGen
 from screen.synthetic import random_model
+from screen.work import total_flops
 
 WORST_ERROR = 1e-4
 MAIN, TARGET = "src_mask_vs_upstream_shaped", "tgt_mask_vs_upstream_shaped"
@@ -77,7 +78,7 @@ def against_upstream(case: Case, upstream: Upstream, engine: Engine, taken: Seco
     report.upstream_s[case.name] = taken["upstream"]
     shared = report.upstream_s[case.baseline_of or case.name]
     plan, sizes = case.screen.plan, case.screen.adapter.model.sizes
-    per_edit = executed_flops(case.screen, engine.executor) / plan.n_items
+    per_edit = total_flops(case.screen, engine.executor.batch_tokens) / plan.n_items
     theirs = sum(flops(sizes, case.max_len, case.settings, 0, upstream.loop.encoder_logits.out_features).values())
     value, baseline = plan.n_items / median(taken["engine"]), 1 / median(shared)
     least = AT_LEAST.get(case.name)
@@ -109,7 +110,7 @@ def main_figures(case: Case, loop: UpstreamShaped, executor: Executor, folder: P
     bare = PackedEngine(case.screen, executor)
     forward = forward_of(bare)
     products, flops_heard = products_of(bare, forward)
-    total = executed_flops(case.screen, executor)
+    total = total_flops(case.screen, executor.batch_tokens)
     assert flops_heard == total, f"the forward's calls have {flops_heard} FLOPs, its batches {total}"
     upstream, engine = Upstream(case, loop), Engine(case.screen, executor, folder)
     variants = {

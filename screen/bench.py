@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -27,17 +27,17 @@ from screen.decompose import ITEMS_PER_CELL
 from screen.engine import PackedEngine, float32_products
 from screen.errors import ConfigError
 from screen.executor import Executor
+from screen.forward import control_call, item_call, taken_over
 from screen.lanes import Lanes, available_cores, default_lanes
 from screen.models.perturbgen.chains import SOURCE
 from screen.models.perturbgen.cost import Cost
 from screen.models.perturbgen.model import PerturbGen
 from screen.models.products import Precision
-from screen.pack import NO_PERTURBATION, Batch, pack_controls, pack_unit
 from screen.perturbations import Mode, Site
-from screen.plan import edited_states
 from screen.prepared import Prepared
 from screen.report import Console
 from screen.synthetic import MEDIAN_LENGTH, SyntheticSizes, lengths_like_blood, random_model, synthetic_screen
+from screen.work import total_flops, work
 
 PUBLISHED = SyntheticSizes()
 SMALL = replace(PUBLISHED, width=96, n_heads=4, encoder_head_width=24, head_width=16, n_blocks=2, n_genes=1000)
@@ -153,7 +153,7 @@ def measure(wanted: Wanted, model: PerturbGen | None = None) -> Measured:
     peak, by_shape = peak_bytes(executor.device), ceiling(executor, wanted.sizes)
     seconds, cpu_s = (statistics.median(getattr(r, n) for r in units) for n in ("wall_s", "cpu_s"))
     inside = statistics.median(b.cpu_s / u.cpu_s if is_cpu else b.wall_s / u.wall_s for u, b in rounds)
-    flops = sum(flops_of(screen, *w) for w in work(screen, executor.batch_tokens))
+    flops = total_flops(screen, executor.batch_tokens)
     tflops, best, n_tokens = flops / seconds / 1e12, max(by_shape.values()), units[0].n_tokens
     return Measured(
         executor.record(), n_lanes, n_edits, screen.bank.n_cells, len(screen.library), screen.plan.n_units,
@@ -229,59 +229,18 @@ def n_lanes_of(executor: Executor) -> int:
     return executor.n_lanes or default_lanes(executor.device)
 
 
-def work(screen: Prepared, batch_tokens: int) -> Iterator[tuple[list[Batch], list[Batch]]]:
-    """The batches that the engine runs, block of cells by block: (of its controls, of its items)."""
-    items: dict[int, list[Batch]] = {}
-    for number in range(screen.plan.n_units):
-        for block, batches in pack_unit(screen.lengths, screen.plan, number, batch_tokens):
-            items.setdefault(block, []).extend(batches)
-    for block, batches in items.items():
-        yield pack_controls(screen.lengths, screen.plan.cells_of_block(block), batch_tokens), batches
-
-
-def flops_of(screen: Prepared, controls: Sequence[Batch], items: Sequence[Batch]) -> float:
-    """Operations of batches, their padding included."""
-    cost = screen.adapter.cost
-    total = float(sum(b.n_items * cost.control(b.n_source, b.n_target) for b in controls))
-    for batch in items:
-        edited = edited_states(screen.library.perturbations[int(batch.perturbation_B[0])])
-        first = cost.items(edited, batch.n_source, batch.n_target)
-        # items of one cell ask the context the same first question, once
-        is_shared = len(np.unique(batch.cell_B)) == 1
-        total += first + (batch.n_items - 1) * cost.items(edited, batch.n_source, batch.n_target, is_shared)
-    return total
-
-
 def run_bare(screen: Prepared, executor: Executor) -> Run:
     """The model alone on all batches, in the same lanes; rows are made before, outputs are dropped."""
     engine, total = PackedEngine(screen, executor), 0.0 * _now()
     _forget(executor.device)
     with float32_products(executor), Lanes(executor.device, executor.n_lanes) as lanes:
-        for controls, items in work(screen, executor.batch_tokens):
-            calls = [lanes.submit(_control_call, engine, b).result() for b in controls]
-            seconds, readouts = _timed(lanes, calls)
-            shared = {
-                int(c): ({t: x[i] for t, x in readout.embedding_BD.items()}, of_cell[i])
-                for batch, (readout, of_cell) in zip(controls, readouts, strict=True)
-                for i, c in enumerate(batch.cell_B)
-            }
-            calls = [lanes.submit(_item_call, engine, b, shared).result() for b in items]
+        for controls, items in work(screen, executor.batch_tokens, range(screen.plan.n_units)):
+            calls: list[Callable[[], Any]] = [lanes.submit(control_call, engine, b).result() for b in controls]
+            seconds, found = _timed(lanes, calls)
+            taken = taken_over(controls, found)
+            calls = [lanes.submit(item_call, engine, b, taken).result() for b in items]
             total += seconds + _timed(lanes, calls)[0]
     return Run(float(total[0]), float(total[1]))
-
-
-def _control_call(engine: PackedEngine, batch: Batch) -> Callable[[], Any]:
-    rows = engine.resident.rows(batch, np.arange(batch.n_items))
-    lengths = engine.screen.lengths.edited(batch.cell_B, np.full(batch.n_items, NO_PERTURBATION))
-    own = {s: np.maximum(length_B, 1).tolist() for s, (length_B, _) in lengths.items()}
-    return lambda: engine.model.control(rows, own)
-
-
-def _item_call(engine: PackedEngine, batch: Batch, shared: Mapping[int, Any]) -> Callable[[], Any]:
-    cells, index_B = np.unique(batch.cell_B, return_inverse=True)
-    rows, of_cells = engine.resident.rows(batch, index_B), [shared[int(c)] for c in cells]
-    before = {t: torch.stack([embedding[t] for embedding, _ in of_cells]) for t in of_cells[0][0]}
-    return lambda: (engine.model.predict(rows, before, [s for _, s in of_cells]), None)[1]
 
 
 def _timed(lanes: Lanes, calls: Sequence[Callable[[], Any]]) -> tuple[NDArray[np.float64], list[Any]]:

@@ -1,4 +1,4 @@
-"""BlockControl: the unedited predictions of one block of cells, computed once, and what its items take over."""
+"""Control: the unedited predictions of one block of cells, computed once, and what its items take over."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,8 +45,7 @@ def predict_controls(
 ) -> Control:
     """The controls of one batch of cells."""
     rows = resident.rows(batch, np.arange(batch.n_items))
-    n_conditions = resident.n_conditions
-    length_B = {0: _own(rows.source.ids_BL), **{t: _own(row.ids_BL) for t, row in rows.target.items()}}
+    length_B = resident.own_lengths(batch)
     readout, shared = model.control(rows, length_B)
     expression = {
         t: log_expression(value, readout.size_factor_B.get(t), scale)
@@ -54,17 +53,12 @@ def predict_controls(
         if scale is not None
     }
     hidden = (
-        {t: _hidden(rows, readout, t, length_B[t], n_conditions) for t in readout.hidden_BLD} if keeps_hidden else {}
+        {t: _hidden(rows, readout, t, length_B[t], resident.n_conditions) for t in readout.hidden_BLD}
+        if keeps_hidden
+        else {}
     )
     is_predicted = {t: counted.any(1).cpu().numpy() for t, counted in rows.counted_BL.items()}
     return Control(batch.cell_B.astype(np.int64), readout.embedding_BD, expression, is_predicted, shared, hidden)
-
-
-def _own(ids_BL: Tensor) -> list[int]:
-    """Length of each row up to its last id that is no pad, at least 1."""
-    place_L = torch.arange(1, ids_BL.shape[1] + 1, device=ids_BL.device)
-    length_B: list[int] = ((ids_BL != 0) * place_L).amax(1).clamp_min(1).tolist()
-    return length_B
 
 
 def _hidden(

@@ -198,43 +198,37 @@ class PackedEngine:
         cells, index_B = np.unique(batch.cell_B, return_inverse=True)
         place_C = control.places(cells)
         rows = self.resident.rows(batch, index_B)
-        at = torch.from_numpy(place_C).to(self.executor.device)
-        before = {t: x[at] for t, x in control.embedding_CD.items()}
+        at_C = torch.from_numpy(place_C).to(self.executor.device)
+        before = {t: x[at_C] for t, x in control.embedding_CD.items()}
         readout = self.model.predict(rows, before, [control.shared_C[c] for c in place_C])
-        effects = {t: self._effect(t, batch, rows, readout, control, place_C) for t in self.plan_times}
+        effects = {t: self._effect(t, readout, control, at_C[rows.index_B]) for t in self.screen.window.pred_tps}
+        for t in control.hidden_C:
+            genes = self._gene_cosine(t, batch, rows, readout, control, place_C)
+            effects[t] = replace(effects[t], gene_cosine_BG=genes)
         screened = torch.from_numpy(self.plan.is_screened_IT[batch.item_B]).to(self.executor.device)
         columns = item_columns(effects, screened, self.screen.layout)
-        finite = torch.stack([effects[t].is_finite_B for t in self.plan_times], dim=1) | ~screened
+        finite = torch.stack([effects[t].is_finite_B for t in self.screen.window.pred_tps], dim=1) | ~screened
         host = to_host({**columns, "is finite": finite.all(1)})
         self._require_finite(host.pop("is finite"), batch)
         unit.write(batch.item_B, host)
         with self._lock:
             progress(batch.n_items, batch.n_tokens, batch.n_padded_tokens)
 
-    @property
-    def plan_times(self) -> tuple[int, ...]:
-        """Predicted time points."""
-        return self.screen.window.pred_tps
-
-    def _effect(
-        self, t: int, batch: Batch, rows: BatchRows, readout: Readout, control: Control, place_C: NDArray[np.int64]
-    ) -> Effect:
-        at_B = torch.from_numpy(place_C).to(self.executor.device)[rows.index_B]
+    def _effect(self, t: int, readout: Readout, control: Control, at_B: Tensor) -> Effect:
+        """What changed at one time point against the controls at these places."""
         before = control.expression[t].take(at_B) if t in control.expression else None
-        genes = self._gene_cosine(t, batch, rows, readout, control, place_C) if t in control.hidden_C else None
         if t in readout.unchanged:
-            embedding = control.embedding_CD[t][at_B]
-            delta = None if before is None else torch.zeros_like(before.log_BG, dtype=torch.float32)
-            return Effect(
-                embedding, torch.ones_like(embedding[:, 0]), delta, None if before is None else before.total_B, genes
-            )
-        delta, total = None, None
-        if before is not None:
-            after = log_expression(
-                readout.value_BG[t], readout.size_factor_B.get(t), str(self.screen.layout.expression_scale)
-            )
-            delta, total = change(before, after), after.total_B
-        return Effect(readout.embedding_BD[t], readout.cosine_B[t], delta, total, genes)
+            embedding_BD = control.embedding_CD[t][at_B]
+            same_B = torch.ones_like(embedding_BD[:, 0])
+            if before is None:
+                return Effect(embedding_BD, same_B)
+            return Effect(embedding_BD, same_B, torch.zeros_like(before.log_BG, dtype=torch.float32), before.total_B)
+        embedding_BD, cosine_B = readout.embedding_BD[t], readout.cosine_B[t]
+        if before is None:
+            return Effect(embedding_BD, cosine_B)
+        scale = str(self.screen.layout.expression_scale)
+        after = log_expression(readout.value_BG[t], readout.size_factor_B.get(t), scale)
+        return Effect(embedding_BD, cosine_B, change(before, after), after.total_B)
 
     def _gene_cosine(
         self, t: int, batch: Batch, rows: BatchRows, readout: Readout, control: Control, place_C: NDArray[np.int64]

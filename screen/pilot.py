@@ -64,7 +64,7 @@ def pilot(screen: Prepared, executor: Executor) -> Agreement:
     """Runs a sample of the screen in float32 and in the executor's precision."""
     keeps = screen.layout.expression_scale is None
     layout = replace(screen.layout, dtype="float32", keep_gene_cosine=False, keep_embeddings=keeps)
-    small = sample(replace_layout(screen, layout), N_CELLS, ITEMS_PER_CELL)
+    small = sample(screen.but(layout=layout), N_CELLS, ITEMS_PER_CELL)
     exact = _changes(small, replace(executor, precision="float32"))
     try:
         rough = _changes(small, executor)
@@ -72,13 +72,6 @@ def pilot(screen: Prepared, executor: Executor) -> Agreement:
         # float32 gave numbers, this precision NaN or infinity: nothing agrees
         return Agreement(executor.precision, len(exact), MOST, MOST, 0.0, 0.0)
     return agreement(executor.precision, exact, rough)
-
-
-def replace_layout(screen: Prepared, layout: object) -> Prepared:
-    """The same screen with another layout, its row lengths kept."""
-    changed = replace(screen, layout=layout)  # type: ignore[arg-type]
-    changed.__dict__["lengths"] = screen.lengths
-    return changed
 
 
 def agreement(precision: str, exact_IN: NDArray[np.float64], rough_IN: NDArray[np.float64]) -> Agreement:

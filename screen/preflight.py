@@ -10,12 +10,11 @@ import numpy as np
 from screen.engine import BLOCKS_ALIVE, UNITS_AHEAD, PackedEngine
 from screen.executor import Executor
 from screen.lanes import default_lanes
-from screen.models.perturbgen.cost import Cost
-from screen.pack import Batch, pack_controls, pack_unit
-from screen.plan import edited_states
+from screen.pack import pack_unit
 from screen.prepared import Prepared
 from screen.sample import sample
 from screen.tokens import SOURCE
+from screen.work import item_flops, total_flops
 
 SAMPLED_UNITS = 24
 CALIBRATION_S = 2.0
@@ -106,32 +105,18 @@ def _count(screen: Prepared, executor: Executor) -> _Counted:
             n_batches += len(batches)
             tokens += sum(b.n_tokens for b in batches)
             padded += sum(b.n_padded_tokens for b in batches)
-            flops += sum(batch_flops(screen, b) for b in batches)
+            flops += sum(item_flops(screen, b) for b in batches)
     scale = plan.n_items / max(n_items, 1)
     return _Counted(
         len(numbers), n_batches * scale, tokens * scale, padded / max(tokens, 1), flops * scale + _control_flops(screen)
     )
 
 
-def batch_flops(screen: Prepared, batch: Batch) -> float:
-    """Operations of one packed batch of items."""
-    cost: Cost = screen.adapter.cost
-    n_conditions = screen.rows.condition_CN[screen.layout.pred_tps[0]].shape[1]
-    n_target = {t: n + n_conditions for t, n in batch.n_target.items()}
-    edited = edited_states(screen.library.perturbations[int(batch.perturbation_B[0])])
-    per_item = float(cost.items(edited, batch.n_source, n_target))
-    if batch.cell_B[0] != batch.cell_B[-1] or (batch.cell_B != batch.cell_B[0]).any():
-        return batch.n_items * per_item
-    shared = float(cost.items(edited, batch.n_source, n_target, shares_queries=True))
-    return batch.n_items * shared + (per_item - shared)
-
-
 def _control_flops(screen: Prepared) -> float:
     """Operations of all controls, every cell once, at their own lengths."""
     max_len, states = screen.window.max_len, screen.bank.states
     length = {s: np.minimum(states[s].tokens.length_C, max_len).astype(float) for s in screen.lengths.states}
-    n_conditions = screen.rows.condition_CN[screen.layout.pred_tps[0]].shape[1]
-    target = {t: n + n_conditions for t, n in length.items() if t != SOURCE}
+    target = {t: n + screen.rows.n_conditions for t, n in length.items() if t != SOURCE}
     return float(np.sum(screen.adapter.cost.control(length[SOURCE], target)))
 
 
@@ -148,19 +133,10 @@ def _flops_per_s(screen: Prepared, executor: Executor) -> float:
         start = time.perf_counter()
         list(engine.units([0], lambda n, tokens, padded: None))
         elapsed_s = time.perf_counter() - start
-        batches = [b for _, part in pack_unit(small.lengths, small.plan, 0, executor.batch_tokens) for b in part]
-        controls = pack_controls(small.lengths, small.plan.cells_of_block(0), executor.batch_tokens)
-        flops = sum(batch_flops(small, b) for b in batches) + sum(_controls(small, b) for b in controls)
-        rate = flops / elapsed_s
+        rate = total_flops(small, executor.batch_tokens) / elapsed_s
         if elapsed_s >= CALIBRATION_S or small.plan.n_items == screen.plan.n_items:
             break
     return rate
-
-
-def _controls(screen: Prepared, batch: Batch) -> float:
-    n_conditions = screen.rows.condition_CN[screen.layout.pred_tps[0]].shape[1]
-    n_target = {t: n + n_conditions for t, n in batch.n_target.items()}
-    return batch.n_items * float(screen.adapter.cost.control(batch.n_source, n_target))
 
 
 def _memory(screen: Prepared, executor: Executor) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Prepared: a screen whose files are read and checked, ready to run."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -55,6 +55,12 @@ class Prepared:
     def edits(self) -> frozenset[frozenset[int]]:
         """The different sets of states that perturbations edit."""
         return frozenset(frozenset(edited_states(p)) for p in self.library.perturbations)
+
+    def but(self, *, plan: Plan | None = None, layout: Layout | None = None) -> "Prepared":
+        """The same screen with another plan or layout; row lengths, which depend on neither, are not read again."""
+        changed = replace(self, plan=plan or self.plan, layout=layout or self.layout)
+        changed.__dict__["lengths"] = self.lengths
+        return changed
 
     def packed(self, executor: Executor) -> PackedModel:
         """The model made ready for batches."""

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from screen_kernels import align_rows, edit_tokens
-from screen_kernels.edit_tokens import MODES as EDIT_MODES
+from screen_kernels import MODES as EDIT_MODES
+from screen_kernels import EditedRows, align_rows, edit_tokens
 from torch import Tensor
 
 from screen.genes import EOS, NO_TOKEN, PAD
@@ -38,8 +38,10 @@ class Resident:
     ) -> None:
         window, bank = builder.window, builder.bank
         self.device, self.window, self.exclude_src = device, window, builder.exclude_src
+        self.n_conditions = builder.n_conditions
         self.times = sorted({*window.pred_tps, *window.context_tps})
         self._rows = {s: align_rows(*_arrays(bank.states[s].tokens), device) for s in (SOURCE, *self.times)}
+        self._lengths = lengths
         self._is_regular_C = {s: lengths.is_regular_C(s) for s in self._rows}
         self._condition_CN = {t: torch.from_numpy(builder.condition_CN[t]).int().to(device) for t in self.times}
         self._has_conditions_C = {t: (builder.condition_CN[t] != PAD).all(1) for t in self.times}
@@ -51,10 +53,11 @@ class Resident:
         self._edits = Edits(builder, library, self.times, device)
         self._is_counted_V = _counted(builder, condition_ids, device)
 
-    @property
-    def n_conditions(self) -> int:
-        """Condition tokens in front of every target row."""
-        return next(iter(self._condition_CN.values())).shape[1]
+    def own_lengths(self, batch: Batch) -> dict[int, list[int]]:
+        """State -> length of each row of a batch as the model reads it, condition tokens included, at least 1."""
+        found = self._lengths.edited(batch.cell_B, batch.perturbation_B)
+        n_more = {s: 0 if s == SOURCE else self.n_conditions for s in found}
+        return {s: np.maximum(length_B + n_more[s], 1).tolist() for s, (length_B, _) in found.items()}
 
     @property
     def n_target_tokens(self) -> int:
@@ -78,26 +81,27 @@ class Resident:
         if self.exclude_src:
             nothing_BL = torch.zeros(len(cell_B), 1, dtype=torch.int32, device=self.device)
             return Row(nothing_BL, nothing_BL != PAD)
-        ids_BL = self._edited(SOURCE, batch.cell_B, cell_B, number_B, batch.n_source)
-        return Row(ids_BL, None if batch.source_is_full else ids_BL != PAD)
+        edited = self._edited(SOURCE, batch.cell_B, cell_B, number_B, batch.n_source)
+        return Row(edited.ids_BL, None if batch.source_is_full else edited.keep_BL)
 
     def _target(self, time: int, batch: Batch, cell_B: Tensor, number_B: Tensor) -> Row:
-        ids_BL = self._edited(time, batch.cell_B, cell_B, number_B, batch.n_target[time])
-        is_full = batch.target_is_full[time]
-        condition_CN = self._condition_CN[time]
-        if condition_CN.shape[1]:
-            ids_BL = torch.cat([condition_CN[cell_B], ids_BL], dim=1)
+        edited = self._edited(time, batch.cell_B, cell_B, number_B, batch.n_target[time])
+        ids_BL, keep_BL, is_full = edited.ids_BL, edited.keep_BL, batch.target_is_full[time]
+        if self.n_conditions:
+            condition_BN = self._condition_CN[time][cell_B]
+            ids_BL = torch.cat([condition_BN, ids_BL], dim=1)
             is_full = is_full and bool(self._has_conditions_C[time][batch.cell_B].all())
-        return Row(ids_BL, None if is_full else ids_BL != PAD)
+            keep_BL = keep_BL if is_full else torch.cat([condition_BN != PAD, keep_BL], dim=1)
+        return Row(ids_BL, None if is_full else keep_BL)
 
-    def _edited(self, state: int, cells: NDArray[np.int32], cell_B: Tensor, number_B: Tensor, width: int) -> Tensor:
+    def _edited(self, state: int, cells: NDArray[np.int32], cell_B: Tensor, number_B: Tensor, width: int) -> EditedRows:
         edits = self._edits
         site: Site = "src" if state == SOURCE else "tgt"
         backend = None if bool(self._is_regular_C[state][cells].all()) else "torch"
         return edit_tokens(
             self._rows[state], cell_B, edits.gene_PK[site][number_B], edits.mode_P[state][number_B],
             site=site, width=self.window.max_len, out_width=width, backend=backend,
-        ).ids_BL  # fmt: skip
+        )  # fmt: skip
 
     def _counted(self, time: int, ids_BL: Tensor, batch: Batch, number_B: Tensor) -> Tensor:
         counted_BL = self._is_counted_V[ids_BL]
@@ -139,13 +143,10 @@ class Edits:
         }
         self.is_excluded_PT = {t: torch.from_numpy(x).to(device) for t, x in self.excluded_PT.items()}
         self._states = [frozenset(s) for s in states] + [frozenset[int]()]
-        kinds = {s: n for n, s in enumerate(dict.fromkeys(self._states))}
-        self.kind_P = np.array([kinds[s] for s in self._states])
-        self._kinds = list(kinds)
 
     def states(self, perturbation_B: NDArray[np.int32]) -> frozenset[int]:
         """The states that any of these perturbations edits."""
-        return frozenset[int]().union(*(self._kinds[k] for k in np.unique(self.kind_P[perturbation_B])))
+        return frozenset[int]().union(*(self._states[p] for p in set(perturbation_B.tolist())))
 
 
 def _arrays(tokens: object) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

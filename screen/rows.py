@@ -49,6 +49,11 @@ class RowBuilder:
     condition_CN: Mapping[int, NDArray[np.int64]]
     exclude_src: bool = False
 
+    @property
+    def n_conditions(self) -> int:
+        """Condition tokens in front of every target row."""
+        return int(next(iter(self.condition_CN.values())).shape[1])
+
     def control(self, cell: int) -> Rows:
         """The unedited rows of one cell."""
         return self._rows(cell, None)
@@ -74,8 +79,7 @@ class RowBuilder:
             if size_C is not None:
                 size_factor[t] = torch.tensor([float(size_C[cell])])
         excluded = {t: self._excluded(p, t) for t in self.window.pred_tps}
-        n_conditions = next(iter(self.condition_CN.values())).shape[1]
-        return Rows(trim(self._source(cell, p)[None]), target, excluded, size_factor, n_conditions)
+        return Rows(trim(self._source(cell, p)[None]), target, excluded, size_factor, self.n_conditions)
 
     def _source(self, cell: int, p: Perturbation | None) -> Tensor:
         row_L = torch.from_numpy(self.bank.padded_row(SOURCE, cell, self.window.max_len))

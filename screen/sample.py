@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from screen.prepared import Prepared
 
@@ -31,10 +32,7 @@ def sample(screen: Prepared, n_cells: int, items_per_cell: int) -> Prepared:
         unit_rows=len(row_I),
         cells_per_block=screen.bank.n_cells,
     )
-    small = replace(screen, plan=cut)
-    # lengths cost seconds on a large screen and do not depend on the plan
-    small.__dict__["lengths"] = screen.lengths
-    return small
+    return screen.but(plan=cut)
 
 
 def _spread(n: int, n_wanted: int) -> list[int]:
@@ -42,5 +40,5 @@ def _spread(n: int, n_wanted: int) -> list[int]:
     return np.unique(np.linspace(0, n - 1, min(n, n_wanted)).astype(int)).tolist() if n else []
 
 
-def _spread_of(values: np.ndarray, n_wanted: int) -> list[int]:
+def _spread_of(values: NDArray[np.integer], n_wanted: int) -> list[int]:
     return [int(values[i]) for i in _spread(len(values), n_wanted)]

@@ -24,8 +24,10 @@ from screen.cli import main
 from screen.engine import PackedEngine
 from screen.errors import ConfigError
 from screen.executor import Executor
+from screen.forward import control_call, item_call, taken_over
 from screen.models.perturbgen.cost import Cost
 from screen.synthetic import random_model
+from screen.work import total_flops, work
 
 ROOT = Path(__file__).parent.parent
 TINY = replace(SMALL, width=32, n_heads=2, n_genes=200, max_len=160, n_times=2)
@@ -97,21 +99,17 @@ def test_operations_are_those_of_the_batches_that_run(site: Any) -> None:
     model = random_model(TINY.sizes())
     screen = bench.synthetic(Wanted(TINY, modes=("mask", "delete"), site=site, edited_tps=()), 7, 5, model)
     engine = PackedEngine(screen, Executor(torch.device("cpu"), batch_tokens=700))
-    counted = expected = 0.0
-    for controls, items in bench.work(screen, 700):
-        expected += bench.flops_of(screen, controls, items)
-        shared: dict[int, Any] = {}
+    counted, n_mixed = 0.0, 0
+    for controls, items in work(screen, 700, range(screen.plan.n_units)):
         # torch counts the attention it is built of, not its fused kernel for the CPU
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
-            for batch in controls:
-                readout, of_cell = bench._control_call(engine, batch)()
-                for i, c in enumerate(batch.cell_B):
-                    shared[int(c)] = {t: x[i] for t, x in readout.embedding_BD.items()}, of_cell[i]
+            taken = taken_over(controls, [control_call(engine, batch)() for batch in controls])
             for batch in items:
-                bench._item_call(engine, batch, shared)()
+                item_call(engine, batch, taken)()
         counted += counter.get_total_flops()
-    assert sum(len(np.unique(b.cell_B)) > 1 for _, items in bench.work(screen, 700) for b in items)
-    assert counted == expected
+        n_mixed += sum(len(np.unique(b.cell_B)) > 1 for b in items)
+    assert n_mixed
+    assert counted == total_flops(screen, 700)
 
 
 def test_the_projection_is_the_arithmetic_of_its_parts() -> None:

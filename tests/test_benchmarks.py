@@ -25,6 +25,7 @@ from screen.decide import decide
 from screen.engine import PackedEngine
 from screen.models.products import OneDnnProduct
 from screen.synthetic import random_model
+from screen.work import total_flops
 
 ROOT = Path(__file__).parent.parent
 AGAINST_UPSTREAM = {
@@ -113,7 +114,7 @@ def test_every_product_of_a_forward_is_heard_and_the_model_is_left_as_it_was(pro
     forward = bare.forward_of(engine)
     attended = [m.attend for m in engine.model.model.modules() if hasattr(m, "attend")]  # type: ignore[attr-defined]
     again, flops = bare.products_of(engine, forward)
-    assert flops == cases.executed_flops(case.screen, engine.executor)
+    assert flops == total_flops(case.screen, engine.executor.batch_tokens)
     modules = list(engine.model.model.modules())  # type: ignore[attr-defined]
     assert [m.attend for m in modules if hasattr(m, "attend")] == attended
     assert not any(m._forward_pre_hooks for m in modules)

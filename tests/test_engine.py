@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from screen.engine import PackedEngine, Unit
 from screen.executor import Executor
-from screen.pilot import replace_layout
 from screen.plan import order, select_items
 from screen.prepare import prepare
 from screen.prepared import Prepared
@@ -148,7 +147,7 @@ def test_an_edit_that_reaches_no_prediction_changes_nothing_at_all() -> None:
 def test_the_engines_agree_on_the_demo() -> None:
     demo = Path(__file__).parent.parent / "configs" / "demo.yaml"
     screen = sample(prepare(load_config(demo)[0]), 3, 12)
-    screen = replace_layout(screen, replace(screen.layout, dtype="float32", keep_embeddings=True))
+    screen = screen.but(layout=replace(screen.layout, dtype="float32", keep_embeddings=True))
     (exact,) = ReferenceEngine(screen, Executor(CPU)).units([0], quiet)
     (packed,) = PackedEngine(
         screen, Executor(CPU, cpu_products="onednn", onednn_attention_from=1, onednn_encoder_attention_from=1)

@@ -12,7 +12,7 @@ FLOORS = (
     ("tokens", "plan", "pack", "rows", "library", "effects", "layout", "columns", "models", "importers"),
     ("executor", "lanes", "resident", "control", "decompose", "arrays", "store"),
     ("prepared", "prepare", "synthetic", "decide", "export", "deg"),
-    ("engine", "sample", "reference", "runner", "preflight", "pilot", "hits", "enrich"),
+    ("engine", "sample", "work", "forward", "reference", "runner", "preflight", "pilot", "hits", "enrich"),
     ("report",),
     ("cluster", "session", "bench"),
     ("cli",),
