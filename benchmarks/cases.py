@@ -29,8 +29,9 @@ from screen.models.perturbgen.model import PerturbGen
 from screen.perturbations import Library, Mode, Site
 from screen.plan import Window, select_items
 from screen.prepared import Prepared
+from screen.resume import open_store
 from screen.rows import RowBuilder
-from screen.runner import open_store, run_units
+from screen.runner import run_units
 from screen.store import ScreenStore
 from screen.synthetic import (
     MEDIAN_LENGTH,
@@ -213,9 +214,9 @@ class Engine:
         assert self.store is not None
         store, plan = self.store, self.screen.plan
         (row,) = np.flatnonzero((plan.perturbation_I == number) & (plan.cell_I == cell)).tolist()
-        delta_1G = store.delta(time_point, slice(row, row + 1))
-        log_1G = store.array(f"control/expression_t{time_point}")[cell][None] + delta_1G
-        return counts(log_1G, store.item(f"items/total_t{time_point}")[row : row + 1])[0]
+        block, at = store.blocks[0], slice(row, row + 1)
+        control_1G = store.control(f"expression_t{time_point}", block, np.array([cell]))
+        return counts(control_1G + block.delta(time_point, at), block.read(f"items/total_t{time_point}", at))[0]
 
 
 def worst_error(upstream: Upstream, engine: Engine) -> float:

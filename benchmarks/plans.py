@@ -33,7 +33,8 @@ from screen.plan import Window
 from screen.prepare import prepare
 from screen.prepared import Prepared
 from screen.report import Console
-from screen.runner import open_store, run_units
+from screen.resume import open_store
+from screen.runner import run_units
 from screen.session import load_config, write_all_tables
 from screen.store import ScreenStore
 from screen.synthetic import SyntheticSizes, every_gene, random_bank, random_model, synthetic_vocabulary

@@ -1,6 +1,7 @@
 """Arrays: the creation of every array of a store. The page docs/store.md describes each."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,14 +9,17 @@ import numpy as np
 import zarr
 
 from screen.genes import Vocabulary
-from screen.layout import Layout
+from screen.layout import SUMMARIES, Layout
 from screen.perturbations import Library
 from screen.plan import Plan
+from screen.segments import Segments
 from screen.tokens import SOURCE, State, TokenBank
 
-GENES_PER_CHUNK = 256
 ROWS_PER_CHUNK = 256
-CELLS_PER_CHUNK = 256
+"""Rows of an inner chunk, all columns wide: what plain zarr reads at least."""
+ROWS_PER_FILE = 2**22
+FLAT: Any = {"name": "default", "configuration": {"separator": "."}}
+"""Chunk files lie beside their array's metadata, not each in a folder of its own."""
 
 
 def _array(
@@ -27,19 +31,21 @@ def _array(
         dtype=dtype,
         chunks=tuple(max(1, c) for c in chunks),
         compressors=options.pop("compressors", None),
+        chunk_key_encoding=FLAT,
         **options,
     )
 
 
 def _put(group: zarr.Group, name: str, values: Any, dimension: str) -> None:
-    """A small array in one chunk; text as variable-length UTF-8."""
+    """An array that is written at once, in one chunk up to ROWS_PER_FILE; text as variable-length UTF-8."""
     dims = (dimension,)
     array = np.asarray(values)
     if array.dtype.kind in "OUT":
         array = np.asarray([str(v) for v in array], dtype=np.dtypes.StringDType())
         stored = _array(group, name, array.shape, str, array.shape, dimension_names=dims)
     else:
-        stored = _array(group, name, array.shape, array.dtype, array.shape, compressors="auto", dimension_names=dims)
+        chunks = (min(len(array), ROWS_PER_FILE),)
+        stored = _array(group, name, array.shape, array.dtype, chunks, compressors="auto", dimension_names=dims)
     if array.size:
         stored[...] = array
 
@@ -77,31 +83,33 @@ def _write_state(group: zarr.Group, state: State) -> None:
             _put(counts, name, getattr(state.counts, name), dimension)
 
 
-def create_control(root: zarr.Group, n_cells: int, n_genes: int, layout: Layout) -> None:
-    """Empty arrays for the unedited predictions."""
-    control = root.create_group("control", attributes={"expression_scale": layout.expression_scale})
-    rows = min(CELLS_PER_CHUNK, n_cells)
-    arrays: list[tuple[str, int | None, str, str]] = [("embedding", layout.width, "float32", "embedding")]
-    arrays.append(("is_predicted", None, "bool", ""))
-    if layout.expression_scale is not None:
-        arrays += [("expression", n_genes, "float32", "gene"), ("total", None, "float32", "")]
-    for name, width, dtype, dimension in arrays:
-        shape, chunks = ((n_cells,), (n_cells,)) if width is None else ((n_cells, width), (rows, width))
-        names = ("cell",) if width is None else ("cell", dimension)
-        for t in layout.pred_tps:
-            _array(control, f"{name}_t{t}", shape, dtype, chunks, dimension_names=names)
-
-
-def create_block(root: zarr.Group, plan: Plan, library: Library, vocabulary: Vocabulary, layout: Layout) -> None:
-    attributes = {
+def create_block(
+    block: zarr.Group,
+    plan: Plan,
+    library: Library,
+    vocabulary: Vocabulary,
+    layout: Layout,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Fills an empty group as a library block; `attributes` join its own."""
+    own: dict[str, Any] = {
         "n_items": plan.n_items,
         "unit_rows": plan.unit_rows,
         "cells_per_block": plan.cells_per_block,
-        "library_fingerprint": library.fingerprint(vocabulary),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    block = root.create_group("library/0", attributes=attributes)
-    block.create_group("commits")
+    block.attrs.update(own | dict(attributes))
+    _array(block, "commits", (plan.n_units,), str, (1,), dimension_names=("unit",))
+    _write_perturbations(block, library, vocabulary)
+    _write_items(block, plan, len(library), layout)
+    _create_control(block, plan, len(vocabulary), layout)
+    for name, (width, dtype) in layout.matrices(len(vocabulary)).items():
+        _create_matrix(block, name, plan, width, dtype, layout)
+    if layout.keeps_summaries:
+        _create_summaries(block, plan, len(vocabulary), layout)
+
+
+def _write_perturbations(block: zarr.Group, library: Library, vocabulary: Vocabulary) -> None:
     table = block.create_group("perturbations")
     ps = library.perturbations
     _put(table, "id", library.ids(vocabulary), "perturbation")
@@ -109,43 +117,48 @@ def create_block(root: zarr.Group, plan: Plan, library: Library, vocabulary: Voc
     _put(table, "site", [p.site_label for p in ps], "perturbation")
     _put(table, "target_gene", ["+".join(vocabulary.ensembl_id[g] for g in p.genes) for p in ps], "perturbation")
     _put(table, "target_symbol", [p.symbols(vocabulary) for p in ps], "perturbation")
+    _put(table, "must_screen", np.array(library.must_screen, dtype=bool), "perturbation")
+
+
+def _write_items(block: zarr.Group, plan: Plan, n_perturbations: int, layout: Layout) -> None:
     items = block.create_group("items")
     _put(items, "perturbation", plan.perturbation_I, "item")
     _put(items, "cell", plan.cell_I, "item")
     _put(items, "n_edited", plan.n_edited_I, "item")
     for k, t in enumerate(layout.pred_tps):
         _put(items, f"is_screened_t{t}", plan.is_screened_IT[:, k], "item")
+    start_BP = plan.starts(n_perturbations)
+    starts = _array(
+        items,
+        "start",
+        start_BP.shape,
+        "int64",
+        (len(start_BP), ROWS_PER_CHUNK),
+        compressors="auto",
+        dimension_names=("block", "perturbation_edge"),
+    )
+    starts[...] = start_BP
     unit = min(plan.unit_rows, plan.n_items)
-    for name in _scalars(layout):
-        _array(
-            items,
-            name,
-            (plan.n_items,),
-            "int16" if name in ("rank", "length") else "float32",
-            (unit,),
-            dimension_names=("item",),
-        )
-    for name, width, dtype in _matrices(layout, len(vocabulary)):
-        _create_matrix(block, name, plan, width, dtype, layout)
+    for name, dtype in layout.scalars.items():
+        _array(items, name, (plan.n_items,), dtype, (unit,), dimension_names=("item",))
 
 
-def _scalars(layout: Layout) -> list[str]:
-    with_counts = ["total", "rms_delta"] if layout.expression_scale is not None else []
-    return ["rank", "length"] + [f"{n}_t{t}" for t in layout.pred_tps for n in ["embedding_cosine", *with_counts]]
-
-
-def _matrices(layout: Layout, n_genes: int) -> list[tuple[str, int, str]]:
-    wanted = [("delta", n_genes, layout.dtype)] if layout.expression_scale is not None else []
-    wanted += [("embedding", layout.width, "float32")] if layout.keep_embeddings else []
-    wanted += [("gene_cosine", n_genes, "float32")] if layout.keep_gene_cosine else []
-    return wanted
+def _create_control(block: zarr.Group, plan: Plan, n_genes: int, layout: Layout) -> None:
+    """Empty arrays for the unedited predictions: a chunk is a block of cells."""
+    control = block.create_group("control", attributes={"expression_scale": layout.expression_scale})
+    n_cells = len(plan.stratum_C)
+    _array(control, "commits", (plan.n_blocks,), str, (1,), dimension_names=("block",))
+    rows = min(plan.cells_per_block, n_cells)
+    for name, (width, dtype) in layout.controls(n_genes).items():
+        dimension = "embedding" if name.startswith("embedding") else "gene"
+        shape, chunks = ((n_cells,), (rows,)) if width is None else ((n_cells, width), (rows, width))
+        names = ("cell",) if width is None else ("cell", dimension)
+        _array(control, name, shape, dtype, chunks, dimension_names=names)
 
 
 def _create_matrix(block: zarr.Group, name: str, plan: Plan, width: int, dtype: str, layout: Layout) -> None:
-    """One array per time point: a shard is the rows of one unit, an inner chunk 256 rows x 256 genes."""
+    """One array per time point: a shard is the rows of one unit, an inner chunk 256 of them, all columns wide."""
     group = block.create_group(name)
-    rows, columns = min(ROWS_PER_CHUNK, plan.unit_rows), min(GENES_PER_CHUNK, width)
-    shards = (plan.unit_rows, -(-width // columns) * columns)
     attributes: dict[str, Any] = {}
     if name == "delta":
         attributes = {
@@ -158,9 +171,31 @@ def _create_matrix(block: zarr.Group, name: str, plan: Plan, width: int, dtype: 
             f"t{t}",
             (plan.n_items, width),
             dtype,
-            (rows, columns),
-            shards=shards,
+            (min(ROWS_PER_CHUNK, plan.unit_rows), width),
+            shards=(plan.unit_rows, width),
             attributes=attributes,
             dimension_names=("item", "embedding" if name == "embedding" else "gene"),
             compressors="auto" if name == "gene_cosine" else None,
         )
+
+
+def _create_summaries(block: zarr.Group, plan: Plan, n_genes: int, layout: Layout) -> None:
+    """Which group of items each row is about, and empty statistics; a shard is the groups of one unit."""
+    segments = Segments.of(plan)
+    group = block.create_group("summaries", attributes={"rows_per_unit": segments.rows_per_unit})
+    for name in ("perturbation", "stratum"):
+        _put(group, name, getattr(segments, f"{name}_J"), "segment")
+    for k, t in enumerate(layout.pred_tps):
+        _put(group, f"n_cells_t{t}", segments.n_cells_JT[:, k], "segment")
+    chunk_rows = math.gcd(segments.rows_per_unit, ROWS_PER_CHUNK)
+    for name in SUMMARIES:
+        for t in layout.pred_tps:
+            _array(
+                group.require_group(name),
+                f"t{t}",
+                (plan.n_units * segments.rows_per_unit, n_genes),
+                "float32",
+                (chunk_rows, n_genes),
+                shards=(segments.rows_per_unit, n_genes),
+                dimension_names=("segment", "gene"),
+            )

@@ -2,33 +2,51 @@
 
 import argparse
 import json
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from screen import __version__
 from screen.errors import ScreenError
-from screen.report import Console, describe_forecast, describe_plan, describe_result, describe_unscreened
+from screen.report import (
+    Console,
+    describe_forecast,
+    describe_plan,
+    describe_result,
+    describe_status,
+    describe_unscreened,
+)
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 EXIT_CODES = """exit codes:
   0  everything asked for was screened
   1  something failed while running; what was committed is kept, the same command continues
   2  the request cannot be met as written, or not in full: the message says why
-  130  interrupted; the same command continues"""
+  130  interrupted (Ctrl-C), 143 terminated: units in work are dropped, finished ones are written and kept;
+       the same command continues"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     arguments = _parser().parse_args(argv)
     console = Console()
     command: Callable[[argparse.Namespace, Console], int] = arguments.command
     try:
         return command(arguments, console)
     except KeyboardInterrupt:
-        console.error("interrupted; finished units are kept, run the same command to continue")
+        console.error(f"interrupted; {_KEPT}")
         return 130
+    except _TerminatedError:
+        console.error(f"terminated; {_KEPT}")
+        return 143
     except Exception as error:
         if arguments.debug:
             traceback.print_exc()
@@ -40,6 +58,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+_KEPT = "finished units are kept, those in work are dropped; run the same command to continue"
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM came: what is in work is dropped as at Ctrl-C."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise _TerminatedError
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="perturbscreen",
@@ -49,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"perturbscreen {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    added = [*_add_run_and_plan(commands), *_add_for_stores(commands), _add_bench(commands)]
+    for sub in added:
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _add_run_and_plan(commands: Commands) -> list[argparse.ArgumentParser]:
     run = commands.add_parser("run", help="run a screen, or continue one")
     plan = commands.add_parser("plan", help="say what a screen would do and cost, without running it")
     for sub in (run, plan):
@@ -76,9 +112,17 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--out", type=Path, metavar="DIR", help="output directory (default: output.directory, or runs/<name of CONFIG>)"
     )
+    run.add_argument(
+        "--add", action="store_true", help="add the perturbations that a finished DIR lacks; nothing is computed again"
+    )
     run.set_defaults(command=_run)
     plan.add_argument("--json", action="store_true", help="print the prediction as JSON, for machines")
     plan.set_defaults(command=_plan)
+    return [run, plan]
+
+
+def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
+    """Commands about a directory that `run` wrote."""
     export = commands.add_parser("export", help="write predictions as h5ad in upstream's layout")
     export.add_argument("directory", type=Path, metavar="DIR", help="a directory that `run` wrote")
     export.add_argument("--h5ad", type=Path, required=True, metavar="FILE", help="where to write")
@@ -86,10 +130,19 @@ def _parser() -> argparse.ArgumentParser:
         "--perturbation", metavar="ID", help="one perturbation, e.g. src:mask:ENSG00000125538 (default: all)"
     )
     export.set_defaults(command=_export)
-    bench = _add_bench(commands)
-    for sub in (run, plan, export, bench):
-        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
+    status = commands.add_parser("status", help="how far a screen is: exit code 0 if it is complete, 1 if not")
+    status.set_defaults(command=_status)
+    verify = commands.add_parser(
+        "verify",
+        help="compare every file of a screen with its checksum: exit code 0 if all are there and intact, else 1",
+    )
+    verify.add_argument(
+        "--discard", action="store_true", help="forget damaged units, so that the same `run` computes them again"
+    )
+    verify.set_defaults(command=_verify)
+    for sub in (status, verify):
+        sub.add_argument("directory", type=Path, metavar="DIR", help="a directory that `run` wrote")
+    return [export, status, verify]
 
 
 SIZE_OPTIONS = {
@@ -99,7 +152,7 @@ SIZE_OPTIONS = {
 """Option of `bench` -> field of SyntheticSizes."""
 
 
-def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
+def _add_bench(commands: Commands) -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure this machine on synthetic cells and a random model")
     bench.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     precisions, modes = ["float32", "fp16x2", "tf32", "bf16"], ["mask", "pad", "delete", "overexpress"]
@@ -140,9 +193,8 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
     from screen.session import run
 
     config, text = _config(arguments)
-    result = run(
-        config, text, arguments.out or config.output.directory or Path("runs") / arguments.config.stem, console
-    )
+    directory = arguments.out or config.output.directory or Path("runs") / arguments.config.stem
+    result = run(config, text, directory, console, arguments.add)
     describe_result(result.directory, result.hits, result.has_counts, result.unscreened, console)
     return 2 if result.unscreened and not config.output.allow_missing else 0
 
@@ -182,6 +234,38 @@ def _export(arguments: argparse.Namespace, console: Console) -> int:
     shape = write_h5ad(arguments.directory, arguments.h5ad, arguments.perturbation)
     console.say(f"{arguments.h5ad}: {shape[0]} rows x {shape[1]} genes")
     return 0
+
+
+def _status(arguments: argparse.Namespace, console: Console) -> int:
+    from screen.audit import status
+    from screen.resume import STORE
+    from screen.store import ScreenStore
+
+    store = ScreenStore.open(arguments.directory / STORE)
+    describe_status(store.path, store.provenance, status(store), console)
+    return 0 if store.is_complete else 1
+
+
+def _verify(arguments: argparse.Namespace, console: Console) -> int:
+    from screen.audit import discard, verify
+    from screen.lock import only_writer
+    from screen.resume import STORE
+    from screen.store import ScreenStore
+
+    store = ScreenStore.open(arguments.directory / STORE, "r+" if arguments.discard else "r")
+    with console.status(f"reading {store.path}"):
+        faults = verify(store)
+    n_missing = store.n_units - store.n_committed
+    for fault in faults:
+        console.error(f"damaged: {fault}")
+    console.say(f"{store.n_committed} of {store.n_units} units finished, {len(faults)} damaged, {n_missing} missing")
+    if faults and arguments.discard:
+        with only_writer(arguments.directory, store.scratch_parent):
+            n_units = discard(store, faults)
+        console.say(f"{n_units} unit(s) are forgotten; the same `perturbscreen run` computes them again")
+    elif faults:
+        console.say("`perturbscreen verify DIR --discard` forgets what is damaged; the same `run` computes it again")
+    return 1 if faults or n_missing else 0
 
 
 def _bench(arguments: argparse.Namespace, console: Console) -> int:

@@ -179,6 +179,7 @@ class OutputConfig(Section):
 
     strata: list[str] = []
     var_list: list[str] | None = None
+    keep: Literal["predictions", "summaries"] = "predictions"
     store_dtype: Literal["float16", "float32"] = "float16"
     keep_embeddings: bool = False
     keep_gene_cosine: bool = False

@@ -33,7 +33,7 @@ def planned(
     mean = {s: float(np.minimum(state.tokens.length_C, max_len).mean()) for s, state in bank.states.items()}
     n_source, n_target = mean[SOURCE], {t: n + n_conditions for t, n in mean.items() if t != SOURCE}
     flops = max([float(cost.items(e, n_source, n_target)) for e in edits], default=1.0)
-    row_bytes = layout.row_bytes(adapter.schema.n_genes)
+    row_bytes = layout.held_bytes(adapter.schema.n_genes)
     affordable = min(UNIT_FLOPS / max(flops, 1.0), UNIT_BYTES / row_bytes, MAX_ROWS)
     step = ROWS_STEP if affordable >= ROWS_STEP else MIN_ROWS
     fewest = -(-selection.n_items // MAX_UNITS)

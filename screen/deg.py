@@ -10,7 +10,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from screen.store import ScreenStore
+from screen.layout import SUMMARIES
+from screen.moments import Moments, joined, moments_of
+from screen.reading import Block, StoreReader
 
 ROWS_PER_PART = 2_000_000
 ROWS_PER_GROUP = 64 * 1024
@@ -47,26 +49,23 @@ class Group:
     length: float
 
 
-def paired_t(
-    delta_NG: NDArray[np.floating],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """(mean, standard error, t, two-sided p) per gene of paired differences, (N, G).
+def paired_t(moments: Moments) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """(standard error, t, two-sided p) per gene of paired differences.
 
     One cell has no standard error: NaN. A gene that changes by exactly the same in every cell has t infinite and p 0,
     or t NaN and p 1 if the change is 0.
     """
     from scipy.special import stdtr
 
-    n = len(delta_NG)
-    mean_G = delta_NG.mean(0, dtype=np.float64)
+    n = moments.n_cells
     if n < 2:
-        nan_G = np.full(delta_NG.shape[1], np.nan)
-        return mean_G, nan_G, nan_G.copy(), nan_G.copy()
-    se_G = delta_NG.std(0, ddof=1, dtype=np.float64) / np.sqrt(n)
+        nan_G = np.full(len(moments.mean_delta_G), np.nan)
+        return nan_G, nan_G.copy(), nan_G.copy()
+    se_G = np.sqrt(moments.m2_delta_G / (n - 1) / n)
     with np.errstate(divide="ignore", invalid="ignore"):
-        t_G = mean_G / se_G
+        t_G = moments.mean_delta_G / se_G
     p_G = 2 * stdtr(n - 1, -np.abs(t_G))
-    return mean_G, se_G, t_G, np.where(np.isnan(t_G), 1.0, p_G)
+    return se_G, t_G, np.where(np.isnan(t_G), 1.0, p_G)
 
 
 def benjamini_hochberg(p_G: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -80,70 +79,64 @@ def benjamini_hochberg(p_G: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def groups(
-    reader: "Reader", strata: Sequence[str], stratum_C: NDArray[np.int64], perturbations: Sequence[int]
+    readers: Sequence["Reader"], strata: Sequence[str], stratum_C: NDArray[np.int64], perturbations: Sequence[int]
 ) -> Iterator[Group]:
     """Statistics of every group of the given perturbations that has a cell. Reads one perturbation at a time."""
-    store = reader.store
     n_stratum = np.bincount(stratum_C, minlength=len(strata))
     for p in perturbations:
-        rows = reader.rows(p)
+        reader = next(r for r in reversed(readers) if r.block.first <= p)
+        rows = reader.block.rows_of(p - reader.block.first)
         cells = reader.cell_I[rows]
-        for t in store.layout.pred_tps:
+        for t in reader.layout.pred_tps:
             screened = reader.is_screened[t][rows]
-            delta = reader.delta(t, rows) if store.layout.expression_scale is not None else None
+            delta = reader.block.delta(t, rows) if reader.keeps_deltas else None
             for s in np.unique(stratum_C[cells]):
                 at = np.flatnonzero(screened & (stratum_C[cells] == s))
                 if len(at):
-                    yield reader.group(
-                        p, strata[s], int(n_stratum[s]), t, rows[at], cells[at], None if delta is None else delta[at]
-                    )
+                    moments = reader.moments(p, int(s), t, cells[at], None if delta is None else delta[at])
+                    yield reader.group(p, strata[s], int(n_stratum[s]), t, rows[at], moments)
 
 
 class Reader:
-    """Items and controls of a store, read once; deltas read per perturbation."""
+    """Items and controls of one library block, read once; deltas are read per perturbation."""
 
-    def __init__(self, store: ScreenStore) -> None:
-        self.store = store
+    def __init__(self, store: StoreReader, block: Block) -> None:
+        self.block, self.layout = block, store.layout
         tps = store.layout.pred_tps
-        self.perturbation_I = np.asarray(store.item("items/perturbation")[...])
-        self.cell_I = np.asarray(store.item("items/cell")[...])
-        self.order = np.argsort(self.perturbation_I, kind="stable")
-        self.sorted = self.perturbation_I[self.order]
-        self.is_screened = {t: np.asarray(store.item(f"items/is_screened_t{t}")[...]) for t in tps}
-        self.cosine = {t: np.asarray(store.item(f"items/embedding_cosine_t{t}")[...]) for t in tps}
-        self.rank, self.length = (np.asarray(store.item(f"items/{n}")[...]) for n in ("rank", "length"))
-        has_counts = store.layout.expression_scale is not None
-        self.control = {t: np.asarray(store.array(f"control/expression_t{t}")[...]) for t in tps} if has_counts else {}
+        self.cell_I = block.read("items/cell")
+        self.is_screened = {t: block.read(f"items/is_screened_t{t}") for t in tps}
+        self.cosine = {t: block.read(f"items/embedding_cosine_t{t}") for t in tps}
+        self.rank, self.length = (block.read(f"items/{n}") for n in ("rank", "length"))
+        self.keeps_deltas = self.layout.has_counts and not self.layout.keeps_summaries
+        self.control = {t: store.control(f"expression_t{t}", block) for t in tps} if self.keeps_deltas else {}
+        self.summaries = None
+        if self.layout.keeps_summaries:
+            self.summaries = {n: block.read(f"summaries/{n}") for n in ("perturbation", "stratum")}
 
-    def rows(self, perturbation: int) -> NDArray[np.int64]:
-        """Store rows of one perturbation, ascending."""
-        start, stop = np.searchsorted(self.sorted, [perturbation, perturbation + 1])
-        return self.order[start:stop]
-
-    def delta(self, time: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Decoded deltas of the rows; contiguous runs are read as slices."""
-        cuts = np.flatnonzero(np.diff(rows) != 1) + 1
-        return np.concatenate(
-            [self.store.delta(time, slice(int(run[0]), int(run[-1]) + 1)) for run in np.split(rows, cuts)]
-        )
+    def moments(
+        self, p: int, stratum: int, time: int, cells: NDArray[np.integer], delta_NG: NDArray[np.float32] | None
+    ) -> Moments | None:
+        """Sufficient statistics of some items of a perturbation; None without counts."""
+        if delta_NG is not None:
+            control_NG = self.control[time][cells]
+            return moments_of(delta_NG, control_NG, self.layout.expression_scale == "log1p_cp10k")
+        if self.summaries is None:
+            return None
+        is_its_J = (self.summaries["perturbation"] == p - self.block.first) & (self.summaries["stratum"] == stratum)
+        n_J = self.block.read(f"summaries/n_cells_t{time}")
+        row_J = np.flatnonzero(is_its_J & (n_J > 0))
+        parts = {name: self.block.read(f"summaries/{name}/t{time}", row_J) for name in SUMMARIES}
+        return joined([Moments(int(n_J[r]), *(x[k] for x in parts.values())) for k, r in enumerate(row_J)])
 
     def group(
-        self,
-        p: int,
-        stratum: str,
-        n_stratum: int,
-        time: int,
-        rows: NDArray[np.int64],
-        cells: NDArray[np.int64],
-        delta_NG: NDArray[np.float32] | None,
+        self, p: int, stratum: str, n_stratum: int, time: int, rows: NDArray[np.int64], moments: Moments | None
     ) -> Group:
         """The statistics of one group."""
         empty = np.zeros(0)
         mean_G, se_G, t_G, p_G, target_G, ref_G = (empty,) * 6
-        if delta_NG is not None:
-            mean_G, se_G, t_G, p_G = paired_t(delta_NG)
-            control_NG = self.control[time][cells]
-            target_G, ref_G = self._mean(control_NG + delta_NG), self._mean(control_NG)
+        if moments is not None:
+            mean_G, target_G, ref_G = moments.mean_delta_G, moments.target_mean_G, moments.ref_mean_G
+            se_G, t_G, p_G = paired_t(moments)
         rank = self.rank[rows]
         return Group(
             p, stratum, time, len(rows), n_stratum, mean_G, se_G, t_G, p_G, benjamini_hochberg(p_G), target_G, ref_G,
@@ -153,21 +146,15 @@ class Reader:
             float(self.length[rows].mean()),
         )  # fmt: skip
 
-    def _mean(self, log_NG: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Mean over cells of counts per 10,000; a model's own log expression is averaged as it is."""
-        values = np.expm1(log_NG) if self.store.layout.expression_scale == "log1p_cp10k" else log_NG
-        return np.asarray(values.mean(0, dtype=np.float64))
-
 
 class Names:
     """What the tables call things: genes and perturbations of one store."""
 
-    def __init__(self, store: ScreenStore) -> None:
+    def __init__(self, store: StoreReader) -> None:
         self.feature = store.strings("genes/ensembl_id")
         self.feature_symbol = store.strings("genes/symbol")
-        table = "library/0/perturbations"
         self.id, self.mode, self.site, self.target, self.symbol = (
-            store.strings(f"{table}/{n}") for n in ("id", "mode", "site", "target_gene", "target_symbol")
+            store.perturbations(n) for n in ("id", "mode", "site", "target_gene", "target_symbol")
         )
 
 
@@ -233,7 +220,7 @@ def summarise(group: Group, names: Names) -> Summary:
 
 
 def write_tables(
-    store: ScreenStore, directory: Path, strata: Sequence[str], stratum_C: NDArray[np.int64]
+    store: StoreReader, directory: Path, strata: Sequence[str], stratum_C: NDArray[np.int64]
 ) -> list[Summary]:
     """Writes `deg/part-*.parquet`, sorted by target, and returns a summary of every group for the ranking.
 
@@ -241,8 +228,8 @@ def write_tables(
     """
     import dask
 
-    names, reader = Names(store), Reader(store)
-    perturbations = np.unique(reader.perturbation_I)
+    names, readers = Names(store), [Reader(store, b) for b in store.blocks]
+    perturbations = np.concatenate([np.unique(b.read("items/perturbation")) + b.first for b in store.blocks])
     order = sorted((int(p) for p in perturbations), key=lambda p: (names.target[p], names.id[p]))
     per_perturbation = len(names.feature) * len(strata) * len(store.layout.pred_tps)
     n_cores = os.cpu_count() or 1
@@ -256,7 +243,7 @@ def write_tables(
     with dask.config.set(scheduler="threads", num_workers=n_cores):
         parts = dask.compute(
             *[
-                make(reader, folder / f"part-{i:04d}.parquet", chunk, strata, stratum_C, names)
+                make(readers, folder / f"part-{i:04d}.parquet", chunk, strata, stratum_C, names)
                 for i, chunk in enumerate(chunks)
             ]
         )
@@ -264,7 +251,7 @@ def write_tables(
 
 
 def _write_part(
-    reader: Reader,
+    readers: Sequence[Reader],
     path: Path,
     perturbations: list[int],
     strata: Sequence[str],
@@ -277,9 +264,9 @@ def _write_part(
     summaries: list[Summary] = []
     waiting: list[pl.DataFrame] = []
     partial, writer = path.with_name(f".{path.name}"), None
-    for group in groups(reader, strata, stratum_C, perturbations):
+    for group in groups(readers, strata, stratum_C, perturbations):
         summaries.append(summarise(group, names))
-        if reader.store.layout.expression_scale is None:
+        if not readers[0].layout.has_counts:
             continue
         waiting.append(frame(group, names))
         if sum(f.height for f in waiting) >= ROWS_PER_GROUP:

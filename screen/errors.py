@@ -7,6 +7,7 @@ ScreenError                  base: the message says what is wrong, what was seen
 |  |- CellError              cells, counts, pairing
 |  |- CheckpointError        model weights: missing, truncated, mismatched, unsafe
 |  `- StoreError             an output directory that is something else or is damaged
+|- WriteError               results cannot be written: disk full, read-only              (exit code 1)
 |- PredictionError           the model gave NaN or infinity                          (exit code 1)
 `- ShapeError                arrays that do not fit each other: a mistake in calling code
 """
@@ -45,6 +46,10 @@ class CheckpointError(RequestError):
 
 class StoreError(RequestError):
     """An output directory that holds something else, or is damaged."""
+
+
+class WriteError(ScreenError):
+    """Results cannot be written: a full disk, a directory that turned read-only. What was committed stays."""
 
 
 class PredictionError(ScreenError):

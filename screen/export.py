@@ -1,8 +1,9 @@
 """AnnData views of a store, in upstream's h5ad layout."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,30 +11,54 @@ from numpy.typing import NDArray
 from screen.arrays import stored_name
 from screen.effects import counts
 from screen.errors import StoreError, nearest
-from screen.store import ScreenStore
+from screen.reading import StoreReader
 
 MAX_BYTES, BYTES_PER_VALUE = 8 * 2**30, 82  # measured: peak per row and gene, AnnData included
 
 
-def to_anndata(store: ScreenStore, perturbation: str | None = None) -> Any:
+@dataclass(frozen=True)
+class Lines:
+    """N lines of an export, one per item and time point: library block and row of the item, perturbation, cell, time."""
+
+    block_N: NDArray[np.int64]
+    item_N: NDArray[np.int64]
+    perturbation_N: NDArray[np.int64]
+    cell_N: NDArray[np.int64]
+    time_N: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.item_N)
+
+    def at(self, time: int, block: int | None = None) -> NDArray[np.int64]:
+        """Lines of one time point, of one library block or all."""
+        chosen = self.time_N == time
+        return np.flatnonzero(chosen if block is None else chosen & (self.block_N == block))
+
+
+def anndata_of(store: StoreReader, perturbation: str | None = None) -> Any:
     """Predictions as an AnnData: one row per cell and time point, as upstream writes them.
 
     X perturbed counts; layers pred_counts (control) and true_counts; obsm true_cls (control embedding), perturbed_cls,
     mean_cos_similarity (n, 1); varm gene_cos_similarity (G, n), column i belonging to row i; obs the metadata, cell_idx,
     time, perturbation. Arrays that the screen did not keep are left out. Rows of one perturbation with the same cell_idx
     are averaged, zeros included. Without `perturbation` all of them follow one another.
-    Raises StoreError for an unknown perturbation, an unfinished screen or a result that does not fit in memory.
+    Raises StoreError for an unknown perturbation, an unfinished screen, one that kept only summaries, or a result that
+    does not fit in memory.
     """
     import anndata as ad
     import pandas as pd
 
-    ids = list(store.strings("library/0/perturbations/id"))
+    ids = list(store.perturbations("id"))
     wanted = _wanted(store, ids, perturbation)
+    if store.layout.keeps_summaries:
+        raise StoreError(
+            f"{store.path} holds summaries, no predictions of single cells; screen with `keep: predictions` to export them"
+        )
     if not store.is_complete:
         raise StoreError(
-            f"{store.path} is unfinished: {len(store.committed())} of {store.n_units} units; run it again to finish"
+            f"{store.path} is unfinished: {store.n_committed} of {store.n_units} units; run it again to finish"
         )
-    table = _rows(store, wanted)
+    table = _lines(store, wanted)
     n_genes = len(store.strings("genes/name"))
     if len(table) * n_genes * BYTES_PER_VALUE > MAX_BYTES:
         raise StoreError(
@@ -41,9 +66,9 @@ def to_anndata(store: ScreenStore, perturbation: str | None = None) -> Any:
         )
     layers, obsm, varm = _arrays(store, table)
     obs = _obs(store, table, ids)
-    group = table.assign(cell_idx=obs["cell_idx"].to_numpy()).groupby(["perturbation", "cell_idx"], sort=False)
-    code = group.ngroup().to_numpy()
-    first = np.sort(np.unique(code, return_index=True)[1])
+    keys = pd.DataFrame({"perturbation": table.perturbation_N, "cell_idx": obs["cell_idx"].to_numpy()})
+    code = keys.groupby(["perturbation", "cell_idx"], sort=False).ngroup().to_numpy()
+    first = np.flatnonzero(~keys.duplicated().to_numpy())
     average = Averager(code, first)
     var = pd.DataFrame(index=pd.Index(store.strings("genes/name"), dtype=object))
     for column in ("ensembl_id", "symbol"):
@@ -64,10 +89,10 @@ def to_anndata(store: ScreenStore, perturbation: str | None = None) -> Any:
 
 
 def write_h5ad(directory: Path, path: Path, perturbation: str | None = None) -> tuple[int, int]:
-    """Writes to_anndata of the screen in `directory` to a file, in one step; returns (rows, genes)."""
+    """Writes anndata_of the screen in `directory` to a file, in one step; returns (rows, genes)."""
     if path.is_dir():
         raise StoreError(f"{path} is a directory; --h5ad names the file to write")
-    adata = to_anndata(ScreenStore.open(directory / "screen.zarr"), perturbation)
+    adata = anndata_of(StoreReader.open(directory / "screen.zarr"), perturbation)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +118,7 @@ class Averager:
         return (total / self.n[:, None]).astype(np.float32)
 
 
-def _wanted(store: ScreenStore, ids: list[str], perturbation: str | None) -> list[int]:
+def _wanted(store: StoreReader, ids: list[str], perturbation: str | None) -> list[int]:
     """Row numbers of the perturbations asked for; genes may be named by symbol."""
     if perturbation is None:
         return list(range(len(ids)))
@@ -110,62 +135,66 @@ def _wanted(store: ScreenStore, ids: list[str], perturbation: str | None) -> lis
     return [ids.index(perturbation)]
 
 
-def _rows(store: ScreenStore, wanted: list[int]) -> Any:
+def _lines(store: StoreReader, wanted: list[int]) -> Lines:
     """One line per item and time point that was screened, in upstream's order: batch of cells, time point, cell."""
-    import pandas as pd
+    found = []
+    for block in store.blocks:
+        local = [p - block.first for p in wanted if 0 <= p - block.first < block.n_perturbations]
+        rows = [block.rows_of(p) for p in local]
+        item_N = np.concatenate([np.zeros(0, np.int64), *rows])
+        perturbation_N = np.repeat(np.array(local, dtype=np.int64) + block.first, [len(r) for r in rows])
+        cell_N = block.read("items/cell", item_N).astype(np.int64)
+        block_N = np.full(len(item_N), block.number)
+        for k, t in enumerate(store.layout.pred_tps):
+            is_screened_N = block.read(f"items/is_screened_t{t}", item_N)
+            place_N, time_N = np.full((2, len(item_N)), [[k], [t]])
+            columns = (block_N, item_N, perturbation_N, cell_N, time_N, place_N)
+            found.append(np.stack(columns)[:, is_screened_N])
+    *lines, place_N = np.concatenate(found, axis=1)
+    table = Lines(*lines)
+    batch_N = table.cell_N // int(store.provenance["view"]["export_batch_size"])
+    order_N = np.lexsort((table.cell_N, place_N, batch_N, table.perturbation_N))
+    return Lines(*(x[order_N] for x in lines))
 
-    perturbation_I = np.asarray(store.item("items/perturbation")[...])
-    chosen = np.flatnonzero(np.isin(perturbation_I, wanted))
-    cell = np.asarray(store.item("items/cell")[...])[chosen]
-    parts = []
-    for k, t in enumerate(store.layout.pred_tps):
-        screened = np.asarray(store.item(f"items/is_screened_t{t}")[...])[chosen]
-        part = {"item": chosen, "perturbation": perturbation_I[chosen], "cell": cell, "time": t, "order": k}
-        parts.append(pd.DataFrame(part)[screened])
-    table = pd.concat(parts)
-    table["batch"] = table["cell"] // int(store.provenance["view"]["export_batch_size"])
-    return table.sort_values(["perturbation", "batch", "order", "cell"], kind="stable").reset_index(drop=True)
 
-
-def _gather(store: ScreenStore, name: str, table: Any, key: str, width: int | None = None) -> NDArray[np.float32]:
+def _gather(store: StoreReader, name: str, table: Lines, key: Literal["item", "cell"]) -> NDArray[np.float32]:
     """Values of `name` (with {t} for the time point) at the item or cell of every line."""
     out: NDArray[np.float32] | None = None
-    for t in store.layout.pred_tps:
-        at = np.flatnonzero(table["time"].to_numpy() == t)
-        index = table[key].to_numpy()[at]
-        stored = store.item(name.format(t=t)) if key == "item" else store.array(name.format(t=t))
-        unique, inverse = np.unique(index, return_inverse=True)
-        values = (
-            np.asarray(stored.oindex[unique], dtype=np.float32)[inverse]
-            if len(unique)
-            else np.zeros((0, *stored.shape[1:]), np.float32)
-        )
-        if out is None:
-            out = np.zeros((len(table), *stored.shape[1:]), dtype=np.float32)
-        out[at] = values
+    for block in store.blocks:
+        for t in store.layout.pred_tps:
+            at = table.at(t, block.number)
+            unique, inverse = np.unique(getattr(table, f"{key}_N")[at], return_inverse=True)
+            stored = (
+                block.read(name.format(t=t), unique)
+                if key == "item"
+                else store.control(name.format(t=t), block, unique)
+            )
+            if out is None:
+                out = np.zeros((len(table), *stored.shape[1:]), dtype=np.float32)
+            out[at] = stored[inverse]
     assert out is not None
     return out
 
 
-def _arrays(store: ScreenStore, table: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def _arrays(store: StoreReader, table: Lines) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """(X and layers, obsm, varm), each (lines, ...)."""
     layout, layers = store.layout, {}
     if layout.expression_scale is not None:
-        control = _gather(store, "control/expression_t{t}", table, "cell")
+        control = _gather(store, "expression_t{t}", table, "cell")
         delta = _gather(store, "delta/t{t}", table, "item") / np.float32(layout.delta_scale)
         perturbed = control.astype(np.float64) + delta
         if layout.expression_scale == "model":
             layers = {"X": perturbed, "pred_counts": control}
         else:
             before, after = (
-                _gather(store, "control/total_t{t}", table, "cell"),
+                _gather(store, "total_t{t}", table, "cell"),
                 _gather(store, "items/total_t{t}", table, "item"),
             )
             layers = {"X": counts(perturbed, after), "pred_counts": counts(control, before)}
         true_counts = _true_counts(store, table)
         if true_counts is not None:
             layers["true_counts"] = true_counts
-    obsm = {"true_cls": _gather(store, "control/embedding_t{t}", table, "cell")}
+    obsm = {"true_cls": _gather(store, "embedding_t{t}", table, "cell")}
     if layout.keep_embeddings:
         obsm["perturbed_cls"] = _gather(store, "embedding/t{t}", table, "item")
     obsm["mean_cos_similarity"] = _gather(store, "items/embedding_cosine_t{t}", table, "item")[:, None]
@@ -173,54 +202,51 @@ def _arrays(store: ScreenStore, table: Any) -> tuple[dict[str, Any], dict[str, A
     return layers, obsm, varm
 
 
-def _true_counts(store: ScreenStore, table: Any) -> NDArray[np.float32] | None:
+def _true_counts(store: StoreReader, table: Lines) -> NDArray[np.float32] | None:
     import scipy.sparse as sp
 
     parts: NDArray[np.float32] | None = None
     for t in store.layout.pred_tps:
-        group = store.root.get(f"cells/t{t}/true_counts")
+        group = store.group.get(f"cells/t{t}/true_counts")
         if group is None:
             return None
         matrix = sp.csr_matrix(
             tuple(np.asarray(store.array(f"cells/t{t}/true_counts/{n}")[...]) for n in ("data", "indices", "indptr")),
             shape=tuple(group.attrs["shape"]),  # type: ignore[arg-type]
         )
-        at = np.flatnonzero(table["time"].to_numpy() == t)
+        at = table.at(t)
         if parts is None:
             parts = np.zeros((len(table), matrix.shape[1]), dtype=np.float32)
-        parts[at] = matrix[table["cell"].to_numpy()[at]].toarray()
+        parts[at] = matrix[table.cell_N[at]].toarray()
     return parts
 
 
-def _obs(store: ScreenStore, table: Any, ids: list[str]) -> Any:
+def _obs(store: StoreReader, table: Lines, ids: list[str]) -> Any:
     """Metadata of the target state of each line, then cell_idx, time, perturbation, target_gene."""
     import pandas as pd
 
     var_list: list[str] | None = store.provenance["view"]["var_list"]
     columns: dict[str, NDArray[Any]] = {}
     for t in store.layout.pred_tps:
-        names = [str(k) for k, _ in store.root[f"cells/t{t}/obs"].members()]  # type: ignore[union-attr]
+        names = [str(k) for k, _ in store.group[f"cells/t{t}/obs"].members()]  # type: ignore[union-attr]
         for name in var_list if var_list is not None else sorted(names):
             if stored_name(name) not in names:
                 raise StoreError(
                     f'var_list names "{name}", which the cells of time point {t} lack{nearest(name, names)}'
                 )
             values = columns.setdefault(name, np.full(len(table), "", dtype=object))
-            at = np.flatnonzero(table["time"].to_numpy() == t)
-            values[at] = store.strings(f"cells/t{t}/obs/{stored_name(name)}")[table["cell"].to_numpy()[at]]
-    obs = pd.DataFrame(columns, index=table.index.astype(str))
-    obs["cell_idx"] = 0
+            at = table.at(t)
+            values[at] = store.strings(f"cells/t{t}/obs/{stored_name(name)}")[table.cell_N[at]]
+    obs = pd.DataFrame(columns, index=[str(i) for i in range(len(table))])
+    cell_idx = np.zeros(len(table), dtype=np.int64)
     for t in store.layout.pred_tps:
-        at = np.flatnonzero(table["time"].to_numpy() == t)
-        obs.iloc[at, obs.columns.get_loc("cell_idx")] = np.asarray(store.array(f"cells/t{t}/cell_index")[...])[
-            table["cell"].to_numpy()[at]
-        ]
-    number = table["perturbation"].to_numpy()
-    symbols = store.strings("library/0/perturbations/target_symbol")
+        at = table.at(t)
+        cell_idx[at] = np.asarray(store.array(f"cells/t{t}/cell_index")[...])[table.cell_N[at]]
+    obs["cell_idx"] = cell_idx
     ours = {
-        "time": table["time"].to_numpy(),
-        "perturbation": np.array(ids, dtype=object)[number],
-        "target_gene": symbols[number],
+        "time": table.time_N,
+        "perturbation": np.array(ids, dtype=object)[table.perturbation_N],
+        "target_gene": store.perturbations("target_symbol")[table.perturbation_N],
     }
     for name, values in ours.items():
         obs[name if name not in obs.columns else f"perturbscreen_{name}"] = values

@@ -1,13 +1,16 @@
-"""Layout: which arrays a store holds beside the items, and how deltas are stored."""
+"""Layout: which arrays a library block of a store holds, how wide they are and how deltas are stored."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 FLOAT16_SCALE = 4096.0
+SUMMARIES = ("mean_delta", "m2_delta", "target_mean", "ref_mean")
+"""Sufficient statistics of a group of items, per gene; what each is stands in docs/store.md."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Dtype of deltas, optional arrays, expression scale."""
+    """Dtype of deltas, optional arrays, expression scale, and whether items or only summaries of them are kept."""
 
     pred_tps: tuple[int, ...]
     width: int
@@ -15,14 +18,69 @@ class Layout:
     dtype: str = "float16"
     keep_embeddings: bool = False
     keep_gene_cosine: bool = False
+    keep: Literal["predictions", "summaries"] = "predictions"
+
+    @property
+    def has_counts(self) -> bool:
+        """Whether anything is said about genes."""
+        return self.expression_scale is not None
+
+    @property
+    def keeps_summaries(self) -> bool:
+        """Whether the moments of groups take the place of every item's genes."""
+        return self.has_counts and self.keep == "summaries"
 
     @property
     def delta_scale(self) -> float:
         """What deltas are multiplied by before they are stored."""
         return FLOAT16_SCALE if self.dtype == "float16" else 1.0
 
+    @property
+    def scalars(self) -> dict[str, str]:
+        """Array of one number per item -> dtype."""
+        names = ["embedding_cosine", *(["total", "rms_delta"] if self.has_counts else [])]
+        return {"rank": "int16", "length": "int16"} | {f"{n}_t{t}": "float32" for t in self.pred_tps for n in names}
+
+    def matrices(self, n_genes: int) -> dict[str, tuple[int, str]]:
+        """Group of one array per time point with a row per item -> its width and dtype."""
+        wanted: dict[str, tuple[int, str]] = {}
+        if self.has_counts and not self.keeps_summaries:
+            wanted["delta"] = n_genes, self.dtype
+        if self.keep_embeddings:
+            wanted["embedding"] = self.width, "float32"
+        if self.keep_gene_cosine:
+            wanted["gene_cosine"] = n_genes, "float32"
+        return wanted
+
+    def controls(self, n_genes: int) -> dict[str, tuple[int | None, str]]:
+        """Array of the unedited predictions, one row per cell -> width (None: one number) and dtype."""
+        wanted: dict[str, tuple[int | None, str]] = {}
+        for t in self.pred_tps:
+            wanted |= {f"embedding_t{t}": (self.width, "float32"), f"is_predicted_t{t}": (None, "bool")}
+            if self.has_counts:
+                wanted |= {f"expression_t{t}": (n_genes, "float32"), f"total_t{t}": (None, "float32")}
+        return wanted
+
     def row_bytes(self, n_genes: int) -> int:
-        """Bytes of one item's row in the store."""
-        n_counts = 0 if self.expression_scale is None else n_genes * (2 if self.dtype == "float16" else 4) + 8
-        n_optional = 4 * (self.width * self.keep_embeddings + n_genes * self.keep_gene_cosine)
-        return 4 + len(self.pred_tps) * (n_counts + n_optional + 4)
+        """Bytes of one item's row in the store; summaries, which are not per item, aside."""
+        sizes = {"float16": 2, "float32": 4, "int16": 2}
+        wide = sum(width * sizes[dtype] for width, dtype in self.matrices(n_genes).values())
+        return len(self.pred_tps) * wide + sum(sizes[dtype] for dtype in self.scalars.values())
+
+    def held_bytes(self, n_genes: int) -> int:
+        """Bytes of one item's row in memory, before it is written or summarised."""
+        summarised = 4 * len(self.pred_tps) * n_genes if self.keeps_summaries else 0
+        return self.row_bytes(n_genes) + summarised
+
+    def control_bytes(self, n_genes: int) -> int:
+        """Bytes of one cell's unedited predictions."""
+        return sum((width or 1) * (1 if dtype == "bool" else 4) for width, dtype in self.controls(n_genes).values())
+
+    def files_per_unit(self, n_genes: int) -> int:
+        """Files that a unit adds, its commit marker included."""
+        n_summaries = len(SUMMARIES) if self.keeps_summaries else 0
+        return len(self.pred_tps) * (len(self.matrices(n_genes)) + n_summaries) + len(self.scalars) + 1
+
+    def files_per_block(self, n_genes: int) -> int:
+        """Files that the controls of a block of cells add, their commit marker included."""
+        return len(self.controls(n_genes)) + 1

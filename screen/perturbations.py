@@ -70,6 +70,19 @@ def make_perturbation(
     return Perturbation(ordered, mode, where, tuple(sorted(set(pert_tps))) if "tgt" in where else ())
 
 
+def parse_perturbation(text: str, vocabulary: Vocabulary) -> Perturbation:
+    """The perturbation of an id. Raises GeneError for a gene that the vocabulary lacks."""
+    label, mode, genes = text.split(":")
+    sites: list[Site] = [site for site in ("src", "tgt") if site in (part[:3] for part in label.split("+"))]
+    times = label.rpartition("@")[2] if "tgt" in sites else ""
+    found = make_perturbation(
+        vocabulary.columns(genes.split("+")), next(m for m in MODES if m == mode), sites,
+        [int(t) for t in times.split(",") if t], vocabulary,
+    )  # fmt: skip
+    assert found.id(vocabulary) == text
+    return found
+
+
 @dataclass(frozen=True)
 class Library:
     """The perturbations of one screen, without repeats, in the user's order.

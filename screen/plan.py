@@ -104,6 +104,19 @@ class Plan:
         has_item_C[self.cell_I[start:stop] - block * self.cells_per_block] = True
         return (np.flatnonzero(has_item_C) + block * self.cells_per_block).astype(np.int32)
 
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of cells, those without an item included."""
+        return -(-len(self.stratum_C) // self.cells_per_block)
+
+    def starts(self, n_perturbations: int) -> Ints:
+        """(blocks, P + 1) the first item of each perturbation in each block of cells, then the block's end."""
+        key_I = self.cell_I // self.cells_per_block * np.int64(n_perturbations) + self.perturbation_I
+        start_N = np.searchsorted(key_I, np.arange(self.n_blocks * n_perturbations + 1))
+        start_BP = start_N[:-1].reshape(self.n_blocks, n_perturbations)
+        end_B1 = np.append(start_BP[1:, :1], [[self.n_items]], axis=0)
+        return np.concatenate([start_BP, end_B1], axis=1)
+
     def fingerprint(self) -> str:
         """SHA-256 over the items, their order, and how they are cut into units and blocks."""
         digest = hashlib.sha256(f"{self.unit_rows};{self.cells_per_block};".encode())
@@ -223,8 +236,10 @@ class _Finder:
                 np.greater(n_genes_TN[k], gone_N(t), out=screened_TN[k])
             if p.mode == "overexpress" and t in p.pert_tps and len(p.genes) >= self.window.max_len:
                 screened_TN[k] = False
-        if "src" in p.sites and p.mode in ("pad", "delete"):
-            screened_TN &= self.n_source_C[cell_N] > gone_N(SOURCE)
+        if "src" in p.sites and p.is_knockout:
+            # a masked gene leaves <mask>; a source without any id has nothing left either
+            n_gone_N = gone_N(SOURCE) if p.mode in ("pad", "delete") else 0
+            screened_TN &= self.n_source_C[cell_N] > n_gone_N
         return cell_N, n_edited_N, screened_TN
 
     def truncated(self, p: Perturbation, cell_N: Cells) -> Cells:
@@ -297,7 +312,7 @@ def select_items(
     return Selection(library, stratum_C, coverage, finder)
 
 
-def order(selection: Selection, *, unit_rows: int = 2048, cells_per_block: int = 4096) -> Plan:
+def order(selection: Selection, *, unit_rows: int, cells_per_block: int) -> Plan:
     """The items in store order, each written once to its row."""
     n_cells, n_perturbations = len(selection.stratum_C), len(selection.library)
     edge_B1 = np.arange(0, n_cells + cells_per_block, cells_per_block, dtype=np.int32)
@@ -327,19 +342,3 @@ def order(selection: Selection, *, unit_rows: int = 2048, cells_per_block: int =
         selection.stratum_C,
         selection.coverage,
     )
-
-
-def make_plan(
-    library: Library,
-    bank: TokenBank,
-    vocabulary: Vocabulary,
-    window: Window,
-    *,
-    stratum_C: NDArray[np.int64],
-    stratum: Sequence[str],
-    unit_rows: int = 2048,
-    cells_per_block: int = 4096,
-) -> Plan:
-    """Items and coverage of a library on a bank, in store order."""
-    selection = select_items(library, bank, vocabulary, window, stratum_C, stratum)
-    return order(selection, unit_rows=unit_rows, cells_per_block=cells_per_block)

@@ -10,9 +10,11 @@ import numpy as np
 from screen.engine import BLOCKS_ALIVE, UNITS_AHEAD, PackedEngine
 from screen.executor import Executor
 from screen.lanes import default_lanes
+from screen.layout import SUMMARIES
 from screen.pack import pack_unit
 from screen.prepared import Prepared
 from screen.sample import sample
+from screen.segments import Segments
 from screen.tokens import SOURCE
 from screen.work import item_flops, total_flops
 
@@ -61,7 +63,6 @@ def forecast(screen: Prepared, executor: Executor) -> Forecast:
     rate = _flops_per_s(screen, executor)
     host, device = _memory(screen, executor)
     n_genes = len(screen.vocabulary)
-    control_bytes = len(layout.pred_tps) * 4 * (layout.width + n_genes * (layout.expression_scale is not None))
     classes = ("screened", "absent", "truncated", "emptied")
     return Forecast(
         n_perturbations=len(screen.library),
@@ -75,13 +76,21 @@ def forecast(screen: Prepared, executor: Executor) -> Forecast:
         flops=counted.flops,
         host_bytes=host,
         device_bytes=device,
-        disk_bytes=plan.n_items * layout.row_bytes(n_genes) + screen.bank.n_cells * control_bytes,
-        n_files=plan.n_units * (len(layout.pred_tps) * 4 + 3),
+        disk_bytes=disk_bytes(screen),
+        n_files=plan.n_units * layout.files_per_unit(n_genes) + plan.n_blocks * layout.files_per_block(n_genes),
         flops_per_s=rate,
         seconds=counted.flops / rate if rate else 0.0,
         coverage={name: int(getattr(coverage, f"{name}_PS").sum()) for name in classes},
         executor={k: v for k, v in executor.record().items() if k != "finished"},
     )
+
+
+def disk_bytes(screen: Prepared) -> int:
+    """Bytes of the results of a screen in its store; metadata and observed counts aside."""
+    plan, layout, n_genes = screen.plan, screen.layout, len(screen.vocabulary)
+    n_rows = int(np.sum(Segments.of(plan).perturbation_J >= 0)) if layout.keeps_summaries else 0
+    summaries = n_rows * len(layout.pred_tps) * len(SUMMARIES) * 4 * n_genes
+    return plan.n_items * layout.row_bytes(n_genes) + summaries + screen.bank.n_cells * layout.control_bytes(n_genes)
 
 
 @dataclass(frozen=True)
@@ -146,7 +155,7 @@ def _memory(screen: Prepared, executor: Executor) -> tuple[int, int]:
     tokens = sum(s.tokens.token_T.nbytes + s.tokens.offset_C1.nbytes for s in bank.states.values())
     counts = sum(s.counts.data.nbytes + s.counts.indices.nbytes for s in bank.states.values() if s.counts is not None)
     arrays = sum(x.nbytes for x in (plan.perturbation_I, plan.cell_I, plan.n_edited_I, plan.is_screened_IT))
-    unit = min(plan.unit_rows, plan.n_items) * screen.layout.row_bytes(len(screen.vocabulary))
+    unit = min(plan.unit_rows, plan.n_items) * screen.layout.held_bytes(len(screen.vocabulary))
     host = PROCESS_BYTES + cost.weight_bytes() + 4 * tokens + counts + arrays + (UNITS_AHEAD + 3) * unit
     mean = {
         s: float(np.minimum(state.tokens.length_C, screen.window.max_len).mean()) for s, state in bank.states.items()

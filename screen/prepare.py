@@ -34,6 +34,9 @@ def prepare(config: ScreenConfig) -> Prepared:
     sizes = model.sizes
     vocabulary = _vocabulary(config, sizes)
     bank = _cells(config, vocabulary, sizes)
+    if config.output.keep == "summaries":
+        # a unit summarises its cells by stratum: cells of one stratum side by side make few groups
+        bank = bank.take(np.argsort(_strata(bank, config.output.strata, config.predict.pred_tps)[0], kind="stable"))
     _check_fit(vocabulary, bank, sizes, config)
     predict = config.predict
     hyper = checkpoint.hyper_parameters
@@ -84,9 +87,10 @@ def _layout(config: ScreenConfig, window: Window, adapter: PerturbGenAdapter) ->
         window.pred_tps,
         schema.width,
         schema.expression_scale,
-        output.store_dtype,
+        "float32" if output.keep == "summaries" else output.store_dtype,
         keeps_embeddings,
         output.keep_gene_cosine,
+        output.keep,
     )
 
 
@@ -203,6 +207,8 @@ def _idle(config: ScreenConfig, has_own_encoder: bool) -> list[str]:
         idle.append("pad_condition has no effect: there is no cond_list")
     if cells.conditions_combined and not cells.condition_keys:
         idle.append("conditions_combined has no effect: there are no condition_keys")
+    if config.output.keep == "summaries" and not predict.use_count_decoder:
+        idle.append("keep: summaries has no effect: without a count head embeddings are kept")
     if cells.h5ad is not None and cells.strata and cells.pairing not in ("stratified", "random"):
         idle.append("cells.strata has no effect: pairs come from a file")
     return idle

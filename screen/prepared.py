@@ -69,20 +69,23 @@ class Prepared:
         )
 
     def identity(self, precision: Precision) -> dict[str, Any]:
-        """What must agree for a run to continue another: fingerprints of all that changes results."""
+        """What must agree for a run to continue another: fingerprints of all that changes results, perturbations aside."""
         return {
             "model": self.adapter.fingerprint,
             "vocabulary": self.vocabulary.fingerprint,
             "cells": self.bank.fingerprint(),
-            "library": self.library.fingerprint(self.vocabulary),
-            "plan": self.plan.fingerprint(),
             "conditions": self._conditions(),
             "layout": self.layout.__dict__,
+            "strata": self._strata() if self.layout.keeps_summaries else None,
             "upstream_pooling": self.window.pool_everywhere,
             "exclude_src": self.rows.exclude_src,
             "precision": precision,
             "numerics_version": NUMERICS_VERSION,
         }
+
+    def _strata(self) -> str:
+        plan = self.plan
+        return hashlib.sha256("\n".join(plan.coverage.stratum).encode() + plan.stratum_C.tobytes()).hexdigest()
 
     def _conditions(self) -> str:
         digest = hashlib.sha256()

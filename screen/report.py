@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import rich.console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from screen.audit import BlockStatus
     from screen.preflight import Forecast
     from screen.prepared import Prepared
 
@@ -189,6 +190,19 @@ def describe_result(
     written = "screen.zarr, hits.parquet" + (", deg/part-*.parquet" if has_counts else "")
     console.say(f"{directory}: {written}, provenance.json")
     describe_unscreened(unscreened, console)
+
+
+def describe_status(path: Path, provenance: Mapping[str, Any], blocks: Sequence[BlockStatus], console: Console) -> None:
+    """Units and edits done per library block, and who computed them."""
+    console.say(f"{path}, created {provenance['created']} by perturbscreen {provenance['perturbscreen']}")
+    for b in blocks:
+        state = "complete" if b.n_done == b.n_units else "unfinished"
+        console.say(
+            f"library block {b.number}: {state}, {b.n_done:,} of {b.n_units:,} units, {b.n_items_done:,} of {b.n_items:,} "
+            f"edits, {b.n_perturbations:,} perturbations"
+        )
+        for executor, n in b.executors.items():
+            console.say(f"  {n:,} unit(s) by {executor}")
 
 
 def describe_unscreened(unscreened: Sequence[str], console: Console) -> None:

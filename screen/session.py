@@ -1,6 +1,7 @@
 """One `perturbscreen run`: configuration in, store and tables out."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,16 +13,19 @@ from screen.config import ComputeConfig, ScreenConfig, parse_compute, parse_conf
 from screen.decide import decide
 from screen.deg import Names, write_tables
 from screen.engine import PackedEngine
-from screen.errors import CellError, StoreError
+from screen.errors import CellError
 from screen.executor import Executor
 from screen.hits import hits, write_hits
 from screen.importers.perturbgen_yaml import from_upstream, is_upstream
+from screen.lock import only_writer
 from screen.pilot import pilot, require_agreement
+from screen.preflight import disk_bytes
 from screen.prepare import prepare
 from screen.prepared import Prepared
 from screen.reference import ReferenceEngine
 from screen.report import Console, describe_plan
-from screen.runner import STORE, Engine, open_store, run_units
+from screen.resume import STORE, coverage_of, left, open_store, other_executors
+from screen.runner import Engine, run_units
 from screen.store import ScreenStore
 
 STAMP = "tables.json"
@@ -59,32 +63,51 @@ def load_config(
     return config.model_copy(update=changed), path.read_text(encoding="utf-8")
 
 
-def run(config: ScreenConfig, config_text: str, directory: Path, console: Console) -> Result:
-    """Runs a screen to the end, or continues it, and writes its tables. Raises ScreenError."""
+def run(config: ScreenConfig, config_text: str, directory: Path, console: Console, add: bool = False) -> Result:
+    """Runs a screen to the end, or continues it, and writes its tables. Raises ScreenError.
+
+    `add` appends perturbations that the directory's store lacks.
+    """
     screen = prepare(config)
     describe_plan(screen, console)
     if screen.plan.n_items == 0:
         raise CellError(nothing_to_screen(screen))
-    executor, piloted = _executor(config, screen, directory, console)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make the directory {directory}: {error.strerror}; choose another --out") from error
-    store = open_store(screen, directory, config_text, executor, piloted)
+    path = directory / STORE
+    ScreenStore.require_free(path)
+    with only_writer(directory, path.with_name(f".{path.name}.writing")):
+        executor, piloted = _executor(config, screen, directory, console)
+        store = open_store(screen, directory, config_text, executor, piloted, add)
+        _compute(config, screen, store, executor, console)
+        table = write_all_tables(screen, store, directory, console)
+    return Result(directory, table, screen.layout.has_counts, tuple(reasons(screen, screen.unscreened())))
+
+
+def _compute(config: ScreenConfig, screen: Prepared, store: ScreenStore, executor: Executor, console: Console) -> None:
+    """Every unit that the store lacks."""
     if store.is_complete:
-        console.say(
-            f"{store.path} is complete: {screen.plan.n_items:,} items in {store.n_units} units; nothing is computed again"
-        )
-    else:
-        done = len(store.committed())
-        if done:
-            console.say(f"continuing {store.path}: {done} of {store.n_units} units are done")
-        n_left = screen.plan.n_items - min(done * screen.plan.unit_rows, screen.plan.n_items)
+        n_items = sum(b.n_items for b in store.blocks)
+        console.say(f"{store.path} is complete: {n_items:,} items in {store.n_units} units; nothing is computed again")
+        return
+    if store.n_committed:
+        console.say(f"continuing {store.path}: {store.n_committed} of {store.n_units} units are done")
+        for sentence in other_executors(store, executor):
+            console.note(f"{sentence}: results agree as far as README says, not bit for bit")
+    _warn_of_full_disk(screen, store, console)
+    for block, part in left(screen, store):
+        n_left = part.plan.n_items - sum(r.stop - r.start for r in map(block.rows, block.committed()))
         with console.progress(n_left) as progress:
-            run_units(make_engine(config.compute, screen, executor), store, progress)
-    table = write_all_tables(screen, store, directory, console)
-    has_counts = screen.layout.expression_scale is not None
-    return Result(directory, table, has_counts, tuple(reasons(screen, screen.unscreened())))
+            run_units(make_engine(config.compute, part, executor), store, progress, block)
+    store.finish()
+
+
+def _warn_of_full_disk(screen: Prepared, store: ScreenStore, console: Console) -> None:
+    share = 1 - store.n_committed / max(store.n_units, 1)
+    needed, free = share * disk_bytes(screen), shutil.disk_usage(store.path).free
+    if needed > free:
+        console.note(
+            f"about {needed / 1e9:,.1f} GB are still to be written, but {store.path.parent} has {free / 1e9:,.1f} GB free; "
+            "a full disk stops the run, and it continues when there is room"
+        )
 
 
 def nothing_to_screen(screen: Prepared) -> str:
@@ -128,7 +151,7 @@ def write_all_tables(screen: Prepared, store: ScreenStore, directory: Path, cons
     digest, names = store.results_digest(), Names(store)
     if _stamp(directory) == {"results": digest, "files": _sizes(directory)}:
         return pl.read_parquet(directory / "hits.parquet")
-    coverage, min_cells = screen.plan.coverage, screen.output.min_cells
+    coverage, min_cells = coverage_of(screen, store), screen.output.min_cells
     with console.status("differential expression"):
         summaries = write_tables(store, directory, coverage.stratum, screen.plan.stratum_C)
         table = hits(summaries, names, coverage, store.layout.pred_tps, min_cells)

@@ -1,14 +1,17 @@
-"""ScreenStore: the Zarr v3 directory of one screen; layout, commit per unit, resume.
+"""ScreenStore: a screen's Zarr v3 directory, laid out, written unit by unit and finished.
 
-Layout (format 1): see docs/store.md. `control/` once per cell, `library/<n>/` one group per library block with its
-items, deltas and commit markers. A unit is done when its marker, a group written last and atomically, is there.
+A unit is done when its marker is there: a chunk of the array `commits`, written last and in one step, that holds the
+checksums of the unit's files and who computed them. Everything else may be written any number of times.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,168 +19,199 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from screen.arrays import create_block, create_control, write_cells, write_genes
-from screen.errors import StoreError
+from screen.arrays import create_block, write_cells, write_genes
+from screen.dense import checksum
+from screen.errors import StoreError, WriteError
+from screen.export import anndata_of
 from screen.genes import Vocabulary
 from screen.layout import Layout
 from screen.perturbations import Library
 from screen.plan import Plan
+from screen.reading import FORMAT, FORMAT_VERSION, Block, StoreReader
 from screen.tokens import TokenBank
 
-FORMAT, FORMAT_VERSION = "perturbscreen", 1
+Columns = Mapping[str, NDArray[Any]]
 
 
-class ScreenStore:
-    """A screen on disk. `create` lays it out, `open` reads its layout back; `block` is the library block."""
-
-    def __init__(self, path: Path, root: zarr.Group) -> None:
-        self.path, self.root = path, root
-        attributes: Any = dict(root.attrs)
-        self.layout = Layout(**{**attributes["layout"], "pred_tps": tuple(attributes["layout"]["pred_tps"])})
-        self.provenance: dict[str, Any] = attributes["provenance"]
-
-    @property
-    def block(self) -> zarr.Group:
-        """The library block (the first one)."""
-        group = self.root["library/0"]
-        assert isinstance(group, zarr.Group)
-        return group
-
-    def array(self, name: str) -> zarr.Array[Any]:
-        """An array by its path below the root."""
-        found = self.root[name]
-        assert isinstance(found, zarr.Array)
-        return found
-
-    def item(self, name: str) -> zarr.Array[Any]:
-        """An array by its path below the library block."""
-        return self.array(f"library/0/{name}")
-
-    @property
-    def n_units(self) -> int:
-        """Units the plan was cut into."""
-        n_items, unit_rows = int(self.block.attrs["n_items"]), int(self.block.attrs["unit_rows"])  # type: ignore[arg-type]
-        return -(-n_items // unit_rows)
+class ScreenStore(StoreReader):
+    """A screen on disk. `create` lays it out, `add_block` appends perturbations, `open` reads it back."""
 
     @staticmethod
     def create(
         path: Path,
-        plan: Plan,
-        library: Library,
         vocabulary: Vocabulary,
         bank: TokenBank,
         layout: Layout,
         provenance: Mapping[str, Any],
+        then: Callable[["ScreenStore"], object] = lambda store: None,
     ) -> "ScreenStore":
-        """Lays out an empty store, under another name until it is whole. Raises StoreError if something else is there."""
-        if path.exists():
-            raise StoreError(f"{path} exists and is no perturbscreen store; choose another --out or move it away")
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, "layout": _jsonable(layout.__dict__)}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        """Lays out a store, under another name until it is whole: without a library block, unless `then` adds one.
+
+        Raises StoreError if something else is there or nothing can be written.
+        """
+        ScreenStore.require_free(path)
+        attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, "layout": jsonable(layout.__dict__)}
+        with _whole(path) as partial:
             root = zarr.create_group(partial, overwrite=True)
             write_genes(root, vocabulary)
             write_cells(root, bank, layout.pred_tps)
-            create_control(root, bank.n_cells, len(vocabulary), layout)
-            create_block(root, plan, library, vocabulary, layout)
-            root.attrs.update({**attributes, "provenance": _jsonable(provenance)})
-            partial.replace(path)
-        except PermissionError as error:
-            raise StoreError(f"cannot write to {path.parent}: {error.strerror}; choose another --out") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            root.create_group("library")
+            root.attrs.update({**attributes, "provenance": jsonable(provenance)})
+            then(ScreenStore.open(partial, "r+"))
         return ScreenStore.open(path, "r+")
 
     @staticmethod
-    def exists(path: Path) -> bool:
-        """Whether a laid-out store is there."""
-        try:
-            return (path / "zarr.json").is_file() and FORMAT in json.loads((path / "zarr.json").read_text())[
-                "attributes"
-            ].get("format", "")
-        except (OSError, ValueError, KeyError):
-            return False
+    def require_free(path: Path) -> None:
+        """Raises StoreError where something is that is no store."""
+        if path.exists() and not ScreenStore.exists(path):
+            raise StoreError(f"{path} exists and is no perturbscreen store; choose another --out or move it away")
 
-    @staticmethod
-    def open(path: str | Path, mode: str = "r") -> "ScreenStore":
-        """Opens a store. Raises StoreError if it is none, or of a newer format."""
-        path = Path(path)
-        if not ScreenStore.exists(path):
-            raise StoreError(
-                f"{path} is no perturbscreen store; run `perturbscreen run CONFIG --out {path.parent}` first"
-            )
-        root = zarr.open_group(path, mode=mode)  # type: ignore[arg-type]
-        version = root.attrs["format_version"]
-        if version != FORMAT_VERSION:
-            raise StoreError(
-                f"{path} has format version {version}; this perturbscreen reads {FORMAT_VERSION}: use a matching version"
-            )
-        return ScreenStore(path, root)
-
-    # writing
-
-    def write_controls(self, cell_N: NDArray[np.int64], arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Unedited predictions of some cells: names below `control/` -> values, first axis as `cell_N`."""
-        for name, values in arrays.items():
-            self.array(f"control/{name}").oindex[cell_N] = values
-
-    def write_unit(self, rows: slice, columns: Mapping[str, NDArray[Any]], marker: Mapping[str, Any]) -> None:
-        """Writes the arrays of a unit, then its marker. `columns` maps names below the block to values of the rows."""
-        digest = hashlib.sha256()
-        for name in sorted(columns):
-            values = columns[name]
-            self.item(name)[rows] = values
-            digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
-        number = rows.start // int(self.block.attrs["unit_rows"])  # type: ignore[arg-type]
-        self._commit(number, {**marker, "rows": [rows.start, rows.stop], "sha256": digest.hexdigest()})
-
-    def _commit(self, number: int, attributes: Mapping[str, Any]) -> None:
-        """A zarr group whose metadata file appears in one step: marker and checksum of a finished unit."""
-        folder = self.path / "library" / "0" / "commits" / f"{number:06d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": _jsonable(attributes)})
-        partial = folder / f".zarr.json.{os.getpid()}"
-        partial.write_text(text)
-        partial.replace(folder / "zarr.json")
-
-    def committed(self) -> list[int]:
-        """Numbers of the finished units, ascending."""
-        folder = self.path / "library" / "0" / "commits"
-        return sorted(int(p.parent.name) for p in folder.glob("*/zarr.json")) if folder.is_dir() else []
+    def add_block(self, plan: Plan, library: Library, vocabulary: Vocabulary, attributes: Mapping[str, Any]) -> Block:
+        """Appends an empty library block, under another name until it is whole; nothing else is touched."""
+        path = self.path / "library" / str(len(self.blocks))
+        self._forget_consolidated()
+        with _whole(path, self.scratch_parent) as partial:
+            create_block(zarr.create_group(partial), plan, library, vocabulary, self.layout, jsonable(attributes))
+        self.read_blocks()
+        return self.blocks[-1]
 
     @property
-    def is_complete(self) -> bool:
-        """Whether every unit is committed."""
-        return len(self.committed()) == self.n_units
+    def scratch_parent(self) -> Path:
+        """Where files lie that are not whole yet; holds nothing that is worth keeping once nobody writes."""
+        return self.path.with_name(f".{self.path.name}.writing")
 
-    def set_view(self, view: Mapping[str, Any]) -> None:
-        """How tables and exports present the results; the results themselves stay as they are."""
-        self.provenance = {**self.provenance, "view": _jsonable(view)}
-        self.root.attrs.update({"provenance": self.provenance})
+    def write_controls(self, block: Block, cell_N: NDArray[np.int64], columns: Columns, scratch: Path) -> None:
+        """Unedited predictions of the cells of one block of cells that have items, unless they are there.
+
+        Names below `control/` -> values, first axis as `cell_N`. Cells whose control an earlier library block holds
+        are left to it.
+        """
+        number = int(cell_N[0]) // block.cells_per_block
+        if (block.path / "control" / "commits" / f"c.{number}").is_file():
+            return
+        start = number * block.cells_per_block
+        n_rows = min(block.cells_per_block, self.n_cells - start)
+        is_new = ~self._is_predicted(block, cell_N)
+        files: dict[str, str] = {}
+        if is_new.any():
+            for name, values in columns.items():
+                whole = np.zeros((n_rows, *values.shape[1:]), values.dtype)
+                whole[cell_N[is_new] - start] = values[is_new]
+                files |= _write(block, f"control/{name}", slice(start, start + n_rows), whole, scratch)
+        _commit(block, "control/commits", number, {"files": files})
+
+    def _is_predicted(self, block: Block, cell_N: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether an earlier library block holds the controls of these cells, all of their time points."""
+        found = np.zeros(len(cell_N), dtype=bool)
+        for earlier in self.blocks[: block.number]:
+            found |= earlier.has_control(cell_N)
+        return found
+
+    def write_unit(self, block: Block, number: int, columns: Columns, marker: Mapping[str, Any], scratch: Path) -> None:
+        """Writes the arrays of a unit, then its marker. `columns` maps names below the block to values of its rows."""
+        files: dict[str, str] = {}
+        for name in sorted(columns):
+            files |= _write(block, name, block.rows_in(name, number), columns[name], scratch)
+        rows = block.rows(number)
+        _commit(block, "commits", number, {**marker, "rows": [rows.start, rows.stop], "files": files})
+
+    def discard_unit(self, block: Block, number: int) -> None:
+        """Takes a unit's marker away: the next run computes it again."""
+        (block.path / "commits" / f"c.{number}").unlink(missing_ok=True)
+        self._forget_consolidated()
+
+    def discard_controls(self, block: Block, number: int) -> None:
+        """Takes the controls of a block of cells away, with the markers of the units that stand against them."""
+        (block.path / "control" / "commits" / f"c.{number}").unlink(missing_ok=True)
+        for unit in block.units_of_cells(number):
+            self.discard_unit(block, unit)
+
+    def finish(self) -> None:
+        """Gathers all metadata in one file, so that opening reads one."""
+        with warnings.catch_warnings():
+            # the Zarr v3 specification does not speak of it yet; readers that do not know it ignore it
+            warnings.filterwarnings("ignore", message="Consolidated metadata")
+            zarr.consolidate_metadata(self.path)
+
+    def _forget_consolidated(self) -> None:
+        """Metadata that were gathered when the store was finished do not know of what comes now."""
+        path = self.path / "zarr.json"
+        metadata = json.loads(path.read_text())
+        if metadata.pop("consolidated_metadata", None) is not None:
+            partial = path.with_name(f".zarr.json.{os.getpid()}")
+            partial.write_text(json.dumps(metadata))
+            partial.replace(path)
 
     def results_digest(self) -> str:
         """SHA-256 over the checksums of every finished unit and how tables present them."""
         digest = hashlib.sha256(json.dumps(self.provenance["view"], sort_keys=True).encode())
-        for number in self.committed():
-            marker = json.loads((self.path / "library/0/commits" / f"{number:06d}" / "zarr.json").read_text())
-            digest.update(f"{number}{marker['attributes']['sha256']}".encode())
+        for block in self.blocks:
+            for number in block.committed():
+                files = block.marker(number)["files"]
+                digest.update(f"{block.number} {number} {json.dumps(files, sort_keys=True)}".encode())
         return digest.hexdigest()
 
-    # reading
+    def set_view(self, view: Mapping[str, Any]) -> None:
+        """How tables and exports present the results; the results themselves stay as they are."""
+        self._forget_consolidated()
+        self.provenance = {**self.provenance, "view": jsonable(view)}
+        self.group.attrs.update({"provenance": self.provenance})
 
-    def delta(self, time: int, rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
-        """Log-expression changes of some rows, decoded: (rows, G)."""
-        stored = self.item(f"delta/t{time}")
-        raw = stored[rows] if isinstance(rows, slice) else stored.oindex[rows]
-        return np.asarray(raw, dtype=np.float32) / np.float32(self.layout.delta_scale)
-
-    def strings(self, name: str) -> NDArray[np.object_]:
-        """A text array as Python strings."""
-        values: Any = self.array(name)[...]
-        return np.array([str(v) for v in values], dtype=np.object_)
+    def to_anndata(self, perturbation: str | None = None) -> Any:
+        """Predictions as an AnnData, one row per cell and time point; see `screen.export.anndata_of`."""
+        return anndata_of(self, perturbation)
 
 
-def _jsonable(value: Any) -> Any:
+def _write(block: Block, name: str, rows: slice, values: NDArray[Any], scratch: Path) -> dict[str, str]:
+    """Writes whole files of an array; the file's name below the block -> its checksum."""
+    dense, array = block.dense(name), block.array(name)
+    number = rows.start // (array.shards or array.chunks)[0]
+    file = f"{name}/{'.'.join(['c', str(number), *('0' for _ in array.shape[1:])])}"
+    with _writing(block.path / name):
+        if dense is not None:
+            dense.write(number, values, scratch)
+        else:
+            array[rows] = values
+        # zarr writes no file where every value is the fill value
+        return {file: checksum(block.path / file)} if (block.path / file).is_file() else {}
+
+
+def _commit(block: Block, name: str, number: int, marker: Mapping[str, Any]) -> None:
+    """Writes a marker in one step (zarr's local store writes under another name, then renames)."""
+    with _writing(block.path / name):
+        block.array(name)[number] = json.dumps(jsonable(marker))
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Says what to do where the system refuses to write."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(
+            f"cannot write {path}: {error.strerror or error}. What was committed is kept; make room or give access, "
+            "then run the same command again"
+        ) from error
+
+
+@contextmanager
+def _whole(path: Path, parent: Path | None = None) -> Iterator[Path]:
+    """A folder that gets its name when everything in it is written. Raises StoreError where nothing can be."""
+    partial = (parent or path.parent) / f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        partial.replace(path)
+    except PermissionError as error:
+        raise StoreError(f"cannot write to {path.parent}: {error.strerror}; choose another --out") from error
+    except OSError as error:
+        raise WriteError(
+            f"cannot write to {path.parent}: {error.strerror or error}; make room, then run again"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def jsonable(value: Any) -> Any:
     """Plain JSON types: paths and numpy scalars become text and numbers."""
     return json.loads(json.dumps(value, default=lambda v: v.item() if isinstance(v, np.generic) else str(v)))

@@ -10,7 +10,7 @@ from torch import from_numpy
 from screen.genes import PAD, Vocabulary
 from screen.pack import MAX_PADDED, NO_PERTURBATION, Batch, RowLengths, pack, pack_controls, pack_unit, padded_share
 from screen.perturbations import Library, Perturbation, make_perturbation
-from screen.plan import Window, edited_states, make_plan
+from screen.plan import Window, edited_states, order, select_items
 from screen.rows import RowBuilder
 from screen.tokens import SOURCE, Ragged, State, TokenBank
 
@@ -131,8 +131,8 @@ def test_batches_hold_every_item_once_within_the_budget(bank, library, budget, r
 def test_a_unit_is_packed_block_by_block_and_apart_by_what_is_edited(bank, library, unit_rows, per_block) -> None:  # type: ignore[no-untyped-def]
     lengths = RowLengths(bank, VOCABULARY, WINDOW, library, TIMES)
     stratum_C = np.zeros(N_CELLS, dtype=np.int64)
-    plan = make_plan(library, bank, VOCABULARY, WINDOW, stratum_C=stratum_C, stratum=["all"], unit_rows=unit_rows,
-                     cells_per_block=per_block)  # fmt: skip
+    selection = select_items(library, bank, VOCABULARY, WINDOW, stratum_C, ["all"])
+    plan = order(selection, unit_rows=unit_rows, cells_per_block=per_block)
     for number in range(plan.n_units):
         packed = pack_unit(lengths, plan, number, 40)
         items = [i for _, batches in packed for b in batches for i in b.item_B.tolist()]

@@ -12,10 +12,10 @@ from screen_kernels import edit_row_reference
 from torch import from_numpy
 
 from screen.errors import CellError
-from screen.genes import Vocabulary
+from screen.genes import SPECIAL_IDS, Vocabulary
 from screen.perturbations import Library, Perturbation, make_perturbation
-from screen.plan import CELLS_AT_ONCE, Plan, Window, make_plan, order, select_items
-from screen.tokens import SOURCE, Ragged, State, TokenBank, gene_tokens_per_cell
+from screen.plan import CELLS_AT_ONCE, Plan, Window, order, select_items
+from screen.tokens import SOURCE, Ragged, State, TokenBank, distinct_tokens
 
 N_GENES, MAX_LEN = 6, 5
 SOURCE_TOKEN = np.array([14, 9, 11, 7, 12, 5])
@@ -75,16 +75,9 @@ def test_items_and_coverage_equal_the_definition(source, one, two, library, ever
     bank = bank_of(source, one, two)
     window = Window((1, 2), (), MAX_LEN, everywhere)
     stratum_C = np.array([0, 1, 0, 1])
-    plan = make_plan(
-        Library(tuple(library), (True,) * len(library)),
-        bank,
-        VOCABULARY,
-        window,
-        stratum_C=stratum_C,
-        stratum=["a", "b"],
-        unit_rows=2,
-        cells_per_block=per_block,
-    )
+    wanted = Library(tuple(library), (True,) * len(library))
+    selection = select_items(wanted, bank, VOCABULARY, window, stratum_C, ["a", "b"])
+    plan = order(selection, unit_rows=2, cells_per_block=per_block)
     expected = []
     tally = {n: np.zeros((len(library), 2), dtype=int) for n in ("screened", "absent", "truncated", "emptied")}
     for i, p in enumerate(library):
@@ -105,6 +98,7 @@ def test_items_and_coverage_equal_the_definition(source, one, two, library, ever
     total = sum(getattr(plan.coverage, f"{n}_PS") for n in tally)
     assert_array_equal(total, np.broadcast_to(plan.coverage.n_cells_S, total.shape))
     assert_units_cover_every_item_once(plan)
+    assert_starts_find_every_item(plan, len(library))
     assert_blocks_cut_units_where_the_cells_change(plan)
 
 
@@ -131,6 +125,15 @@ def assert_blocks_cut_units_where_the_cells_change(plan: Plan) -> None:
         assert cells.tolist() == sorted(set(plan.cell_I[block_I == block].tolist()))
 
 
+def assert_starts_find_every_item(plan: Plan, n_perturbations: int) -> None:
+    start_BP = plan.starts(n_perturbations)
+    assert start_BP.shape == (plan.n_blocks, n_perturbations + 1)
+    for block, row in enumerate(start_BP.tolist()):
+        for p, (a, b) in enumerate(pairwise(row)):
+            here = (plan.cell_I // plan.cells_per_block == block) & (plan.perturbation_I == p)
+            assert np.flatnonzero(here).tolist() == list(range(a, b))
+
+
 def assert_units_cover_every_item_once(plan: Plan) -> None:
     rows = [r for u in range(plan.n_units) for r in range(plan.unit(u).start, plan.unit(u).stop)]
     assert rows == list(range(plan.n_items))
@@ -140,7 +143,8 @@ def test_the_number_of_edited_genes_counts_each_gene_once() -> None:
     bank = bank_of([[14, 9], [14], [14], [11]], [[4, 5, 6], [5, 6], [6], [4, 5]])
     p = make_perturbation([0, 1], "mask", ["src", "tgt"], [1], VOCABULARY)
     window = Window((1,), (), MAX_LEN)
-    plan = make_plan(Library((p,), (True,)), bank, VOCABULARY, window, stratum_C=np.zeros(4, int), stratum=["all"])
+    selection = select_items(Library((p,), (True,)), bank, VOCABULARY, window, np.zeros(4, int), ["all"])
+    plan = order(selection, unit_rows=8, cells_per_block=8)
     assert dict(zip(plan.cell_I.tolist(), plan.n_edited_I.tolist(), strict=True)) == {0: 2, 1: 2, 2: 1}
     assert plan.coverage.emptied_PS.tolist() == [[1]]
 
@@ -165,7 +169,8 @@ def test_a_bank_of_many_rows_is_planned_as_its_cells_are_one_by_one() -> None:
     ]  # type: ignore[arg-type, list-item]
     library = Library((*made, make_perturbation([1, 0], "overexpress", ["tgt"], [1], VOCABULARY)), (True,) * 5)
     stratum_C = np.zeros(bank.n_cells, dtype=np.int64)
-    plan = make_plan(library, bank, VOCABULARY, window, stratum_C=stratum_C, stratum=["all"], cells_per_block=100)
+    selection = select_items(library, bank, VOCABULARY, window, stratum_C, ["all"])
+    plan = order(selection, unit_rows=64, cells_per_block=100)
     kinds = [[naive(p, bank, c, window)[0] for c in range(bank.n_cells)] for p in library.perturbations]
     items = [(c // 100, i, c) for i, row in enumerate(kinds) for c, kind in enumerate(row) if kind == "screened"]
     assert list(zip(plan.perturbation_I.tolist(), plan.cell_I.tolist(), strict=True)) == [x[1:] for x in sorted(items)]
@@ -197,7 +202,7 @@ def test_the_fingerprint_tells_content_order_units_and_blocks() -> None:
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=5), st.integers(1, 8))
 def test_gene_tokens_are_counted_within_the_cut(rows: list[list[int]], max_len: int) -> None:
-    counted = gene_tokens_per_cell(Ragged.from_rows(rows), max_len)
+    counted = distinct_tokens(Ragged.from_rows(rows), max_len, SPECIAL_IDS)
     assert counted.tolist() == [len({t for t in row[:max_len] if t > 3}) for row in rows]
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import zarr
 from conftest import scale_error
+from stores import assert_same_arrays, every_array
 from tiny import E2E, tiny, write
 
 from screen import deg
@@ -19,11 +20,12 @@ from screen.effects import change, counts, log_expression
 from screen.engine import PackedEngine, Progress
 from screen.errors import StoreError
 from screen.executor import Executor
-from screen.export import to_anndata
+from screen.export import anndata_of
 from screen.prepare import prepare
 from screen.prepared import Prepared
 from screen.reference import ReferenceEngine
-from screen.runner import Engine, open_store, run_units
+from screen.resume import open_store
+from screen.runner import Engine, run_units
 from screen.session import load_config
 from screen.store import ScreenStore
 
@@ -40,12 +42,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def every_array(path: Path) -> dict[str, Any]:
-    """Name -> values of every array of a store."""
-    root = zarr.open_group(path / "screen.zarr", mode="r")
-    return {name: array[...] for name, array in root.members(max_depth=None) if isinstance(array, zarr.Array)}
-
-
 def test_the_store_holds_what_the_model_says_of_each_item(finished: Path) -> None:
     config, _ = load_config(finished.parent / "s.yaml")
     screen, store = prepare(config), ScreenStore.open(finished / "screen.zarr")
@@ -56,18 +52,21 @@ def test_the_store_holds_what_the_model_says_of_each_item(finished: Path) -> Non
         before = screen.adapter.predict(screen.rows.control(cell))
         for k, t in enumerate((1, 2)):
             if not screen.plan.is_screened_IT[i, k]:
-                assert not store.item(f"items/is_screened_t{t}")[i]
+                assert not store.blocks[0].read(f"items/is_screened_t{t}")[i]
                 continue
             logs = [log_expression(r.value_BG[t], r.size_factor_B[t], "log1p_cp10k") for r in (before, after)]
             delta = change(*logs)[0].numpy()
-            error = store.delta(t, np.array([i]))[0] - delta
+            error = store.blocks[0].delta(t, np.array([i]))[0] - delta
             assert np.abs(error).max() <= 1e-5
             assert np.sqrt(np.mean(error**2)) <= 3e-6
-            control = store.array(f"control/expression_t{t}")[cell]
+            control = store.control(f"expression_t{t}", store.blocks[0])[cell]
             assert scale_error(control, logs[0].log_BG[0].numpy()) <= 1e-5
-            assert scale_error(store.item(f"embedding/t{t}")[i], after.embedding_BD[t][0].numpy()) <= 1e-5
-            assert scale_error(store.item(f"items/total_t{t}")[i], logs[1].total_B[0].numpy()) <= 1e-5
-            assert abs(store.item(f"items/rms_delta_t{t}")[i] - np.sqrt(np.mean(delta.astype(float) ** 2))) <= 3e-6
+            assert scale_error(store.blocks[0].read(f"embedding/t{t}")[i], after.embedding_BD[t][0].numpy()) <= 1e-5
+            assert scale_error(store.blocks[0].read(f"items/total_t{t}")[i], logs[1].total_B[0].numpy()) <= 1e-5
+            assert (
+                abs(store.blocks[0].read(f"items/rms_delta_t{t}")[i] - np.sqrt(np.mean(delta.astype(float) ** 2)))
+                <= 3e-6
+            )
 
 
 def test_counts_come_back_from_log_expression() -> None:
@@ -82,12 +81,12 @@ def test_float16_deltas_are_float32_deltas_to_one_unit_in_the_last_place(finishe
     assert main(["run", str(finished.parent / "s.yaml"), "--out", str(half), "--store-dtype", "float16"]) == 0
     full_store, half_store = (ScreenStore.open(p / "screen.zarr") for p in (finished, half))
     for t in (1, 2):
-        stored = half_store.item(f"delta/t{t}")
+        stored = half_store.blocks[0].array(f"delta/t{t}")
         assert stored.dtype == np.float16
         assert stored.attrs["scale_factor"] == 1 / 4096
-        exact = full_store.delta(t, slice(None))
+        exact = full_store.blocks[0].delta(t, slice(None))
         ulp = np.spacing(np.abs(np.asarray(stored[...]))).astype(np.float32) / 4096
-        assert (np.abs(half_store.delta(t, slice(None)) - exact) <= ulp).all()
+        assert (np.abs(half_store.blocks[0].delta(t, slice(None)) - exact) <= ulp).all()
 
 
 class StoppedError(Exception):
@@ -102,13 +101,6 @@ def run_into(folder: Path, screen: Prepared, engine: Engine, executor: Executor,
     """A whole run, or the rest of one, into a directory."""
     folder.mkdir(exist_ok=True)
     run_units(engine, open_store(screen, folder, "", executor), progress)
-
-
-def assert_same_arrays(one: Path, two: Path) -> None:
-    a, b = every_array(one), every_array(two)
-    assert set(a) == set(b)
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
 @pytest.mark.parametrize("make", [PackedEngine, ReferenceEngine])
@@ -132,7 +124,7 @@ def test_a_run_that_stops_and_continues_equals_an_uninterrupted_one(
 
     with pytest.raises(StoppedError):
         run_into(broken, screen, make(screen, executor), executor, stop)
-    left_behind = ScreenStore.open(broken / "screen.zarr").committed()
+    left_behind = ScreenStore.open(broken / "screen.zarr").blocks[0].committed()
     assert len(left_behind) <= stop_after // 128
     redone: list[int] = []
     run_into(broken, screen, make(screen, executor), executor, lambda n, tokens, padded: redone.append(n))
@@ -161,14 +153,17 @@ def test_a_model_that_gives_nan_stops_with_the_cell_named_and_exit_code_1(tmp_pa
     message = capsys.readouterr().err
     assert "NaN or infinity" in message
     assert "cell " in message
-    assert not ScreenStore.open(tmp_path / "out/screen.zarr").committed()
+    assert not ScreenStore.open(tmp_path / "out/screen.zarr").blocks[0].committed()
 
 
 def test_another_screen_in_the_directory_is_refused_and_left_alone(finished: Path, tmp_path: Path, capsys: Any) -> None:
     before = every_array(finished)
-    other = write(tiny(library={**LIBRARY, "modes": ["pad"]}), tmp_path / "other.yaml")
+    kept = {"keep_embeddings": True, "strata": ["cell_type"]}
+    other = write(tiny(library={**LIBRARY, "modes": ["pad"]}, output=kept), tmp_path / "other.yaml")
     assert main(["run", str(other), "--out", str(finished)]) == 2
-    assert "library" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "holds another library" in message
+    assert "--add" in message
     after = every_array(finished)
     assert all(np.array_equal(before[n], after[n]) for n in before)
 
@@ -184,6 +179,7 @@ def test_plain_zarr_opens_the_store_and_every_name_is_documented(finished: Path)
     documented = (Path(__file__).parent.parent / "docs" / "store.md").read_text()
     for name in every_array(finished):
         generic = name.replace("_t1", "_t{k}").replace("_t2", "_t{k}").replace("/t1", "/t{k}").replace("/t2", "/t{k}")
+        generic = generic.replace("library/0/", "library/{n}/")
         generic = generic.split("/obs/")[0] + ("/obs/" if "/obs/" in generic else "")
         assert f"`{generic}" in documented, generic
 
@@ -194,21 +190,20 @@ def test_provenance_says_what_was_run_and_with_what(finished: Path) -> None:
         "model",
         "vocabulary",
         "cells",
-        "library",
-        "plan",
         "precision",
         "numerics_version",
     }
-    assert provenance["config"] == (finished.parent / "s.yaml").read_text()
-    commit = json.loads((finished / "screen.zarr/library/0/commits/000000/zarr.json").read_text())["attributes"]
+    assert provenance["library"][0]["config"] == (finished.parent / "s.yaml").read_text()
+    commit = ScreenStore.open(finished / "screen.zarr").blocks[0].marker(0)
     assert {"torch", "threads_per_lane", "device", "engine", "batch_tokens", "precision"} <= set(commit["executor"])
-    assert len(commit["sha256"]) == 64
+    assert "delta/t1/c.0.0" in commit["files"]
+    assert all(len(crc) == 8 for crc in commit["files"].values())
 
 
 def test_hits_have_one_row_per_perturbation_stratum_and_time_sorted_by_strength(finished: Path) -> None:
     hits = pl.read_parquet(finished / "hits.parquet")
     store = ScreenStore.open(finished / "screen.zarr")
-    n_perturbations = len(store.strings("library/0/perturbations/id"))
+    n_perturbations = len(store.perturbations("id"))
     assert hits.height == n_perturbations * 3 * 2
     assert hits.select("perturbation", "stratum", "time").is_unique().all()
     known = hits.drop_nulls("strength")["strength"].to_numpy()
@@ -220,8 +215,8 @@ def test_hits_have_one_row_per_perturbation_stratum_and_time_sorted_by_strength(
 def test_coverage_classes_add_up_to_the_cells_of_the_stratum(finished: Path) -> None:
     hits = pl.read_parquet(finished / "hits.parquet").filter(pl.col("time") == 1)
     store = ScreenStore.open(finished / "screen.zarr")
-    cell_type = store.strings("cells/source/obs/cell_type")[np.asarray(store.item("items/cell")[...])]
-    ids = store.strings("library/0/perturbations/id")[np.asarray(store.item("items/perturbation")[...])]
+    cell_type = store.strings("cells/source/obs/cell_type")[np.asarray(store.blocks[0].read("items/cell")[...])]
+    ids = store.perturbations("id")[np.asarray(store.blocks[0].read("items/perturbation")[...])]
     n_items = (
         pl.DataFrame({"perturbation": ids.tolist(), "stratum": cell_type.tolist()}).group_by(pl.all()).len("items")
     )
@@ -233,18 +228,23 @@ def test_coverage_classes_add_up_to_the_cells_of_the_stratum(finished: Path) -> 
 
 def test_the_gene_table_follows_from_the_store(finished: Path) -> None:
     table, store = deg.scan(finished).collect(), ScreenStore.open(finished / "screen.zarr")
-    ids = store.strings("library/0/perturbations/id")
-    cells, perturbation = np.asarray(store.item("items/cell")[...]), np.asarray(store.item("items/perturbation")[...])
+    ids = store.perturbations("id")
+    cells, perturbation = (
+        np.asarray(store.blocks[0].read("items/cell")[...]),
+        np.asarray(store.blocks[0].read("items/perturbation")[...]),
+    )
     cell_type = store.strings("cells/source/obs/cell_type")
     for p, t, stratum in ((0, 1, "A"), (7, 2, "B"), (90, 2, "C")):
         rows = np.flatnonzero(
-            (perturbation == p) & (cell_type[cells] == stratum) & np.asarray(store.item(f"items/is_screened_t{t}")[...])
+            (perturbation == p)
+            & (cell_type[cells] == stratum)
+            & np.asarray(store.blocks[0].read(f"items/is_screened_t{t}")[...])
         )
         part = table.filter(perturbation=ids[p], time=t, stratum=stratum)
         assert part.height == (61 if len(rows) else 0)
         if len(rows) < 2:
             continue
-        delta = store.delta(t, rows).astype(np.float64)
+        delta = store.blocks[0].delta(t, rows).astype(np.float64)
         np.testing.assert_allclose(part["mean_delta"], delta.mean(0), rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(part["se"], delta.std(0, ddof=1) / np.sqrt(len(rows)), rtol=1e-6, atol=1e-9)
         assert (part["n_cells"] == len(rows)).all()
@@ -253,21 +253,21 @@ def test_the_gene_table_follows_from_the_store(finished: Path) -> None:
 
 def test_export_of_all_is_the_exports_of_each(finished: Path) -> None:
     store = ScreenStore.open(finished / "screen.zarr")
-    everything = to_anndata(store)
-    one = to_anndata(store, str(store.strings("library/0/perturbations/id")[5]))
+    everything = anndata_of(store)
+    one = anndata_of(store, str(store.perturbations("id")[5]))
     mask = (everything.obs["perturbation"] == one.obs["perturbation"].iloc[0]).to_numpy()
     np.testing.assert_array_equal(everything.X[mask], one.X)
     assert one.obs["time"].isin([1, 2]).all()
     with pytest.raises(StoreError, match="did you mean"):
-        to_anndata(store, "src+tgt@2:mask:ENSG0000010000")
+        anndata_of(store, "src+tgt@2:mask:ENSG0000010000")
 
 
 def test_an_unfinished_screen_is_not_exported(finished: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
-    shutil.rmtree(copy / "screen.zarr/library/0/commits/000000")
+    (copy / "screen.zarr/library/0/commits/c.0").unlink()
     with pytest.raises(StoreError, match="unfinished: 0 of 1 units"):
-        to_anndata(ScreenStore.open(copy / "screen.zarr"))
+        anndata_of(ScreenStore.open(copy / "screen.zarr"))
 
 
 def test_a_store_of_a_newer_format_is_refused(finished: Path, tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_embeddings_alone_are_screened_without_a_count_head(tmp_path: Path) -> N
     hits = pl.read_parquet(tmp_path / "out/hits.parquet")
     assert hits["strength"].equals(hits["embedding_shift"])
     assert not list((tmp_path / "out/deg").glob("*.parquet"))
-    exported = to_anndata(ScreenStore.open(tmp_path / "out/screen.zarr"))
+    exported = anndata_of(ScreenStore.open(tmp_path / "out/screen.zarr"))
     assert exported.X is None
     assert set(exported.obsm) == {"true_cls", "perturbed_cls", "mean_cos_similarity"}
 
@@ -325,7 +325,7 @@ def test_presentation_may_change_after_a_screen_is_complete(tmp_path: Path, caps
         assert main(["run", str(write(config, tmp_path / "s.yaml")), "--out", str(tmp_path / "out")]) == 0
     assert "is complete" in capsys.readouterr().out
     assert set(pl.read_parquet(tmp_path / "out/hits.parquet")["stratum"]) == {"bm", "sp"}
-    exported = to_anndata(ScreenStore.open(tmp_path / "out/screen.zarr"))
+    exported = anndata_of(ScreenStore.open(tmp_path / "out/screen.zarr"))
     assert "tissue" in exported.obs.columns
     assert "cell_type" not in exported.obs.columns
 
@@ -378,7 +378,7 @@ def test_every_setting_that_changes_results_is_part_of_the_identity(changes: dic
 def test_a_directory_keeps_what_was_decided_when_it_was_created(finished: Path, tmp_path: Path, capsys: Any) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
-    shutil.rmtree(copy / "screen.zarr/library/0/commits/000000")
+    (copy / "screen.zarr/library/0/commits/c.0").unlink()
     decided = json.loads((copy / "provenance.json").read_text())["decided"]
     assert decided["precision"] == "float32"
     config = str(finished.parent / "s.yaml")
@@ -412,15 +412,15 @@ def test_dimensions_are_named_and_symbols_find_a_perturbation(tmp_path: Path) ->
     config = write(tiny(model={"gene_table": str(tmp_path / "genes.tsv")}, library=changes), tmp_path / "s.yaml")
     assert main(["run", str(config), "--out", str(tmp_path / "out")]) == 0
     store = ScreenStore.open(str(tmp_path / "out/screen.zarr"))
-    assert all(a.metadata.dimension_names for _, a in store.root.members(max_depth=None) if isinstance(a, zarr.Array))
-    exported = to_anndata(store, "src:mask:TNF+IL1B")
+    assert all(a.metadata.dimension_names for _, a in store.group.members(max_depth=None) if isinstance(a, zarr.Array))
+    exported = anndata_of(store, "src:mask:TNF+IL1B")
     assert set(exported.obs["perturbation"]) == {"src:mask:ENSG00000100021+ENSG00000100399"}
 
 
 def test_the_python_in_the_readme_runs(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     code = readme.split("```python\n")[1].split("```")[0]
-    ids = ScreenStore.open(finished / "screen.zarr").strings("library/0/perturbations/id")
+    ids = ScreenStore.open(finished / "screen.zarr").perturbations("id")
     code = code.replace("src:mask:ENSG00000166523", str(ids[0]))
     (finished.parent / "runs").mkdir(exist_ok=True)
     if not (finished.parent / "runs" / "demo").exists():

@@ -1,0 +1,164 @@
+"""Dense Zarr arrays: whole files of rows, written and read as they lie in memory, without a codec.
+
+A dense array is cut along its first axis only and is not compressed: a chunk file is the plain bytes of its rows, and a
+shard file the same followed by the index that the Zarr v3 sharding codec puts at its end. Plain zarr reads and writes
+the same bytes; this does it at the speed of the file system. What lies otherwise is left to zarr.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google_crc32c
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+ABSENT = np.uint64(2**64 - 1)
+"""What a shard's index says of an inner chunk that is not there."""
+
+
+def is_dense(array: zarr.Array[Any]) -> bool:
+    """Whether the files of an array are rows as they lie in memory."""
+    plain = array.dtype.kind in "biuf" and array.dtype.isnative and np.little_endian
+    whole = (*array.chunks[1:], *(array.shards or array.chunks)[1:]) == (*array.shape[1:], *array.shape[1:])
+    return bool(plain and whole and not array.compressors and not array.filters and array.order == "C")
+
+
+@dataclass(frozen=True)
+class DenseArray:
+    """Where the files of a dense array are and how many rows each has; `inner_rows` is None without shards."""
+
+    folder: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    file_rows: int
+    inner_rows: int | None
+
+    @staticmethod
+    def of(array: zarr.Array[Any], folder: Path) -> "DenseArray":
+        """Of a zarr array that is dense, in the folder that holds its metadata."""
+        sharded = array.shards is not None
+        return DenseArray(
+            folder, array.shape, array.dtype, (array.shards or array.chunks)[0], array.chunks[0] if sharded else None
+        )
+
+    @property
+    def row_bytes(self) -> int:
+        return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+
+    def name(self, number: int) -> str:
+        """The file of rows number * file_rows onwards."""
+        return ".".join(["c", str(number), *("0" for _ in self.shape[1:])])
+
+    def write(self, number: int, values: NDArray[Any], scratch: Path) -> None:
+        """Writes one file, in one step: at most `file_rows` rows, fewer where the array ends or rows stay empty."""
+        partial = scratch / f"{self.folder.name}.{self.name(number)}"
+        rows = np.ascontiguousarray(values, dtype=self.dtype)
+        with partial.open("wb") as file:
+            rows.tofile(file)
+            file.write(self._end(len(rows)))
+        partial.replace(self.folder / self.name(number))
+
+    def _end(self, n_rows: int) -> bytes:
+        """What follows the rows: zeros up to a whole chunk, and of a shard its index."""
+        if self.inner_rows is None:
+            return bytes((self.file_rows - n_rows) * self.row_bytes)
+        n_chunks, n_inner = -(-n_rows // self.inner_rows), self.file_rows // self.inner_rows
+        size = self.inner_rows * self.row_bytes
+        index = np.full((n_inner, 2), ABSENT, dtype="<u8")
+        index[:n_chunks, 0], index[:n_chunks, 1] = np.arange(n_chunks) * size, size
+        padding = bytes(n_chunks * size - n_rows * self.row_bytes)
+        crc: int = google_crc32c.value(index.tobytes())
+        return padding + index.tobytes() + crc.to_bytes(4, "little")
+
+    def read(self, rows: NDArray[np.integer] | slice) -> NDArray[Any]:
+        """Some rows, in the given order; zeros where no file is. Fast where rows are ascending."""
+        if isinstance(rows, slice):
+            start, stop, _ = rows.indices(self.shape[0])
+            out = np.zeros((max(stop - start, 0), *self.shape[1:]), self.dtype)
+            runs = iter([(start, stop, 0)]) if stop > start else iter(())
+        else:
+            out = np.zeros((len(rows), *self.shape[1:]), self.dtype)
+            runs = _runs(np.asarray(rows))
+        # bool arrays have no buffer of their own kind that readinto takes
+        target = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+        with _Files(self) as files:
+            for start, stop, at in runs:
+                while start < stop:
+                    number, first = divmod(start, self.file_rows)
+                    n = min(stop - start, self.file_rows - first)
+                    files.read_into(number, first, target[at * self.row_bytes : (at + n) * self.row_bytes])
+                    start, at = start + n, at + n
+        return out
+
+
+class _Files:
+    """The file that was read last, kept open."""
+
+    def __init__(self, array: DenseArray) -> None:
+        self._array = array
+        self._number: int | None = None
+        self._file: BinaryIO | None = None
+
+    def read_into(self, number: int, first: int, target: memoryview) -> None:
+        if number != self._number:
+            self._close()
+            path = self._array.folder / self._array.name(number)
+            self._number, self._file = number, path.open("rb", buffering=0) if path.is_file() else None
+        if self._file is None:
+            return
+        self._file.seek(first * self._array.row_bytes)
+        done = 0
+        while done < len(target):
+            n = self._file.readinto(target[done:])  # type: ignore[attr-defined]
+            if not n:
+                raise OSError(f"{self._file.name} ends before its rows do")
+            done += n
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> "_Files":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
+
+
+def _runs(row_N: NDArray[np.integer]) -> Iterator[tuple[int, int, int]]:
+    """(first row, row after the last, place in the result) of each stretch of consecutive rows."""
+    if len(row_N) == 0:
+        return
+    cuts = np.flatnonzero(np.diff(row_N) != 1) + 1
+    starts = np.concatenate([[0], cuts])
+    stops = np.concatenate([cuts, [len(row_N)]])
+    for a, b in zip(starts.tolist(), stops.tolist(), strict=True):
+        yield int(row_N[a]), int(row_N[a]) + b - a, a
+
+
+def checksum(path: Path) -> str:
+    """CRC-32C of a file, eight hexadecimal digits."""
+    crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            crc = google_crc32c.extend(crc, chunk)
+    return f"{crc:08x}"
+
+
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """A folder of this process for files that are not whole yet, on the same file system; gone afterwards."""
+    import shutil
+    import uuid
+
+    folder = parent / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,50 @@
+"""Moments: what is enough to know of a group of items, per gene, and how groups of one perturbation join."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Genes = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """n_cells; mean and sum of squared deviations of the changes; means of perturbed and control expression, per gene.
+
+    Changes are on the log1p CP10K scale (natural logarithm), means in counts per 10,000; under an `mse` head all are on
+    the model's own log scale.
+    """
+
+    n_cells: int
+    mean_delta_G: Genes
+    m2_delta_G: Genes
+    target_mean_G: Genes
+    ref_mean_G: Genes
+
+
+def moments_of(delta_NG: NDArray[np.floating], control_NG: NDArray[np.floating], is_log1p: bool) -> Moments:
+    """Of N items, (N, G) each; accumulated in float64."""
+    n = len(delta_NG)
+    mean_G = delta_NG.mean(0, dtype=np.float64)
+    m2_G = delta_NG.var(0, dtype=np.float64) * n
+    after_NG, before_NG = control_NG + delta_NG, control_NG
+    if is_log1p:
+        after_NG, before_NG = np.expm1(after_NG), np.expm1(before_NG)
+    return Moments(n, mean_G, m2_G, after_NG.mean(0, dtype=np.float64), before_NG.mean(0, dtype=np.float64))
+
+
+def joined(parts: Sequence[Moments]) -> Moments:
+    """The moments of all the items of disjoint groups, at least one.
+
+    Source: Chan, Golub, LeVeque 1983, pairwise updating of sums of squares.
+    """
+    n = sum(p.n_cells for p in parts)
+    means = (
+        np.sum([p.n_cells * np.asarray(getattr(p, name), dtype=np.float64) for p in parts], axis=0) / n
+        for name in ("mean_delta_G", "target_mean_G", "ref_mean_G")
+    )
+    mean_G, target_G, ref_G = means
+    m2_G = np.sum([p.m2_delta_G + p.n_cells * np.square(p.mean_delta_G - mean_G) for p in parts], axis=0)
+    return Moments(n, mean_G, np.asarray(m2_G, dtype=np.float64), target_G, ref_G)

@@ -1,0 +1,252 @@
+"""StoreReader: a screen on disk, opened to be read. A store is the Zarr v3 directory that docs/store.md describes."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from screen.dense import DenseArray, checksum, is_dense
+from screen.errors import StoreError
+from screen.layout import Layout
+
+FORMAT, FORMAT_VERSION = "perturbscreen", 2
+
+
+class Folder:
+    """Arrays below one folder of a store, by name, each opened once."""
+
+    def __init__(self, path: Path, group: zarr.Group) -> None:
+        self.path, self.group = path, group
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+
+    def array(self, name: str) -> zarr.Array[Any]:
+        """An array by its path below the folder."""
+        if name not in self._arrays:
+            found = self.group[name]
+            assert isinstance(found, zarr.Array)
+            self._arrays[name] = found
+        return self._arrays[name]
+
+    def dense(self, name: str) -> DenseArray | None:
+        """The same array as files of rows, None where it is not stored so."""
+        array = self.array(name)
+        return DenseArray.of(array, self.path / name) if is_dense(array) else None
+
+    def read(self, name: str, rows: slice | NDArray[np.integer] | None = None) -> NDArray[Any]:
+        """Rows of an array as they are stored, all of them by default."""
+        rows = slice(None) if rows is None else rows
+        dense = self.dense(name)
+        if dense is not None:
+            return dense.read(rows)
+        array = self.array(name)
+        return np.asarray(array[rows] if isinstance(rows, slice) else array.oindex[rows.astype(np.int64)])
+
+    def strings(self, name: str) -> NDArray[np.object_]:
+        """A text array as Python strings."""
+        values: Any = self.array(name)[...]
+        return np.array([str(v) for v in values], dtype=np.object_)
+
+
+class Block(Folder):
+    """One library block: its perturbations, their items, and which units and controls are done.
+
+    `first` is the number of its first perturbation among those of the whole store.
+    """
+
+    def __init__(self, path: Path, group: zarr.Group, number: int, first: int, layout: Layout) -> None:
+        super().__init__(path, group)
+        self.number, self.first, self.layout = number, first, layout
+        attributes: Any = dict(group.attrs)
+        self.attributes: Mapping[str, Any] = attributes
+        self.n_items, self.unit_rows = int(attributes["n_items"]), int(attributes["unit_rows"])
+        self.cells_per_block = int(attributes["cells_per_block"])
+
+    @property
+    def n_units(self) -> int:
+        """Units the plan was cut into."""
+        return -(-self.n_items // self.unit_rows)
+
+    @property
+    def n_perturbations(self) -> int:
+        return int(self.array("perturbations/id").shape[0])
+
+    def rows(self, unit: int) -> slice:
+        """Items of one unit."""
+        return slice(unit * self.unit_rows, min((unit + 1) * self.unit_rows, self.n_items))
+
+    def committed(self, of: str = "commits") -> list[int]:
+        """Numbers of the finished units (of `control/commits`: blocks of cells), ascending, from one listing."""
+        names = (re.fullmatch(r"c\.(\d+)", p.name) for p in (self.path / of).iterdir())
+        return sorted(int(found[1]) for found in names if found)
+
+    def marker(self, number: int, of: str = "commits") -> dict[str, Any]:
+        """What the marker of a finished unit says. Raises StoreError where it cannot be read."""
+        try:
+            found: dict[str, Any] = json.loads(str(self.array(of)[number]))
+        except (OSError, ValueError, IndexError) as error:
+            raise StoreError(
+                f"the commit marker {self.path / of / f'c.{number}'} is damaged ({error}); "
+                "run `perturbscreen verify DIR --discard`, then the same `run` again"
+            ) from error
+        return found
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every unit is committed."""
+        return len(self.committed()) == self.n_units
+
+    def rows_in(self, name: str, unit: int) -> slice:
+        """Rows of an array that one unit writes: its items, or, of summaries, its segments."""
+        if not name.startswith("summaries/"):
+            return self.rows(unit)
+        n_rows = int((self.array(name).shards or self.array(name).chunks)[0])
+        return slice(unit * n_rows, (unit + 1) * n_rows)
+
+    def units_of_cells(self, number: int) -> list[int]:
+        """Units with an item of a block of cells."""
+        start_P = np.asarray(self.array("items/start")[number])
+        return list(range(int(start_P[0]) // self.unit_rows, -(-int(start_P[-1]) // self.unit_rows)))
+
+    def has_control(self, cell_N: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Whether this library block holds the unedited predictions of cells."""
+        found = [self.read(f"control/is_predicted_t{t}", cell_N) for t in self.layout.pred_tps]
+        return np.asarray(np.any(found, axis=0))
+
+    def delta(self, time: int, rows: slice | NDArray[np.integer]) -> NDArray[np.float32]:
+        """Log-expression changes of some items, decoded: (rows, G)."""
+        decoded = self.read(f"delta/t{time}", rows).astype(np.float32)
+        decoded /= np.float32(self.layout.delta_scale)
+        return decoded
+
+    def rows_of(self, perturbation: int) -> NDArray[np.int64]:
+        """Items of one of the block's perturbations, ascending."""
+        start_B2 = np.asarray(self.array("items/start")[:, perturbation : perturbation + 2])
+        return np.concatenate([np.arange(a, b) for a, b in start_B2.tolist()])
+
+
+class StoreReader(Folder):
+    """A screen on disk, to be read: `blocks` are its library blocks in the order in which they were added."""
+
+    def __init__(self, path: Path, root: zarr.Group) -> None:
+        super().__init__(path, root)
+        attributes: Any = dict(root.attrs)
+        self.layout = Layout(**{**attributes["layout"], "pred_tps": tuple(attributes["layout"]["pred_tps"])})
+        self.provenance: dict[str, Any] = attributes["provenance"]
+        self.blocks: list[Block] = []
+        self.read_blocks()
+
+    def read_blocks(self) -> None:
+        """Finds the library blocks."""
+        self.blocks = []
+        while (folder := self.path / "library" / str(len(self.blocks)) / "zarr.json").is_file():
+            number = len(self.blocks)
+            group = self.group[f"library/{number}"]
+            assert isinstance(group, zarr.Group)
+            first = self.blocks[-1].first + self.blocks[-1].n_perturbations if self.blocks else 0
+            self.blocks.append(Block(folder.parent, group, number, first, self.layout))
+
+    @staticmethod
+    def exists(path: Path) -> bool:
+        """Whether a laid-out store is there."""
+        try:
+            attributes = json.loads((path / "zarr.json").read_text())["attributes"]
+            return bool(attributes.get("format") == FORMAT)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False
+
+    @classmethod
+    def open(cls, path: str | Path, mode: Literal["r", "r+"] = "r") -> Self:
+        """Opens a store. Raises StoreError if it is none, or of another format version."""
+        path = Path(path)
+        if not StoreReader.exists(path):
+            raise StoreError(
+                f"{path} is no perturbscreen store; run `perturbscreen run CONFIG --out {path.parent}` first"
+            )
+        # what is being written is never read through metadata that were consolidated earlier
+        root = zarr.open_group(path, mode=mode, use_consolidated=None if mode == "r" else False)
+        version = root.attrs["format_version"]
+        if version != FORMAT_VERSION:
+            raise StoreError(
+                f"{path} has format version {version}; this perturbscreen reads {FORMAT_VERSION}: use a matching version"
+            )
+        return cls(path, root)
+
+    @property
+    def n_cells(self) -> int:
+        return int(self.array("cells/id").shape[0])
+
+    @property
+    def n_units(self) -> int:
+        """Units of all library blocks."""
+        return sum(b.n_units for b in self.blocks)
+
+    @property
+    def n_committed(self) -> int:
+        """Finished units of all library blocks."""
+        return sum(len(b.committed()) for b in self.blocks)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every unit is committed."""
+        return all(b.is_complete for b in self.blocks)
+
+    def perturbations(self, name: str) -> NDArray[np.object_]:
+        """A text column about all perturbations, those of every library block in turn."""
+        return np.concatenate([b.strings(f"perturbations/{name}") for b in self.blocks])
+
+    def control(self, name: str, block: Block, cells: NDArray[np.integer] | None = None) -> NDArray[Any]:
+        """Unedited predictions of some cells (ascending; all by default) that a library block's items stand against.
+
+        A cell's is in the library block that first had an item of it.
+        """
+        cell_N = np.arange(self.n_cells) if cells is None else np.asarray(cells)
+        time = name.rpartition("_t")[2]
+        found: NDArray[Any] | None = None
+        for earlier in self.blocks[: block.number + 1]:
+            values = earlier.read(f"control/{name}", cell_N)
+            if found is None:
+                found, is_found = values, earlier.read(f"control/is_predicted_t{time}", cell_N)
+                continue
+            is_new = earlier.read(f"control/is_predicted_t{time}", cell_N) & ~is_found
+            found[is_new] = values[is_new]
+            is_found |= is_new
+        assert found is not None
+        return found
+
+    def to_dask(self, time: int, block: int = 0) -> Any:
+        """Log-expression changes of one library block as a dask array (items, G) float32, one chunk per unit, lazily.
+
+        Raises StoreError where only summaries were kept.
+        """
+        import dask.array as da
+
+        source = self.blocks[block]
+        if "delta" not in self.layout.matrices(1):
+            raise StoreError(f"{self.path} holds no changes of single items (keep: {self.layout.keep})")
+        n_genes = int(source.array(f"delta/t{time}").shape[1])
+        heights = tuple(min(source.unit_rows, source.n_items - i) for i in range(0, source.n_items, source.unit_rows))
+
+        def read(block_info: Any = None) -> NDArray[np.float32]:
+            (start, stop), _ = block_info[None]["array-location"]
+            return source.delta(time, slice(start, stop))
+
+        return da.map_blocks(read, chunks=(heights, (n_genes,)), dtype=np.float32, meta=np.zeros((0, 0), np.float32))
+
+
+def damage(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
+    """File -> what is wrong with it, of those that differ from their checksums."""
+    wrong: dict[str, str] = {}
+    for name, expected in files.items():
+        try:
+            found = checksum(folder / name)
+        except OSError as error:
+            wrong[name] = "missing" if isinstance(error, FileNotFoundError) else str(error.strerror)
+            continue
+        if found != expected:
+            wrong[name] = f"checksum {found} instead of {expected}"
+    return wrong
