@@ -115,6 +115,8 @@ def _add_run_and_plan(commands: Commands) -> list[argparse.ArgumentParser]:
     run.add_argument(
         "--add", action="store_true", help="add the perturbations that a finished DIR lacks; nothing is computed again"
     )
+    run.add_argument("--workers", type=_positive, metavar="N", help="compute in N worker processes (cluster.workers)")
+    run.add_argument("--scheduler", metavar="ADDRESS", help="compute on the workers of a running Dask scheduler")
     run.set_defaults(command=_run)
     plan.add_argument("--json", action="store_true", help="print the prediction as JSON, for machines")
     plan.set_defaults(command=_plan)
@@ -184,8 +186,9 @@ def _config(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
     from screen.session import load_config
 
     compute = {name: getattr(arguments, name) for name in ("engine", "device", "precision", "batch_tokens")}
+    cluster = {name: getattr(arguments, name, None) for name in ("workers", "scheduler")}
     return load_config(
-        arguments.config, arguments.store_dtype, arguments.allow_missing, arguments.encoder_heads, compute
+        arguments.config, arguments.store_dtype, arguments.allow_missing, arguments.encoder_heads, compute, cluster
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -210,8 +210,47 @@ class ComputeConfig(Section):
         return self
 
 
+class SlurmConfig(Section):
+    """One Slurm job per worker. `directives` are further lines of the job's head, `prologue` of its script."""
+
+    queue: str | None = None
+    account: str | None = None
+    walltime: str = "24:00:00"
+    cores: Annotated[int, Field(ge=1)] = 8
+    memory: str = "64GB"
+    gpus: Annotated[int, Field(ge=0, le=1)] = 1
+    interface: str | None = None
+    directives: list[str] = []
+    prologue: list[str] = []
+    log_directory: FilePath | None = None
+
+
+class ClusterConfig(Section):
+    """Who computes units: worker processes here, one per GPU here, Slurm jobs, or the workers of a running scheduler.
+
+    workers  how many (gpus: one per visible GPU); threads: cores per worker (local: the machine's divided)
+    retries  how often units are tried again after a worker died or failed
+    """
+
+    kind: Literal["local", "gpus", "slurm"] = "local"
+    scheduler: str | None = None
+    workers: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1)] | None = None
+    retries: Annotated[int, Field(ge=0)] = 3
+    wait_s: Annotated[int, Field(ge=1)] = 600
+    slurm: SlurmConfig | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ClusterConfig":
+        if (self.kind == "slurm") != (self.slurm is not None):
+            raise ValueError("`kind: slurm` and the section `slurm` belong together; give both or none")
+        if self.scheduler is not None and (self.kind != "local" or self.workers is not None):
+            raise ValueError("`scheduler` is one that runs already, with its own workers; remove `kind` and `workers`")
+        return self
+
+
 class ScreenConfig(Section):
-    """One screen: model, cells, library, prediction, output, computation. `notes` is what an importer wants said to the user."""
+    """One screen: model, cells, library, prediction, output, computation, cluster. `notes` is what an importer wants said to the user."""
 
     model: ModelConfig
     cells: CellsConfig
@@ -219,6 +258,7 @@ class ScreenConfig(Section):
     predict: PredictConfig
     output: OutputConfig = OutputConfig()
     compute: ComputeConfig = ComputeConfig()
+    cluster: ClusterConfig | None = None
     notes: list[str] = []
 
     @field_validator("output", "compute", mode="before")
@@ -298,10 +338,13 @@ def parse_config(raw: Mapping[str, Any], path: Path, names: Mapping[str, str] | 
         raise ConfigError("\n".join(dict.fromkeys(lines))) from error
 
 
-def parse_compute(given: Mapping[str, object], path: Path) -> ComputeConfig:
-    """The `compute` section with the command line's overrides. Raises ConfigError."""
+S = TypeVar("S", bound=Section)
+
+
+def parse_section(section: type[S], given: Mapping[str, object], path: Path) -> S:
+    """One section with the command line's overrides. Raises ConfigError."""
     try:
-        return ComputeConfig.model_validate(given)
+        return section.model_validate(given)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(problem, path, {}) for problem in error.errors())) from error
 
@@ -337,5 +380,6 @@ def _allowed_keys(place: list[str]) -> list[str]:
         "predict": PredictConfig,
         "output": OutputConfig,
         "compute": ComputeConfig,
+        "cluster": ClusterConfig,
     }
     return list((sections.get(place[0], ScreenConfig) if place else ScreenConfig).model_fields)

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from screen.config import ComputeConfig
+from screen.decide import decide
 from screen.engine import PackedEngine, Unit
 from screen.errors import ConfigError, PredictionError
 from screen.executor import Executor
@@ -90,6 +93,28 @@ def agreement(precision: str, exact_IN: NDArray[np.float64], rough_IN: NDArray[n
         float(correlation),
         len(shared) / top,
     )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Who computes, and how the precision that was tried agreed with float32; None where none was tried."""
+
+    executor: Executor
+    agreement: Agreement | None = None
+
+
+def executor_for(compute: ComputeConfig, screen: Prepared, decided: Mapping[str, Any] | None) -> Decision:
+    """Who computes a screen here; `decided` is what an existing store was created with. Raises ConfigError.
+
+    Any precision but float32 is tried first; where it does not agree, float32 is taken, unless the user asked for it.
+    """
+    executor = decide(compute, screen, decided)
+    if executor.precision == "float32" or decided is not None:
+        return Decision(executor)
+    found = pilot(screen, executor)
+    if compute.precision != "auto":
+        require_agreement(found)
+    return Decision(executor if found.is_close else replace(executor, precision="float32"), found)
 
 
 def require_agreement(found: Agreement) -> None:

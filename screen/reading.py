@@ -107,6 +107,11 @@ class Block(Folder):
         n_rows = int((self.array(name).shards or self.array(name).chunks)[0])
         return slice(unit * n_rows, (unit + 1) * n_rows)
 
+    def cells_of(self, unit: int) -> int:
+        """The block of cells that a unit begins in."""
+        start_B = np.asarray(self.array("items/start")[:, 0])
+        return int(np.searchsorted(start_B, unit * self.unit_rows, side="right")) - 1
+
     def units_of_cells(self, number: int) -> list[int]:
         """Units with an item of a block of cells."""
         start_P = np.asarray(self.array("items/start")[number])

@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from screen.config import ComputeConfig
 from screen.dense import scratch_folder
-from screen.engine import Progress, Unit
+from screen.engine import PackedEngine, Progress, Unit
+from screen.executor import Executor
 from screen.prepared import Prepared
 from screen.reading import Block
+from screen.reference import ReferenceEngine
 from screen.store import ScreenStore
 from screen.summaries import summarised
 
@@ -46,6 +49,11 @@ def run_units(
         units = engine.units(wanted, progress)
         for unit in summarised(units, engine.screen) if store.layout.keeps_summaries else units:
             writer.put(unit)
+
+
+def make_engine(compute: ComputeConfig, screen: Prepared, executor: Executor) -> Engine:
+    """The engine that a configuration asks for."""
+    return ReferenceEngine(screen, executor) if compute.engine == "reference" else PackedEngine(screen, executor)
 
 
 class _Writer:

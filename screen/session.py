@@ -2,31 +2,35 @@
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
 
-from screen.config import ComputeConfig, ScreenConfig, parse_compute, parse_config, read_yaml
-from screen.decide import decide
+from screen.config import ClusterConfig, ComputeConfig, ScreenConfig, parse_config, parse_section, read_yaml
 from screen.deg import Names, write_tables
-from screen.engine import PackedEngine
+from screen.engine import Progress
 from screen.errors import CellError
 from screen.executor import Executor
+from screen.handoff import write_handoff
 from screen.hits import hits, write_hits
 from screen.importers.perturbgen_yaml import from_upstream, is_upstream
 from screen.lock import only_writer
-from screen.pilot import pilot, require_agreement
+from screen.pilot import Decision, executor_for
 from screen.preflight import disk_bytes
 from screen.prepare import prepare
 from screen.prepared import Prepared
-from screen.reference import ReferenceEngine
+from screen.reading import Block
 from screen.report import Console, describe_plan
 from screen.resume import STORE, coverage_of, left, open_store, other_executors
-from screen.runner import Engine, run_units
+from screen.runner import make_engine, run_units
 from screen.store import ScreenStore
+
+if TYPE_CHECKING:
+    from screen.cluster import Cluster
 
 STAMP = "tables.json"
 
@@ -47,6 +51,7 @@ def load_config(
     allow_missing: bool = False,
     encoder_heads: int | None = None,
     compute: Mapping[str, object] | None = None,
+    cluster: Mapping[str, object] | None = None,
 ) -> tuple[ScreenConfig, str]:
     """(configuration, its text) from our YAML or upstream's, with the command line's overrides. Raises ConfigError."""
     raw = read_yaml(path)
@@ -58,9 +63,19 @@ def load_config(
     changed = {
         "output": config.output.model_copy(update=output),
         "model": config.model.model_copy(update=model),
-        "compute": parse_compute(given, path),
+        "compute": parse_section(ComputeConfig, given, path),
+        "cluster": _cluster(config.cluster, cluster or {}, path),
     }
     return config.model_copy(update=changed), path.read_text(encoding="utf-8")
+
+
+def _cluster(config: ClusterConfig | None, given: Mapping[str, object], path: Path) -> ClusterConfig | None:
+    """The `cluster` section with the command line's overrides; a scheduler that is named there is taken alone."""
+    named = {k: v for k, v in given.items() if v is not None}
+    if not named:
+        return config
+    kept = {} if config is None or "scheduler" in named else config.model_dump()
+    return parse_section(ClusterConfig, {**kept, **named}, path)
 
 
 def run(config: ScreenConfig, config_text: str, directory: Path, console: Console, add: bool = False) -> Result:
@@ -74,15 +89,83 @@ def run(config: ScreenConfig, config_text: str, directory: Path, console: Consol
         raise CellError(nothing_to_screen(screen))
     path = directory / STORE
     ScreenStore.require_free(path)
-    with only_writer(directory, path.with_name(f".{path.name}.writing")):
-        executor, piloted = _executor(config, screen, directory, console)
-        store = open_store(screen, directory, config_text, executor, piloted, add)
-        _compute(config, screen, store, executor, console)
+    scratch = path.with_name(f".{path.name}.writing")
+    with only_writer(directory, scratch), _workers(config, screen, scratch, console) as workers:
+        decision = workers.decide(_decided(directory))
+        _describe_decision(decision, console)
+        figures = None if decision.agreement is None else decision.agreement.figures()
+        store = open_store(screen, directory, config_text, decision.executor, figures, add)
+        _compute(screen, store, decision.executor, workers, console)
         table = write_all_tables(screen, store, directory, console)
     return Result(directory, table, screen.layout.has_counts, tuple(reasons(screen, screen.unscreened())))
 
 
-def _compute(config: ScreenConfig, screen: Prepared, store: ScreenStore, executor: Executor, console: Console) -> None:
+class _Workers(Protocol):
+    """Who computes: this process, or a cluster."""
+
+    def decide(self, decided: Mapping[str, Any] | None) -> Decision:
+        """Device, precision and the rest, given what an existing store was created with."""
+
+    def compute(self, store: ScreenStore, block: Block, part: Prepared, executor: Executor, progress: Progress) -> None:
+        """Every unit that a library block lacks."""
+
+
+@dataclass(frozen=True)
+class _Here:
+    """This process."""
+
+    config: ScreenConfig
+    screen: Prepared
+    console: Console
+
+    def decide(self, decided: Mapping[str, Any] | None) -> Decision:
+        with self.console.status("choosing device and precision"):
+            return executor_for(self.config.compute, self.screen, decided)
+
+    def compute(self, store: ScreenStore, block: Block, part: Prepared, executor: Executor, progress: Progress) -> None:
+        run_units(make_engine(self.config.compute, part, executor), store, progress, block)
+
+
+@dataclass(frozen=True)
+class _There:
+    """A cluster; screens reach it through the output directory."""
+
+    config: ScreenConfig
+    screen: Prepared
+    scratch: Path
+    cluster: "Cluster"
+
+    def decide(self, decided: Mapping[str, Any] | None) -> Decision:
+        return self.cluster.decide(self._handoff(self.screen), self.config.compute, decided)
+
+    def compute(self, store: ScreenStore, block: Block, part: Prepared, executor: Executor, progress: Progress) -> None:
+        self.cluster.compute(store, block, self._handoff(part), executor, self.config.compute, progress)
+
+    def _handoff(self, screen: Prepared) -> Path:
+        folder = self.scratch / f"screen-{screen.plan.fingerprint()[:16]}"
+        return folder if folder.exists() else write_handoff(screen, folder)
+
+
+@contextmanager
+def _workers(config: ScreenConfig, screen: Prepared, scratch: Path, console: Console) -> Iterator[_Workers]:
+    if config.cluster is None:
+        yield _Here(config, screen, console)
+        return
+    from screen.cluster import started
+
+    with started(config.cluster, config.compute, console.say) as cluster:
+        yield _There(config, screen, scratch, cluster)
+
+
+def _describe_decision(decision: Decision, console: Console) -> None:
+    if decision.agreement is None:
+        return
+    if decision.executor.device.type == "cpu" and decision.executor.precision != "float32":
+        console.note(f"{decision.executor.precision} is emulated on a CPU: the numbers of a GPU, slower than float32")
+    console.note(f"{decision.agreement}{'' if decision.agreement.is_close else '; float32 is used'}")
+
+
+def _compute(screen: Prepared, store: ScreenStore, executor: Executor, workers: _Workers, console: Console) -> None:
     """Every unit that the store lacks."""
     if store.is_complete:
         n_items = sum(b.n_items for b in store.blocks)
@@ -96,7 +179,7 @@ def _compute(config: ScreenConfig, screen: Prepared, store: ScreenStore, executo
     for block, part in left(screen, store):
         n_left = part.plan.n_items - sum(r.stop - r.start for r in map(block.rows, block.committed()))
         with console.progress(n_left) as progress:
-            run_units(make_engine(config.compute, part, executor), store, progress, block)
+            workers.compute(store, block, part, executor, progress)
     store.finish()
 
 
@@ -113,29 +196,6 @@ def _warn_of_full_disk(screen: Prepared, store: ScreenStore, console: Console) -
 def nothing_to_screen(screen: Prepared) -> str:
     """Why no perturbation has any item."""
     return "nothing to screen: " + "; ".join(reasons(screen, list(range(len(screen.library))))[:5])
-
-
-def make_engine(compute: ComputeConfig, screen: Prepared, executor: Executor) -> Engine:
-    """The engine that a configuration asks for."""
-    return ReferenceEngine(screen, executor) if compute.engine == "reference" else PackedEngine(screen, executor)
-
-
-def _executor(
-    config: ScreenConfig, screen: Prepared, directory: Path, console: Console
-) -> tuple[Executor, dict[str, object] | None]:
-    """(who computes, the pilot's figures where another precision than float32 was tried). Raises ConfigError."""
-    decided = _decided(directory)
-    executor = decide(config.compute, screen, decided)
-    if executor.precision == "float32" or decided is not None:
-        return executor, None
-    with console.status(f"pilot: {executor.precision} against float32 on a sample"):
-        found = pilot(screen, executor)
-    if config.compute.precision != "auto":
-        require_agreement(found)
-    if executor.device.type == "cpu":
-        console.note(f"{executor.precision} is emulated on a CPU: the numbers of a GPU, slower than float32")
-    console.note(str(found) + ("" if found.is_close else "; float32 is used"))
-    return (executor if found.is_close else replace(executor, precision="float32")), found.figures()
 
 
 def _decided(directory: Path) -> dict[str, Any] | None:
