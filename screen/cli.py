@@ -253,7 +253,7 @@ def _verify(arguments: argparse.Namespace, console: Console) -> int:
     from screen.audit import discard, verify
     from screen.lock import only_writer
     from screen.resume import STORE
-    from screen.store import ScreenStore
+    from screen.store import ScreenStore, scratch_of
 
     store = ScreenStore.open(arguments.directory / STORE, "r+" if arguments.discard else "r")
     with console.status(f"reading {store.path}"):
@@ -263,7 +263,7 @@ def _verify(arguments: argparse.Namespace, console: Console) -> int:
         console.error(f"damaged: {fault}")
     console.say(f"{store.n_committed} of {store.n_units} units finished, {len(faults)} damaged, {n_missing} missing")
     if faults and arguments.discard:
-        with only_writer(arguments.directory, store.scratch_parent):
+        with only_writer(arguments.directory, scratch_of(store.path)):
             n_units = discard(store, faults)
         console.say(f"{n_units} unit(s) are forgotten; the same `perturbscreen run` computes them again")
     elif faults:

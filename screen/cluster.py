@@ -1,5 +1,6 @@
 """Cluster: the units of a screen on Dask workers: processes here, one per GPU, Slurm jobs, or any running scheduler."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -80,9 +81,8 @@ def started(config: ClusterConfig, compute: ComputeConfig, say: Callable[[str], 
     with _cluster(config) as (address, n_workers), _client(address) as client:
         client.register_plugin(ScreenWorker())
         client.wait_for_workers(1, timeout=config.wait_s)
-        say(
-            f"workers: {address}, {n_workers or len(client.scheduler_info(n_workers=-1)['workers'])}; dashboard: {client.dashboard_link}"
-        )
+        n_found = n_workers or len(client.scheduler_info(n_workers=-1)["workers"])
+        say(f"{n_found} worker(s), scheduler {client.scheduler.address}, dashboard {client.dashboard_link}")
         yield Cluster(config, client, compute.lanes or config.threads or _lanes(config))
 
 
@@ -110,8 +110,12 @@ def _cluster(config: ClusterConfig) -> Iterator[tuple[Any, int | None]]:
     if config.scheduler is not None:
         yield config.scheduler, None
         return
-    # a worker that dies while it has a share is one of the share's tries
-    with dask.config.set({"distributed.scheduler.allowed-failures": config.retries}):
+    settings = {
+        # a worker that dies while it has a share is one of the share's tries
+        "distributed.scheduler.allowed-failures": config.retries,
+        "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "error",
+    }
+    with dask.config.set(settings):
         if config.kind == "slurm":
             assert config.slurm is not None
             n_workers = config.workers or 1
@@ -124,7 +128,7 @@ def _cluster(config: ClusterConfig) -> Iterator[tuple[Any, int | None]]:
             else [{}] * (config.workers or 1)
         )
         scheduler = {"cls": Scheduler, "options": {"dashboard_address": ":0", "host": "127.0.0.1", "port": 0}}
-        with SpecCluster(_processes(environments), scheduler, silence_logs="ERROR") as cluster:
+        with SpecCluster(_processes(environments), scheduler, silence_logs=logging.ERROR) as cluster:
             yield cluster, len(environments)
 
 

@@ -6,8 +6,10 @@ the same bytes; this does it at the speed of the file system. What lies otherwis
 """
 
 import os
+import shutil
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -153,12 +155,12 @@ def checksum(path: Path) -> str:
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """A folder of this process for files that are not whole yet, on the same file system; gone afterwards."""
-    import shutil
-    import uuid
-
     folder = parent / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
     folder.mkdir(parents=True)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            # unless another process writes there too
+            parent.rmdir()

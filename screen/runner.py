@@ -13,7 +13,7 @@ from screen.executor import Executor
 from screen.prepared import Prepared
 from screen.reading import Block
 from screen.reference import ReferenceEngine
-from screen.store import ScreenStore
+from screen.store import ScreenStore, scratch_of
 from screen.summaries import summarised
 
 UNITS_WAITING = 1
@@ -45,7 +45,7 @@ def run_units(
     block = store.blocks[0] if block is None else block
     done = set(block.committed())
     wanted = [n for n in (range(block.n_units) if numbers is None else numbers) if n not in done]
-    with scratch_folder(store.scratch_parent) as scratch, _Writer(store, block, scratch, committed) as writer:
+    with scratch_folder(scratch_of(store.path)) as scratch, _Writer(store, block, scratch, committed) as writer:
         units = engine.units(wanted, progress)
         for unit in summarised(units, engine.screen) if store.layout.keeps_summaries else units:
             writer.put(unit)

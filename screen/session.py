@@ -27,7 +27,7 @@ from screen.reading import Block
 from screen.report import Console, describe_plan
 from screen.resume import STORE, coverage_of, left, open_store, other_executors
 from screen.runner import make_engine, run_units
-from screen.store import ScreenStore
+from screen.store import ScreenStore, scratch_of
 
 if TYPE_CHECKING:
     from screen.cluster import Cluster
@@ -89,7 +89,7 @@ def run(config: ScreenConfig, config_text: str, directory: Path, console: Consol
         raise CellError(nothing_to_screen(screen))
     path = directory / STORE
     ScreenStore.require_free(path)
-    scratch = path.with_name(f".{path.name}.writing")
+    scratch = scratch_of(path)
     with only_writer(directory, scratch), _workers(config, screen, scratch, console) as workers:
         decision = workers.decide(_decided(directory))
         _describe_decision(decision, console)

@@ -7,8 +7,6 @@ checksums of the unit's files and who computed them. Everything else may be writ
 import hashlib
 import json
 import os
-import shutil
-import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +18,7 @@ import zarr
 from numpy.typing import NDArray
 
 from screen.arrays import create_block, write_cells, write_genes
-from screen.dense import checksum
+from screen.dense import checksum, scratch_folder
 from screen.errors import StoreError, WriteError
 from screen.export import anndata_of
 from screen.genes import Vocabulary
@@ -31,6 +29,11 @@ from screen.reading import FORMAT, FORMAT_VERSION, Block, StoreReader
 from screen.tokens import TokenBank
 
 Columns = Mapping[str, NDArray[Any]]
+
+
+def scratch_of(path: Path) -> Path:
+    """Where the files of a store lie that are not whole yet; nothing there is worth keeping once nobody writes."""
+    return path.with_name(f".{path.name}.writing")
 
 
 class ScreenStore(StoreReader):
@@ -51,7 +54,7 @@ class ScreenStore(StoreReader):
         """
         ScreenStore.require_free(path)
         attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, "layout": jsonable(layout.__dict__)}
-        with _whole(path) as partial:
+        with _whole(path, scratch_of(path)) as partial:
             root = zarr.create_group(partial, overwrite=True)
             write_genes(root, vocabulary)
             write_cells(root, bank, layout.pred_tps)
@@ -70,15 +73,10 @@ class ScreenStore(StoreReader):
         """Appends an empty library block, under another name until it is whole; nothing else is touched."""
         path = self.path / "library" / str(len(self.blocks))
         self._forget_consolidated()
-        with _whole(path, self.scratch_parent) as partial:
+        with _whole(path, scratch_of(self.path)) as partial:
             create_block(zarr.create_group(partial), plan, library, vocabulary, self.layout, jsonable(attributes))
         self.read_blocks()
         return self.blocks[-1]
-
-    @property
-    def scratch_parent(self) -> Path:
-        """Where files lie that are not whole yet; holds nothing that is worth keeping once nobody writes."""
-        return self.path.with_name(f".{self.path.name}.writing")
 
     def write_controls(self, block: Block, cell_N: NDArray[np.int64], columns: Columns, scratch: Path) -> None:
         """Unedited predictions of the cells of one block of cells that have items, unless they are there.
@@ -195,21 +193,18 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _whole(path: Path, parent: Path | None = None) -> Iterator[Path]:
-    """A folder that gets its name when everything in it is written. Raises StoreError where nothing can be."""
-    partial = (parent or path.parent) / f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+def _whole(path: Path, scratch: Path) -> Iterator[Path]:
+    """A folder that gets its name when everything in it is written. Raises StoreError or WriteError where it cannot be."""
     try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
+        with scratch_folder(scratch) as folder:
+            yield folder / path.name
+            (folder / path.name).replace(path)
     except PermissionError as error:
         raise StoreError(f"cannot write to {path.parent}: {error.strerror}; choose another --out") from error
     except OSError as error:
         raise WriteError(
             f"cannot write to {path.parent}: {error.strerror or error}; make room, then run again"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def jsonable(value: Any) -> Any:
