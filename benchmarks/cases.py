@@ -216,7 +216,7 @@ class Engine:
         (row,) = np.flatnonzero((plan.perturbation_I == number) & (plan.cell_I == cell)).tolist()
         block, at = store.blocks[0], slice(row, row + 1)
         control_1G = store.control(f"expression_t{time_point}", block, np.array([cell]))
-        return counts(control_1G + block.delta(time_point, at), block.read(f"items/total_t{time_point}", at))[0]
+        return counts(control_1G + block.delta(time_point, at), block.effect(f"total_t{time_point}", at))[0]
 
 
 def worst_error(upstream: Upstream, engine: Engine) -> float:

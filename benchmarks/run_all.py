@@ -16,7 +16,7 @@ from record import RESULTS
 
 FOLDER = Path(__file__).parent
 # script -> the most seconds it may take
-LIMITS = {"real_size": 480, "ablation": 180, "plans": 240, "precision": 180, "reference": 150}
+LIMITS = {"real_size": 480, "ablation": 180, "plans": 240, "precision": 180, "reference": 150, "store": 150}
 
 
 def options(doc: str | None, arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -138,9 +138,15 @@ def _write_items(block: zarr.Group, plan: Plan, n_perturbations: int, layout: La
         dimension_names=("block", "perturbation_edge"),
     )
     starts[...] = start_BP
-    unit = min(plan.unit_rows, plan.n_items)
-    for name, dtype in layout.scalars.items():
-        _array(items, name, (plan.n_items,), dtype, (unit,), dimension_names=("item",))
+    _array(
+        items,
+        "effects",
+        (plan.n_items, len(layout.effects)),
+        "float32",
+        (min(plan.unit_rows, plan.n_items), len(layout.effects)),
+        attributes={"columns": list(layout.effects)},
+        dimension_names=("item", "effect"),
+    )
 
 
 def _create_control(block: zarr.Group, plan: Plan, n_genes: int, layout: Layout) -> None:

@@ -10,7 +10,7 @@ from screen.tokens import SOURCE, TokenBank
 UNIT_FLOPS = 6e13
 """About five minutes of two CPU cores, a fraction of a second of a GPU."""
 UNIT_BYTES = 64 * 2**20
-MAX_UNITS = 20_000
+MAX_UNITS = 10_000
 MIN_ROWS, MAX_ROWS = 64, 8192
 ROWS_STEP = 256
 """Rows of a chunk of the store: a unit is a whole number of them, or, if smaller, of MIN_ROWS."""
@@ -25,7 +25,7 @@ def planned(
 ) -> Plan:
     """The items in store order, cut into units and blocks: a pure function of model, cells and library.
 
-    A unit is about five minutes of two CPU cores or 64 MB, and there are at most 20,000; a block is so many cells that a
+    A unit is about five minutes of two CPU cores or 64 MB, and there are at most 10,000; a block is so many cells that a
     unit holds some 48 items of each, if there are that many, and that what they share stays below 1 GB.
     """
     cost, max_len = adapter.cost, selection.finder.window.max_len

@@ -105,8 +105,6 @@ class Reader:
         tps = store.layout.pred_tps
         self.cell_I = block.read("items/cell")
         self.is_screened = {t: block.read(f"items/is_screened_t{t}") for t in tps}
-        self.cosine = {t: block.read(f"items/embedding_cosine_t{t}") for t in tps}
-        self.rank, self.length = (block.read(f"items/{n}") for n in ("rank", "length"))
         self.keeps_deltas = self.layout.has_counts and not self.layout.keeps_summaries
         self.control = {t: store.control(f"expression_t{t}", block) for t in tps} if self.keeps_deltas else {}
         self.summaries = None
@@ -137,13 +135,14 @@ class Reader:
         if moments is not None:
             mean_G, target_G, ref_G = moments.mean_delta_G, moments.target_mean_G, moments.ref_mean_G
             se_G, t_G, p_G = paired_t(moments)
-        rank = self.rank[rows]
+        effects = dict(zip(self.layout.effects, self.block.read("items/effects", rows).T, strict=True))
+        rank = effects["rank"]
         return Group(
             p, stratum, time, len(rows), n_stratum, mean_G, se_G, t_G, p_G, benjamini_hochberg(p_G), target_G, ref_G,
             float(np.sqrt(np.mean(mean_G**2))) if len(mean_G) else float("nan"),
-            float(np.mean(1 - self.cosine[time][rows], dtype=np.float64)),
+            float(np.mean(1 - effects[f"embedding_cosine_t{time}"], dtype=np.float64)),
             float(rank[rank >= 0].mean()) if (rank >= 0).any() else float("nan"),
-            float(self.length[rows].mean()),
+            float(effects["length"].mean()),
         )  # fmt: skip
 
 

@@ -1,9 +1,10 @@
 """AnnData views of a store, in upstream's h5ad layout."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from screen.arrays import stored_name
 from screen.effects import counts
 from screen.errors import StoreError, nearest
-from screen.reading import StoreReader
+from screen.reading import Block, StoreReader
 
 MAX_BYTES, BYTES_PER_VALUE = 8 * 2**30, 82  # measured: peak per row and gene, AnnData included
 
@@ -157,21 +158,21 @@ def _lines(store: StoreReader, wanted: list[int]) -> Lines:
     return Lines(*(x[order_N] for x in lines))
 
 
-def _gather(store: StoreReader, name: str, table: Lines, key: Literal["item", "cell"]) -> NDArray[np.float32]:
-    """Values of `name` (with {t} for the time point) at the item or cell of every line."""
+Read = Callable[[Block, int, NDArray[np.int64]], NDArray[Any]]
+"""Values at rows of one library block and time point."""
+
+
+def _gather(store: StoreReader, table: Lines, row_N: NDArray[np.int64], read: Read) -> NDArray[np.float32]:
+    """What `read` gives for the row (an item or a cell) of every line."""
     out: NDArray[np.float32] | None = None
     for block in store.blocks:
         for t in store.layout.pred_tps:
             at = table.at(t, block.number)
-            unique, inverse = np.unique(getattr(table, f"{key}_N")[at], return_inverse=True)
-            stored = (
-                block.read(name.format(t=t), unique)
-                if key == "item"
-                else store.control(name.format(t=t), block, unique)
-            )
+            unique, inverse = np.unique(row_N[at], return_inverse=True)
+            values = read(block, t, unique)
             if out is None:
-                out = np.zeros((len(table), *stored.shape[1:]), dtype=np.float32)
-            out[at] = stored[inverse]
+                out = np.zeros((len(table), *values.shape[1:]), dtype=np.float32)
+            out[at] = values[inverse]
     assert out is not None
     return out
 
@@ -179,26 +180,31 @@ def _gather(store: StoreReader, name: str, table: Lines, key: Literal["item", "c
 def _arrays(store: StoreReader, table: Lines) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """(X and layers, obsm, varm), each (lines, ...)."""
     layout, layers = store.layout, {}
-    if layout.expression_scale is not None:
-        control = _gather(store, "expression_t{t}", table, "cell")
-        delta = _gather(store, "delta/t{t}", table, "item") / np.float32(layout.delta_scale)
-        perturbed = control.astype(np.float64) + delta
+
+    def control(name: str) -> NDArray[np.float32]:
+        return _gather(store, table, table.cell_N, lambda b, t, cells: store.control(f"{name}_t{t}", b, cells))
+
+    def item(name: str) -> NDArray[np.float32]:
+        return _gather(store, table, table.item_N, lambda b, t, rows: b.read(f"{name}/t{t}", rows))
+
+    def effect(name: str) -> NDArray[np.float32]:
+        return _gather(store, table, table.item_N, lambda b, t, rows: b.effect(f"{name}_t{t}", rows))
+
+    if layout.has_counts:
+        before = control("expression")
+        after = before.astype(np.float64) + item("delta") / np.float32(layout.delta_scale)
         if layout.expression_scale == "model":
-            layers = {"X": perturbed, "pred_counts": control}
+            layers = {"X": after, "pred_counts": before}
         else:
-            before, after = (
-                _gather(store, "total_t{t}", table, "cell"),
-                _gather(store, "items/total_t{t}", table, "item"),
-            )
-            layers = {"X": counts(perturbed, after), "pred_counts": counts(control, before)}
+            layers = {"X": counts(after, effect("total")), "pred_counts": counts(before, control("total"))}
         true_counts = _true_counts(store, table)
         if true_counts is not None:
             layers["true_counts"] = true_counts
-    obsm = {"true_cls": _gather(store, "embedding_t{t}", table, "cell")}
+    obsm = {"true_cls": control("embedding")}
     if layout.keep_embeddings:
-        obsm["perturbed_cls"] = _gather(store, "embedding/t{t}", table, "item")
-    obsm["mean_cos_similarity"] = _gather(store, "items/embedding_cosine_t{t}", table, "item")[:, None]
-    varm = {"gene_cos_similarity": _gather(store, "gene_cosine/t{t}", table, "item")} if layout.keep_gene_cosine else {}
+        obsm["perturbed_cls"] = item("embedding")
+    obsm["mean_cos_similarity"] = effect("embedding_cosine")[:, None]
+    varm = {"gene_cos_similarity": item("gene_cosine")} if layout.keep_gene_cosine else {}
     return layers, obsm, varm
 
 

@@ -36,10 +36,10 @@ class Layout:
         return FLOAT16_SCALE if self.dtype == "float16" else 1.0
 
     @property
-    def scalars(self) -> dict[str, str]:
-        """Array of one number per item -> dtype."""
+    def effects(self) -> tuple[str, ...]:
+        """Columns of `items/effects`: what is one number per item."""
         names = ["embedding_cosine", *(["total", "rms_delta"] if self.has_counts else [])]
-        return {"rank": "int16", "length": "int16"} | {f"{n}_t{t}": "float32" for t in self.pred_tps for n in names}
+        return "rank", "length", *(f"{n}_t{t}" for t in self.pred_tps for n in names)
 
     def matrices(self, n_genes: int) -> dict[str, tuple[int, str]]:
         """Group of one array per time point with a row per item -> its width and dtype."""
@@ -63,9 +63,9 @@ class Layout:
 
     def row_bytes(self, n_genes: int) -> int:
         """Bytes of one item's row in the store; summaries, which are not per item, aside."""
-        sizes = {"float16": 2, "float32": 4, "int16": 2}
+        sizes = {"float16": 2, "float32": 4}
         wide = sum(width * sizes[dtype] for width, dtype in self.matrices(n_genes).values())
-        return len(self.pred_tps) * wide + sum(sizes[dtype] for dtype in self.scalars.values())
+        return len(self.pred_tps) * wide + 4 * len(self.effects)
 
     def held_bytes(self, n_genes: int) -> int:
         """Bytes of one item's row in memory, before it is written or summarised."""
@@ -77,9 +77,9 @@ class Layout:
         return sum((width or 1) * (1 if dtype == "bool" else 4) for width, dtype in self.controls(n_genes).values())
 
     def files_per_unit(self, n_genes: int) -> int:
-        """Files that a unit adds, its commit marker included."""
+        """Files that a unit adds: its matrices, its effects and its commit marker."""
         n_summaries = len(SUMMARIES) if self.keeps_summaries else 0
-        return len(self.pred_tps) * (len(self.matrices(n_genes)) + n_summaries) + len(self.scalars) + 1
+        return len(self.pred_tps) * (len(self.matrices(n_genes)) + n_summaries) + 2
 
     def files_per_block(self, n_genes: int) -> int:
         """Files that the controls of a block of cells add, their commit marker included."""

@@ -58,11 +58,10 @@ class Forecast:
 
 def forecast(screen: Prepared, executor: Executor) -> Forecast:
     """Packs a sample of units, counts their work, times a few items."""
-    plan, coverage, layout = screen.plan, screen.plan.coverage, screen.layout
+    plan, coverage = screen.plan, screen.plan.coverage
     counted = _count(screen, executor)
     rate = _flops_per_s(screen, executor)
     host, device = _memory(screen, executor)
-    n_genes = len(screen.vocabulary)
     classes = ("screened", "absent", "truncated", "emptied")
     return Forecast(
         n_perturbations=len(screen.library),
@@ -77,7 +76,7 @@ def forecast(screen: Prepared, executor: Executor) -> Forecast:
         host_bytes=host,
         device_bytes=device,
         disk_bytes=disk_bytes(screen),
-        n_files=plan.n_units * layout.files_per_unit(n_genes) + plan.n_blocks * layout.files_per_block(n_genes),
+        n_files=n_files(screen),
         flops_per_s=rate,
         seconds=counted.flops / rate if rate else 0.0,
         coverage={name: int(getattr(coverage, f"{name}_PS").sum()) for name in classes},
@@ -91,6 +90,12 @@ def disk_bytes(screen: Prepared) -> int:
     n_rows = int(np.sum(Segments.of(plan).perturbation_J >= 0)) if layout.keeps_summaries else 0
     summaries = n_rows * len(layout.pred_tps) * len(SUMMARIES) * 4 * n_genes
     return plan.n_items * layout.row_bytes(n_genes) + summaries + screen.bank.n_cells * layout.control_bytes(n_genes)
+
+
+def n_files(screen: Prepared) -> int:
+    """Files of the results of a screen in its store; metadata and what is known of cells aside."""
+    plan, layout, n_genes = screen.plan, screen.layout, len(screen.vocabulary)
+    return plan.n_units * layout.files_per_unit(n_genes) + plan.n_blocks * layout.files_per_block(n_genes)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import zarr
 from numpy.typing import NDArray
 
 from screen.dense import DenseArray, checksum, is_dense
-from screen.errors import StoreError
+from screen.errors import StoreError, some
 from screen.layout import Layout
 
 FORMAT, FORMAT_VERSION = "perturbscreen", 2
@@ -128,6 +128,11 @@ class Block(Folder):
         decoded /= np.float32(self.layout.delta_scale)
         return decoded
 
+    def effect(self, name: str, rows: slice | NDArray[np.integer] | None = None) -> NDArray[np.float32]:
+        """One column of `items/effects` for some items, all by default."""
+        values: NDArray[np.float32] = self.read("items/effects", rows)[:, self.layout.effects.index(name)]
+        return values
+
     def rows_of(self, perturbation: int) -> NDArray[np.int64]:
         """Items of one of the block's perturbations, ascending."""
         start_B2 = np.asarray(self.array("items/start")[:, perturbation : perturbation + 2])
@@ -223,24 +228,27 @@ class StoreReader(Folder):
         assert found is not None
         return found
 
-    def to_dask(self, time: int, block: int = 0) -> Any:
-        """Log-expression changes of one library block as a dask array (items, G) float32, one chunk per unit, lazily.
+    def to_dask(self, name: str, block: int = 0) -> Any:
+        """An array of a library block with a row per item, as it is stored, as a lazy dask array: one chunk per unit.
 
-        Raises StoreError where only summaries were kept.
+        `to_dask("delta/t1") / store.layout.delta_scale` are log-expression changes. Raises StoreError for an array that
+        this store does not hold.
         """
         import dask.array as da
 
         source = self.blocks[block]
-        if "delta" not in self.layout.matrices(1):
-            raise StoreError(f"{self.path} holds no changes of single items (keep: {self.layout.keep})")
-        n_genes = int(source.array(f"delta/t{time}").shape[1])
+        kept = sorted(f"{name}/t{t}" for name in self.layout.matrices(1) for t in self.layout.pred_tps)
+        if name not in kept:
+            raise StoreError(f'{self.path} holds no "{name}" per item; it holds {some(kept) or "none"}')
+        array = source.array(name)
         heights = tuple(min(source.unit_rows, source.n_items - i) for i in range(0, source.n_items, source.unit_rows))
 
-        def read(block_info: Any = None) -> NDArray[np.float32]:
+        def read(block_info: Any = None) -> NDArray[Any]:
             (start, stop), _ = block_info[None]["array-location"]
-            return source.delta(time, slice(start, stop))
+            return source.read(name, slice(start, stop))
 
-        return da.map_blocks(read, chunks=(heights, (n_genes,)), dtype=np.float32, meta=np.zeros((0, 0), np.float32))
+        meta = np.zeros((0, 0), array.dtype)
+        return da.map_blocks(read, chunks=(heights, array.shape[1:]), dtype=array.dtype, meta=meta)
 
 
 def damage(folder: Path, files: Mapping[str, str]) -> dict[str, str]:

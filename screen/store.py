@@ -106,11 +106,15 @@ class ScreenStore(StoreReader):
         return found
 
     def write_unit(self, block: Block, number: int, columns: Columns, marker: Mapping[str, Any], scratch: Path) -> None:
-        """Writes the arrays of a unit, then its marker. `columns` maps names below the block to values of its rows."""
-        files: dict[str, str] = {}
-        for name in sorted(columns):
-            files |= _write(block, name, block.rows_in(name, number), columns[name], scratch)
+        """Writes the arrays of a unit, then its marker. `columns` maps names below the block to values of its rows.
+
+        Every effect is a column of its own there, `items/<effect>`.
+        """
         rows = block.rows(number)
+        effects = [columns[f"items/{name}"].astype(np.float32) for name in self.layout.effects]
+        files = _write(block, "items/effects", rows, np.stack(effects, axis=1), scratch)
+        for name in sorted(n for n in columns if not n.startswith("items/")):
+            files |= _write(block, name, block.rows_in(name, number), columns[name], scratch)
         _commit(block, "commits", number, {**marker, "rows": [rows.start, rows.stop], "files": files})
 
     def discard_unit(self, block: Block, number: int) -> None:

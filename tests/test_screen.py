@@ -62,10 +62,9 @@ def test_the_store_holds_what_the_model_says_of_each_item(finished: Path) -> Non
             control = store.control(f"expression_t{t}", store.blocks[0])[cell]
             assert scale_error(control, logs[0].log_BG[0].numpy()) <= 1e-5
             assert scale_error(store.blocks[0].read(f"embedding/t{t}")[i], after.embedding_BD[t][0].numpy()) <= 1e-5
-            assert scale_error(store.blocks[0].read(f"items/total_t{t}")[i], logs[1].total_B[0].numpy()) <= 1e-5
+            assert scale_error(store.blocks[0].effect(f"total_t{t}")[i], logs[1].total_B[0].numpy()) <= 1e-5
             assert (
-                abs(store.blocks[0].read(f"items/rms_delta_t{t}")[i] - np.sqrt(np.mean(delta.astype(float) ** 2)))
-                <= 3e-6
+                abs(store.blocks[0].effect(f"rms_delta_t{t}")[i] - np.sqrt(np.mean(delta.astype(float) ** 2))) <= 3e-6
             )
 
 
