@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from screen.preflight import Forecast
     from screen.prepared import Prepared
 
-N_TOP = 10
+N_TOP, N_TOP_OF_MODE = 10, 5
 LINE_EVERY_S = 15.0
 LOG_WIDTH = 160
 MAX_COLUMN = 40
@@ -177,8 +177,13 @@ def describe_result(
     directory: Path, hits: pl.DataFrame, has_counts: bool, unscreened: Sequence[str], console: Console
 ) -> None:
     """The strongest perturbations, where the files are, and what could not be screened."""
-    console.say(f"\nThe {N_TOP} strongest perturbations")
-    console.show(_top(hits.drop_nulls("strength_rank").head(N_TOP)))
+    ranked = hits.drop_nulls("strength_rank")
+    # an insertion moves a cell more than a knock-out: in one list it would hide them all
+    modes = ranked["mode"].unique(maintain_order=True).to_list()
+    n_top = N_TOP if len(modes) == 1 else N_TOP_OF_MODE
+    for mode in modes:
+        console.say(f"\nThe {n_top} strongest perturbations of mode {mode}")
+        console.show(_top(ranked.filter(mode=mode).head(n_top)))
     console.say(
         "strength: root mean square over genes of the mean change of log1p counts per 10,000 (natural logarithm)"
         if has_counts

@@ -18,6 +18,7 @@ import real_size
 import record
 import reference
 import run_all
+import store
 import table
 
 from screen.config import ComputeConfig
@@ -203,6 +204,16 @@ def test_the_table_is_made_at_the_end(tmp_path: Path, monkeypatch: pytest.Monkey
     results = str(tmp_path / "results.jsonl")
     assert run_all.main(["--results", results]) == 1
     assert asked == [["--results", results]]
+
+
+def test_what_a_store_costs_is_recorded_beside_plain_files(tmp_path: Path) -> None:
+    found = figures(store, tmp_path)
+    compared = {"store_write_vs_tofile", "store_scan_vs_raw", "store_bytes_per_1000_items"}
+    alone = {"store_read_perturbation", "store_files_24m_items", "store_resume_start", "store_write_share_demo"}
+    assert set(found) == compared | alone
+    assert all(found[name]["baseline"] is None for name in alone)
+    assert found["store_bytes_per_1000_items"]["value"] <= 4.2e6
+    assert 0 < found["store_write_share_demo"]["value"] < 1
 
 
 def test_make_bench_calls_the_runner_and_every_script_is_there() -> None:
