@@ -3,11 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 
+from screen.dense import checksum
 from screen.genes import Vocabulary
 from screen.layout import SUMMARIES, Layout
 from screen.perturbations import Library
@@ -53,6 +55,12 @@ def _put(group: zarr.Group, name: str, values: Any, dimension: str) -> None:
 def stored_name(column: str) -> str:
     """The array name of a metadata column: a slash would make a group of it."""
     return column.replace("%", "%25").replace("/", "%2F")
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """File below a folder that was just written -> its checksum; its own metadata, which is going to hold them, aside."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / "zarr.json")
+    return {str(p.relative_to(folder)): checksum(p) for p in files}
 
 
 def write_genes(root: zarr.Group, vocabulary: Vocabulary) -> None:

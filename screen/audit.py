@@ -1,14 +1,16 @@
 """status and verify: how far a screen is, and whether its files are what was written."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from screen.reading import Block, StoreReader, damage
+import numpy as np
+
+from screen.reading import DAMAGES, Block, StoreReader, damage, unsealed
 from screen.store import ScreenStore
 
+UNIT, CONTROLS, FIXED = "unit", "controls of cells", "what cannot be computed again (genes, cells, items)"
 NOT_COUNTED = ("finished",)
 """What of an executor's record is different for every unit."""
 
@@ -50,7 +52,7 @@ def _executor(record: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong: files of a finished unit (or of a block of cells' controls), or an unreadable marker."""
+    """What is wrong: files of a finished unit, of a block of cells' controls, or of what was written once."""
 
     block: int
     what: str
@@ -58,30 +60,45 @@ class Fault:
     files: Mapping[str, str]
 
     def __str__(self) -> str:
-        place = f"library block {self.block}, {self.what} {self.number}"
+        place = self.what if self.what == FIXED else f"library block {self.block}, {self.what} {self.number}"
         return f"{place}: " + "; ".join(f"{name} {wrong}" for name, wrong in self.files.items())
 
 
 def verify(store: StoreReader, progress: Callable[[int], None] = lambda n: None) -> list[Fault]:
-    """Every finished unit and block of controls whose files differ from their checksums; reads all of them.
+    """Everything that differs from its checksum: what was written once (genes, cells, items), finished units, controls.
 
-    `progress` is called with the number of files as they are read.
+    Reads every file. `progress` is called with the number of files as they are read.
     """
-    faults = []
+    faults = [Fault(0, FIXED, 0, wrong)] if (wrong := damage(store.path, store.fixed_files)) else []
     for block in store.blocks:
-        for commits, what in (("control/commits", "controls of cells"), ("commits", "unit")):
-            for number in block.committed(commits):
-                wrong = _wrong(block, number, commits, progress)
-                if wrong:
-                    faults.append(Fault(block.number, what, number, wrong))
+        wrong = damage(block.path, block.attributes["files"])
+        if wrong:
+            # nothing below can be understood without it
+            faults.append(Fault(block.number, FIXED, 0, wrong))
+            continue
+        controls = sorted(_needed_controls(block) | set(block.committed("control/commits")))
+        for what, commits, numbers in ((CONTROLS, "control/commits", controls), (UNIT, "commits", block.committed())):
+            found = {n: _wrong(block, n, commits, progress) for n in numbers}
+            faults += [Fault(block.number, what, n, wrong) for n, wrong in found.items() if wrong]
     return faults
 
 
+def _needed_controls(block: Block) -> set[int]:
+    """Blocks of cells that have an item in a finished unit."""
+    cell_I, found = block.read("items/cell"), set[int]()
+    for number in block.committed():
+        found |= set(np.unique(cell_I[block.rows(number)] // block.cells_per_block).tolist())
+    return found
+
+
 def _wrong(block: Block, number: int, commits: str, progress: Callable[[int], None]) -> dict[str, str]:
+    name = f"{commits}/c.{number}"
+    if not (block.path / name).is_file():
+        return {name: "missing"}
     try:
-        files = json.loads(str(block.array(commits)[number]))["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return {f"{commits}/c.{number}": f"is damaged ({error})"}
+        files = unsealed(str(block.array(commits)[number]))["files"]
+    except DAMAGES as error:
+        return {name: f"is damaged ({error})"}
     wrong = damage(block.path, files)
     progress(len(files))
     return wrong
@@ -92,8 +109,8 @@ def discard(store: ScreenStore, faults: list[Fault]) -> int:
     before = store.n_committed
     for fault in faults:
         block = store.blocks[fault.block]
-        if fault.what == "unit":
+        if fault.what == UNIT:
             store.discard_unit(block, fault.number)
-        else:
+        elif fault.what == CONTROLS:
             store.discard_controls(block, fault.number)
     return before - store.n_committed

@@ -250,7 +250,7 @@ def _status(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _verify(arguments: argparse.Namespace, console: Console) -> int:
-    from screen.audit import discard, verify
+    from screen.audit import FIXED, discard, verify
     from screen.lock import only_writer
     from screen.resume import STORE
     from screen.store import ScreenStore, scratch_of
@@ -266,6 +266,10 @@ def _verify(arguments: argparse.Namespace, console: Console) -> int:
         with only_writer(arguments.directory, scratch_of(store.path)):
             n_units = discard(store, faults)
         console.say(f"{n_units} unit(s) are forgotten; the same `perturbscreen run` computes them again")
+    elif any(f.what == FIXED for f in faults):
+        console.say(
+            "what cannot be computed again is damaged: restore it from a copy, or screen again into another --out"
+        )
     elif faults:
         console.say("`perturbscreen verify DIR --discard` forgets what is damaged; the same `run` computes it again")
     return 1 if faults or n_missing else 0

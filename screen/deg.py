@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from screen.layout import SUMMARIES
 from screen.moments import Moments, joined, moments_of
 from screen.reading import Block, StoreReader
+from screen.statistics import benjamini_hochberg, paired_t
 
 ROWS_PER_PART = 2_000_000
 ROWS_PER_GROUP = 64 * 1024
@@ -47,35 +48,6 @@ class Group:
     embedding_shift: float
     rank: float
     length: float
-
-
-def paired_t(moments: Moments) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """(standard error, t, two-sided p) per gene of paired differences.
-
-    One cell has no standard error: NaN. A gene that changes by exactly the same in every cell has t infinite and p 0,
-    or t NaN and p 1 if the change is 0.
-    """
-    from scipy.special import stdtr
-
-    n = moments.n_cells
-    if n < 2:
-        nan_G = np.full(len(moments.mean_delta_G), np.nan)
-        return nan_G, nan_G.copy(), nan_G.copy()
-    se_G = np.sqrt(moments.m2_delta_G / (n - 1) / n)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t_G = moments.mean_delta_G / se_G
-    p_G = 2 * stdtr(n - 1, -np.abs(t_G))
-    return se_G, t_G, np.where(np.isnan(t_G), 1.0, p_G)
-
-
-def benjamini_hochberg(p_G: NDArray[np.float64]) -> NDArray[np.float64]:
-    """False discovery rates of one family of p-values; NaN stays NaN and does not count."""
-    out = np.full(len(p_G), np.nan)
-    known = np.flatnonzero(~np.isnan(p_G))
-    order = known[np.argsort(p_G[known], kind="stable")]
-    ranked = p_G[order] * len(order) / np.arange(1, len(order) + 1)
-    out[order] = np.minimum(np.minimum.accumulate(ranked[::-1])[::-1], 1.0)
-    return out
 
 
 def groups(
@@ -141,8 +113,8 @@ class Reader:
             p, stratum, time, len(rows), n_stratum, mean_G, se_G, t_G, p_G, benjamini_hochberg(p_G), target_G, ref_G,
             float(np.sqrt(np.mean(mean_G**2))) if len(mean_G) else float("nan"),
             float(np.mean(1 - effects[f"embedding_cosine_t{time}"], dtype=np.float64)),
-            float(rank[rank >= 0].mean()) if (rank >= 0).any() else float("nan"),
-            float(effects["length"].mean()),
+            float(rank[rank >= 0].mean(dtype=np.float64)) if (rank >= 0).any() else float("nan"),
+            float(effects["length"].mean(dtype=np.float64)),
         )  # fmt: skip
 
 

@@ -18,16 +18,27 @@ import google_crc32c
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.codecs import BytesCodec, Crc32cCodec, Endian, ShardingCodec
+from zarr.core.metadata.v3 import ArrayV3Metadata
 
+INDEX_CODECS = (BytesCodec(), Crc32cCodec())
 ABSENT = np.uint64(2**64 - 1)
 """What a shard's index says of an inner chunk that is not there."""
 
 
 def is_dense(array: zarr.Array[Any]) -> bool:
-    """Whether the files of an array are rows as they lie in memory."""
-    plain = array.dtype.kind in "biuf" and array.dtype.isnative and np.little_endian
-    whole = (*array.chunks[1:], *(array.shards or array.chunks)[1:]) == (*array.shape[1:], *array.shape[1:])
-    return bool(plain and whole and not array.compressors and not array.filters and array.order == "C")
+    """Whether the files of an array are rows as they lie in memory, named and indexed as here."""
+    metadata = array.metadata
+    if not isinstance(metadata, ArrayV3Metadata) or array.dtype.kind not in "biuf" or not np.little_endian:
+        return False
+    codecs, names = metadata.codecs, metadata.chunk_key_encoding.to_dict()
+    if len(codecs) == 1 and isinstance(codecs[0], ShardingCodec):
+        is_known = codecs[0].index_location.value == "end" and tuple(codecs[0].index_codecs) == INDEX_CODECS
+        codecs = codecs[0].codecs if is_known else ()
+    is_plain = len(codecs) == 1 and isinstance(codecs[0], BytesCodec) and codecs[0].endian in (None, Endian.little)
+    is_whole = array.chunks[1:] == array.shape[1:] and (array.shards or array.chunks)[1:] == array.shape[1:]
+    is_flat = names == {"name": "default", "configuration": {"separator": "."}}
+    return bool(is_plain and is_whole and is_flat and array.fill_value == 0)
 
 
 @dataclass(frozen=True)
@@ -78,15 +89,12 @@ class DenseArray:
         return padding + index.tobytes() + crc.to_bytes(4, "little")
 
     def read(self, rows: NDArray[np.integer] | slice) -> NDArray[Any]:
-        """Some rows, in the given order; zeros where no file is. Fast where rows are ascending."""
-        if isinstance(rows, slice):
-            start, stop, _ = rows.indices(self.shape[0])
-            out = np.zeros((max(stop - start, 0), *self.shape[1:]), self.dtype)
-            runs = iter([(start, stop, 0)]) if stop > start else iter(())
-        else:
-            out = np.zeros((len(rows), *self.shape[1:]), self.dtype)
-            runs = _runs(np.asarray(rows))
-        # bool arrays have no buffer of their own kind that readinto takes
+        """Some rows, in the given order; zeros where nothing is stored. Fast where rows are ascending.
+
+        Raises IndexError for rows that the array does not have, OSError for a damaged file.
+        """
+        runs, n_rows = self._runs(rows)
+        out = np.zeros((n_rows, *self.shape[1:]), self.dtype)
         target = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
         with _Files(self) as files:
             for start, stop, at in runs:
@@ -97,28 +105,80 @@ class DenseArray:
                     start, at = start + n, at + n
         return out
 
+    def _runs(self, rows: NDArray[np.integer] | slice) -> tuple[list[tuple[int, int, int]], int]:
+        """(stretches of consecutive rows, number of rows)."""
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(self.shape[0])
+            if step != 1:
+                raise IndexError(f"rows are read one after another, not in steps of {step}")
+            return ([(start, stop, 0)] if start < stop else []), max(stop - start, 0)
+        row_N = np.asarray(rows, dtype=np.int64)
+        if len(row_N) and not 0 <= row_N.min() <= row_N.max() < self.shape[0]:
+            raise IndexError(f"rows {row_N.min()} to {row_N.max()} are asked for of an array of {self.shape[0]}")
+        return list(_runs(row_N)), len(row_N)
+
 
 class _Files:
-    """The file that was read last, kept open."""
+    """The file that was read last, kept open, and where in it each inner chunk begins (-1: it is left out)."""
 
     def __init__(self, array: DenseArray) -> None:
         self._array = array
         self._number: int | None = None
         self._file: BinaryIO | None = None
+        self._place_N = np.zeros(0, dtype=np.int64)
+        self._n_straight = 0
 
     def read_into(self, number: int, first: int, target: memoryview) -> None:
+        """Reads rows of one file from `first` on; what is left out stays as it is."""
         if number != self._number:
-            self._close()
-            path = self._array.folder / self._array.name(number)
-            self._number, self._file = number, path.open("rb", buffering=0) if path.is_file() else None
+            self._open(number)
         if self._file is None:
             return
-        self._file.seek(first * self._array.row_bytes)
+        array, done = self._array, 0
+        inner = array.inner_rows or array.file_rows
+        while done < len(target):
+            chunk, within = divmod(first, inner)
+            is_straight = chunk < self._n_straight
+            n = (self._n_straight if is_straight else chunk + 1) * inner - first
+            part = target[done : done + n * array.row_bytes]
+            if is_straight:
+                self._fill(part, first * array.row_bytes)
+            elif self._place_N[chunk] >= 0:
+                self._fill(part, int(self._place_N[chunk]) + within * array.row_bytes)
+            first, done = first + n, done + len(part)
+
+    def _open(self, number: int) -> None:
+        self._close()
+        path = self._array.folder / self._array.name(number)
+        self._number, self._file = number, path.open("rb", buffering=0) if path.is_file() else None
+        if self._file is None:
+            return
+        self._place_N = self._index()
+        size = (self._array.inner_rows or self._array.file_rows) * self._array.row_bytes
+        in_order_N = self._place_N == np.arange(len(self._place_N)) * size
+        self._n_straight = len(in_order_N) if in_order_N.all() else int(np.argmin(in_order_N))
+
+    def _index(self) -> NDArray[np.int64]:
+        array, file = self._array, self._file
+        if array.inner_rows is None or file is None:
+            return np.zeros(1, dtype=np.int64)
+        n_bytes = array.file_rows // array.inner_rows * 16 + 4
+        if os.fstat(file.fileno()).st_size < n_bytes:
+            raise OSError(f"{file.name} is cut off: run `perturbscreen verify`")
+        file.seek(-n_bytes, os.SEEK_END)
+        index = file.read(n_bytes)
+        if google_crc32c.value(index[:-4]) != int.from_bytes(index[-4:], "little"):
+            raise OSError(f"the index of {file.name} is damaged: run `perturbscreen verify`")
+        return np.frombuffer(index[:-4], "<u8").reshape(-1, 2)[:, 0].astype(np.int64)
+
+    def _fill(self, target: memoryview, place: int) -> None:
+        assert self._file is not None
+        self._file.seek(place)
         done = 0
         while done < len(target):
             n = self._file.readinto(target[done:])  # type: ignore[attr-defined]
             if not n:
-                raise OSError(f"{self._file.name} ends before its rows do")
+                raise OSError(f"{self._file.name} ends before its rows do: run `perturbscreen verify`")
             done += n
 
     def _close(self) -> None:
@@ -150,6 +210,11 @@ def checksum(path: Path) -> str:
         while chunk := file.read(1 << 22):
             crc = google_crc32c.extend(crc, chunk)
     return f"{crc:08x}"
+
+
+def checksum_of(content: bytes) -> str:
+    """CRC-32C of bytes."""
+    return f"{google_crc32c.value(content):08x}"
 
 
 @contextmanager

@@ -99,7 +99,8 @@ class PackedEngine:
         self._lock = threading.Lock()
 
     def units(self, numbers: Iterable[int], progress: Progress) -> Iterator[Unit]:
-        """The units, in order. Raises PredictionError at the first NaN."""
+        """The units, in order, with the controls of every cell of theirs. Raises PredictionError at the first NaN."""
+        self._control = None
         if self.executor.device.type == "cuda":
             # weights and token rows were copied on another stream than the lanes'
             torch.cuda.synchronize(self.executor.device)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Genes = NDArray[np.float64]
@@ -26,13 +27,22 @@ class Moments:
 
 def moments_of(delta_NG: NDArray[np.floating], control_NG: NDArray[np.floating], is_log1p: bool) -> Moments:
     """Of N items, (N, G) each; accumulated in float64."""
-    n = len(delta_NG)
-    mean_G = delta_NG.mean(0, dtype=np.float64)
-    m2_G = delta_NG.var(0, dtype=np.float64) * n
-    after_NG, before_NG = control_NG + delta_NG, control_NG
+    delta, control = torch.from_numpy(delta_NG), torch.from_numpy(control_NG)
+    mean_G, m2_G = mean_and_squares(delta)
+    after, before = control + delta, control
     if is_log1p:
-        after_NG, before_NG = np.expm1(after_NG), np.expm1(before_NG)
-    return Moments(n, mean_G, m2_G, after_NG.mean(0, dtype=np.float64), before_NG.mean(0, dtype=np.float64))
+        after, before = torch.expm1(after), torch.expm1(before)
+    n = len(delta_NG)
+    target_G, ref_G = (x.sum(0, dtype=torch.float64).numpy() / n for x in (after, before))
+    return Moments(n, mean_G, m2_G, target_G, ref_G)
+
+
+def mean_and_squares(delta_NG: torch.Tensor) -> tuple[Genes, Genes]:
+    """(mean, sum of squared deviations from it) per gene, in float64. The second pass runs in the cache."""
+    exact_NG, ones_1N = delta_NG.double(), torch.ones(1, len(delta_NG), dtype=torch.float64)
+    mean_1G = (ones_1N @ exact_NG) / len(delta_NG)
+    away_NG = exact_NG - mean_1G if exact_NG is delta_NG else exact_NG.sub_(mean_1G)
+    return mean_1G[0].numpy(), (ones_1N @ away_NG.square_())[0].numpy()
 
 
 def joined(parts: Sequence[Moments]) -> Moments:

@@ -90,7 +90,7 @@ class Prepared:
     def _conditions(self) -> str:
         digest = hashlib.sha256()
         for t, id_CN in sorted(self.rows.condition_CN.items()):
-            digest.update(f"{t}{id_CN.shape}".encode() + id_CN.tobytes())
+            digest.update(f"{t}{id_CN.shape[1:]}".encode() + id_CN.tobytes())
         return digest.hexdigest()
 
     def unscreened(self) -> list[int]:

@@ -10,11 +10,14 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from screen.dense import DenseArray, checksum, is_dense
+from screen.dense import DenseArray, checksum, checksum_of, is_dense
 from screen.errors import StoreError, some
 from screen.layout import Layout
 
 FORMAT, FORMAT_VERSION = "perturbscreen", 2
+PART_BYTES = 16 * 2**20
+DAMAGES = (OSError, ValueError, KeyError, TypeError, IndexError, MemoryError)
+"""What reading a damaged marker may raise."""
 
 
 class Folder:
@@ -45,6 +48,17 @@ class Folder:
             return dense.read(rows)
         array = self.array(name)
         return np.asarray(array[rows] if isinstance(rows, slice) else array.oindex[rows.astype(np.int64)])
+
+    def read_part(self, name: str, rows: NDArray[np.integer], columns: slice) -> NDArray[Any]:
+        """Some columns of some rows; never more than PART_BYTES beside them is held."""
+        array = self.array(name)
+        if columns == slice(0, array.shape[1]):
+            return self.read(name, rows)
+        found = np.empty((len(rows), columns.stop - columns.start), array.dtype)
+        step = max(PART_BYTES // (array.shape[1] * array.dtype.itemsize), 1)
+        for start in range(0, len(rows), step):
+            found[start : start + step] = self.read(name, rows[start : start + step])[:, columns]
+        return found
 
     def strings(self, name: str) -> NDArray[np.object_]:
         """A text array as Python strings."""
@@ -87,8 +101,8 @@ class Block(Folder):
     def marker(self, number: int, of: str = "commits") -> dict[str, Any]:
         """What the marker of a finished unit says. Raises StoreError where it cannot be read."""
         try:
-            found: dict[str, Any] = json.loads(str(self.array(of)[number]))
-        except (OSError, ValueError, IndexError) as error:
+            found = unsealed(str(self.array(of)[number]))
+        except DAMAGES as error:
             raise StoreError(
                 f"the commit marker {self.path / of / f'c.{number}'} is damaged ({error}); "
                 "run `perturbscreen verify DIR --discard`, then the same `run` again"
@@ -147,6 +161,7 @@ class StoreReader(Folder):
         attributes: Any = dict(root.attrs)
         self.layout = Layout(**{**attributes["layout"], "pred_tps": tuple(attributes["layout"]["pred_tps"])})
         self.provenance: dict[str, Any] = attributes["provenance"]
+        self.fixed_files: dict[str, str] = attributes["files"]
         self.blocks: list[Block] = []
         self.read_blocks()
 
@@ -241,7 +256,7 @@ class StoreReader(Folder):
         if name not in kept:
             raise StoreError(f'{self.path} holds no "{name}" per item; it holds {some(kept) or "none"}')
         array = source.array(name)
-        heights = tuple(min(source.unit_rows, source.n_items - i) for i in range(0, source.n_items, source.unit_rows))
+        heights = tuple(r.stop - r.start for r in map(source.rows, range(source.n_units))) or (0,)
 
         def read(block_info: Any = None) -> NDArray[Any]:
             (start, stop), _ = block_info[None]["array-location"]
@@ -249,6 +264,21 @@ class StoreReader(Folder):
 
         meta = np.zeros((0, 0), array.dtype)
         return da.map_blocks(read, chunks=(heights, array.shape[1:]), dtype=array.dtype, meta=meta)
+
+
+def sealed(marker: Mapping[str, Any]) -> str:
+    """A marker as text, with a checksum of its own."""
+    text = json.dumps(marker)
+    return json.dumps({"crc32c": checksum_of(text.encode()), **marker})
+
+
+def unsealed(text: str) -> dict[str, Any]:
+    """The marker of a text. Raises ValueError where it is not what was written."""
+    marker: dict[str, Any] = json.loads(text)
+    crc = marker.pop("crc32c")
+    if crc != checksum_of(json.dumps(marker).encode()):
+        raise ValueError("its checksum differs")
+    return marker
 
 
 def damage(folder: Path, files: Mapping[str, str]) -> dict[str, str]:

@@ -47,7 +47,9 @@ class ReferenceEngine:
         with Lanes(torch.device("cpu"), self.executor.n_lanes) as lanes:
             for number in numbers:
                 rows = plan.unit(number)
-                cells = np.unique(plan.cell_I[rows]).tolist()
+                blocks = np.unique(plan.cell_I[rows] // plan.cells_per_block).tolist()
+                of_block = [plan.cells_of_block(b).tolist() for b in blocks]
+                cells = [c for some in of_block for c in some]
                 controls = {c: controls[c] for c in cells if c in controls}
                 new = [c for c in cells if c not in controls]
                 done = {c: lanes.submit(self.control, c) for c in new}
@@ -70,7 +72,7 @@ class ReferenceEngine:
                     number,
                     rows,
                     columns,
-                    [(np.array(new), self._control_columns(controls, new))] if new else [],
+                    [(np.array(c), self._control_columns(controls, c)) for c in of_block if c[0] in new],
                     record,
                 )
 

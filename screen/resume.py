@@ -47,11 +47,12 @@ def open_store(
     if ScreenStore.exists(path):
         store = ScreenStore.open(path, "r+")
         _require_same(store, screen, executor)
-        if store.provenance["view"] != view:
-            store.set_view(view)
         new = _new(screen.library, store, screen)
         if len(new):
             _require_add(store, screen, new, add)
+        if store.provenance["view"] != view:
+            store.set_view(view)
+        if len(new):
             smaller = _screen_of(screen, new, cells_per_block=store.blocks[0].cells_per_block)
             store.add_block(smaller.plan, new, screen.vocabulary, _block_attributes(smaller, config_text))
     else:
@@ -198,7 +199,7 @@ def _block_attributes(screen: Prepared, config_text: str) -> dict[str, Any]:
 
 def _write_provenance(store: ScreenStore, directory: Path) -> None:
     """A copy for people, rewritten where it is missing or differs."""
-    blocks = [dict(b.attributes) for b in store.blocks]
+    blocks = [{k: v for k, v in b.attributes.items() if k != "files"} for b in store.blocks]
     path, text = directory / "provenance.json", json.dumps({**store.provenance, "library": blocks}, indent=2)
     if path.is_file() and path.read_text(errors="replace") == text:
         return

@@ -25,8 +25,8 @@ class Segments:
 
     @staticmethod
     def of(plan: Plan) -> "Segments":
-        """Of a plan with at least one item."""
-        n_strata, n_perturbations = len(plan.coverage.stratum), int(plan.perturbation_I.max()) + 1
+        """Of a plan."""
+        n_strata, n_perturbations = len(plan.coverage.stratum), int(plan.perturbation_I.max(initial=0)) + 1
         unit_I = np.arange(plan.n_items) // plan.unit_rows
         key_I = (unit_I * n_perturbations + plan.perturbation_I) * n_strata + plan.stratum_C[plan.cell_I]
         order_I = np.argsort(key_I, kind="stable")
@@ -35,7 +35,7 @@ class Segments:
         key_N = key_I[start_N]
         unit_N = key_N // (n_perturbations * n_strata)
         first_U = np.searchsorted(unit_N, np.arange(plan.n_units))
-        rows_per_unit = -(-int(np.bincount(unit_N).max()) // ROWS_STEP) * ROWS_STEP
+        rows_per_unit = -(-int(np.bincount(unit_N).max(initial=1)) // ROWS_STEP) * ROWS_STEP
         row_N = unit_N * rows_per_unit + np.arange(len(key_N)) - first_U[unit_N]
         n_rows = plan.n_units * rows_per_unit
         perturbation_J, stratum_J = np.full((2, n_rows), -1, dtype=np.int32)

@@ -170,6 +170,8 @@ def _compute(screen: Prepared, store: ScreenStore, executor: Executor, workers: 
     if store.is_complete:
         n_items = sum(b.n_items for b in store.blocks)
         console.say(f"{store.path} is complete: {n_items:,} items in {store.n_units} units; nothing is computed again")
+        if not store.is_consolidated:
+            store.finish()
         return
     if store.n_committed:
         console.say(f"continuing {store.path}: {store.n_committed} of {store.n_units} units are done")

@@ -17,7 +17,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from screen.arrays import create_block, write_cells, write_genes
+from screen.arrays import checksums, create_block, write_cells, write_genes
 from screen.dense import checksum, scratch_folder
 from screen.errors import StoreError, WriteError
 from screen.export import anndata_of
@@ -25,7 +25,7 @@ from screen.genes import Vocabulary
 from screen.layout import Layout
 from screen.perturbations import Library
 from screen.plan import Plan
-from screen.reading import FORMAT, FORMAT_VERSION, Block, StoreReader
+from screen.reading import FORMAT, FORMAT_VERSION, Block, StoreReader, sealed
 from screen.tokens import TokenBank
 
 Columns = Mapping[str, NDArray[Any]]
@@ -58,8 +58,9 @@ class ScreenStore(StoreReader):
             root = zarr.create_group(partial, overwrite=True)
             write_genes(root, vocabulary)
             write_cells(root, bank, layout.pred_tps)
+            files = checksums(partial)
             root.create_group("library")
-            root.attrs.update({**attributes, "provenance": jsonable(provenance)})
+            root.attrs.update({**attributes, "provenance": jsonable(provenance), "files": files})
             then(ScreenStore.open(partial, "r+"))
         return ScreenStore.open(path, "r+")
 
@@ -74,7 +75,9 @@ class ScreenStore(StoreReader):
         path = self.path / "library" / str(len(self.blocks))
         self._forget_consolidated()
         with _whole(path, scratch_of(self.path)) as partial:
-            create_block(zarr.create_group(partial), plan, library, vocabulary, self.layout, jsonable(attributes))
+            block = zarr.create_group(partial)
+            create_block(block, plan, library, vocabulary, self.layout, jsonable(attributes))
+            block.attrs.update({"files": checksums(partial)})
         self.read_blocks()
         return self.blocks[-1]
 
@@ -135,6 +138,11 @@ class ScreenStore(StoreReader):
             warnings.filterwarnings("ignore", message="Consolidated metadata")
             zarr.consolidate_metadata(self.path)
 
+    @property
+    def is_consolidated(self) -> bool:
+        """Whether the metadata of all arrays are gathered."""
+        return "consolidated_metadata" in json.loads((self.path / "zarr.json").read_text())
+
     def _forget_consolidated(self) -> None:
         """Metadata that were gathered when the store was finished do not know of what comes now."""
         path = self.path / "zarr.json"
@@ -148,6 +156,7 @@ class ScreenStore(StoreReader):
         """SHA-256 over the checksums of every finished unit and how tables present them."""
         digest = hashlib.sha256(json.dumps(self.provenance["view"], sort_keys=True).encode())
         for block in self.blocks:
+            digest.update(str(block.attributes["library"]).encode())
             for number in block.committed():
                 files = block.marker(number)["files"]
                 digest.update(f"{block.number} {number} {json.dumps(files, sort_keys=True)}".encode())
@@ -181,7 +190,7 @@ def _write(block: Block, name: str, rows: slice, values: NDArray[Any], scratch: 
 def _commit(block: Block, name: str, number: int, marker: Mapping[str, Any]) -> None:
     """Writes a marker in one step (zarr's local store writes under another name, then renames)."""
     with _writing(block.path / name):
-        block.array(name)[number] = json.dumps(jsonable(marker))
+        block.array(name)[number] = sealed(jsonable(marker))
 
 
 @contextmanager

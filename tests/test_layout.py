@@ -10,9 +10,9 @@ FLOORS = (
     ("errors",),
     ("genes", "perturbations", "config"),
     ("tokens", "plan", "pack", "rows", "library", "effects", "layout", "columns", "models", "importers"),
-    ("segments", "moments", "dense"),
+    ("segments", "moments", "statistics", "dense"),
     ("executor", "lanes", "resident", "control", "decompose", "arrays", "reading", "export", "store", "lock"),
-    ("prepared", "prepare", "synthetic", "decide", "deg"),
+    ("prepared", "prepare", "synthetic", "decide", "groups", "null", "deg"),
     (
         "engine",
         "sample",
