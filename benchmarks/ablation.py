@@ -14,7 +14,6 @@ from cases import QUICK, REAL, Case, Scale, make_case
 from record import median, p20_p80, record, rounds
 from run_all import exit_code, options
 
-from screen.config import ComputeConfig
 from screen.decide import decide
 from screen.engine import PackedEngine
 from screen.executor import Executor
@@ -23,6 +22,7 @@ from screen.models.perturbgen.chains import REUSE
 from screen.models.perturbgen.model import PerturbGen
 from screen.models.perturbgen.packed import PackedPerturbGen
 from screen.pack import pack_controls
+from screen.sections import ComputeConfig
 from screen.synthetic import random_model
 from screen.work import work
 

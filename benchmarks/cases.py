@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from upstream_shaped import Edit, PaddedCells, Settings, UpstreamShaped
 
-from screen.config import OutputConfig
 from screen.decompose import planned
 from screen.effects import counts
 from screen.engine import PackedEngine
@@ -32,6 +31,7 @@ from screen.prepared import Prepared
 from screen.resume import open_store
 from screen.rows import RowBuilder
 from screen.runner import run_units
+from screen.sections import OutputConfig
 from screen.store import ScreenStore
 from screen.synthetic import (
     MEDIAN_LENGTH,

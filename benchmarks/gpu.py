@@ -32,7 +32,6 @@ from screen_kernels.pool_shift import pool_shift_bytes
 from screen_kernels.split_half import split_half_bytes
 
 from screen.bench import PUBLISHED, SMALL, Wanted, measure
-from screen.config import ComputeConfig
 from screen.decide import decide
 from screen.engine import PackedEngine
 from screen.errors import ConfigError
@@ -40,6 +39,7 @@ from screen.executor import Executor, default_batch_tokens, find_device
 from screen.models.products import Precision
 from screen.prepared import Prepared
 from screen.reference import ReferenceEngine
+from screen.sections import ComputeConfig
 from screen.synthetic import SyntheticSizes, random_model, synthetic_screen
 from screen.tokens import SOURCE
 

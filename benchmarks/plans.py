@@ -22,7 +22,6 @@ from cases import QUICK, Scale, prepared
 from record import ROOT, record
 from run_all import exit_code, parser_of, verdict
 
-from screen.config import ComputeConfig
 from screen.decide import decide
 from screen.engine import PackedEngine
 from screen.genes import Vocabulary
@@ -35,6 +34,7 @@ from screen.prepared import Prepared
 from screen.report import Console
 from screen.resume import open_store
 from screen.runner import run_units
+from screen.sections import ComputeConfig
 from screen.session import load_config, write_all_tables
 from screen.store import ScreenStore
 from screen.synthetic import SyntheticSizes, every_gene, random_bank, random_model, synthetic_vocabulary

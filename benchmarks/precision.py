@@ -20,7 +20,6 @@ from cases import QUICK, REAL, Scale, bank_of, prepared
 from record import median, p20_p80, record
 from run_all import exit_code, options
 
-from screen.config import ComputeConfig
 from screen.decide import decide
 from screen.effects import log_expression
 from screen.engine import PackedEngine
@@ -29,6 +28,7 @@ from screen.models.products import Precision
 from screen.plan import Window
 from screen.prepared import Prepared
 from screen.rows import Rows
+from screen.sections import ComputeConfig
 from screen.synthetic import every_gene, random_model, synthetic_vocabulary
 
 N_EDITS = 4

@@ -21,12 +21,12 @@ from record import median, p20_p80, record, rounds
 from run_all import exit_code, options, verdict
 from upstream_shaped import SPECIAL_IDS, UpstreamShaped, flops
 
-from screen.config import ComputeConfig
 from screen.decide import decide
 from screen.engine import PackedEngine
 from screen.executor import Executor
 from screen.lanes import default_lanes
 from screen.models.perturbgen.model import PerturbGen
+from screen.sections import ComputeConfig
 from screen.synthetic import random_model
 from screen.work import total_flops
 

@@ -14,7 +14,6 @@ import torch
 from record import ROOT, median, p20_p80, record, rounds
 from run_all import exit_code, options
 
-from screen.config import ComputeConfig
 from screen.decide import decide
 from screen.decompose import planned
 from screen.engine import PackedEngine
@@ -25,6 +24,7 @@ from screen.plan import select_items
 from screen.prepare import prepare
 from screen.prepared import Prepared
 from screen.reference import ReferenceEngine
+from screen.sections import ComputeConfig
 from screen.session import load_config
 
 DELTA = "delta/t1"

@@ -20,7 +20,6 @@ from plans import LONG_MAX, long_bank, shapes_of
 from record import ROOT, median, p20_p80, record, rounds
 from run_all import exit_code, options, verdict
 
-from screen.config import ComputeConfig, OutputConfig
 from screen.dense import scratch_folder
 from screen.engine import PackedEngine
 from screen.executor import Executor
@@ -33,6 +32,7 @@ from screen.prepared import Prepared
 from screen.reading import Block
 from screen.resume import left, open_store
 from screen.runner import run_units
+from screen.sections import ComputeConfig, OutputConfig
 from screen.session import load_config
 from screen.store import Columns, ScreenStore, scratch_of
 from screen.synthetic import SyntheticSizes, every_gene, random_model, synthetic_vocabulary

@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from screen.config import ComputeConfig
 from screen.decide import decide
 from screen.decompose import ITEMS_PER_CELL
 from screen.engine import PackedEngine, float32_products
@@ -36,6 +35,7 @@ from screen.models.products import Precision
 from screen.perturbations import Mode, Site
 from screen.prepared import Prepared
 from screen.report import Console
+from screen.sections import ComputeConfig
 from screen.synthetic import MEDIAN_LENGTH, SyntheticSizes, lengths_like_blood, random_model, synthetic_screen
 from screen.work import total_flops, work
 

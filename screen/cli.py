@@ -142,9 +142,15 @@ def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
         "--discard", action="store_true", help="forget damaged units, so that the same `run` computes them again"
     )
     verify.set_defaults(command=_verify)
-    for sub in (status, verify):
+    deg = commands.add_parser("deg", help="make the tables of a finished screen again, with other tests or replicates")
+    deg.add_argument("--test", choices=["paired_t", "signed_rank", "rank_sum"], help="fills statistic, p_value and fdr")
+    deg.add_argument("--rank-sum", choices=["off", "plain", "tie_corrected"], help="also the unpaired rank-sum test")
+    deg.add_argument("--replicate", metavar="COLUMN", help="tests are over the means of these groups of cells (donor)")
+    deg.add_argument("--top", type=_positive, metavar="N", help="write the N genes of each group that change most")
+    deg.set_defaults(command=_deg)
+    for sub in (status, verify, deg):
         sub.add_argument("directory", type=Path, metavar="DIR", help="a directory that `run` wrote")
-    return [export, status, verify]
+    return [export, status, verify, deg]
 
 
 SIZE_OPTIONS = {
@@ -247,6 +253,23 @@ def _status(arguments: argparse.Namespace, console: Console) -> int:
     store = ScreenStore.open(arguments.directory / STORE)
     describe_status(store.path, store.provenance, status(store), console)
     return 0 if store.is_complete else 1
+
+
+def _deg(arguments: argparse.Namespace, console: Console) -> int:
+    from screen.lock import only_writer
+    from screen.resume import STORE
+    from screen.store import ScreenStore, scratch_of
+    from screen.tables import present, write_all
+
+    store = ScreenStore.open(arguments.directory / STORE, "r+")
+    given = {name: getattr(arguments, name) for name in ("test", "rank_sum", "replicate", "top")}
+    with only_writer(arguments.directory, scratch_of(store.path)):
+        present(store, {name: value for name, value in given.items() if value is not None})
+        with console.status("differential expression"):
+            hits, is_new = write_all(store, arguments.directory)
+    console.say("the tables are made anew" if is_new else "the tables are as asked for already")
+    describe_result(arguments.directory, hits, store.layout.has_counts, (), console)
+    return 0
 
 
 def _verify(arguments: argparse.Namespace, console: Console) -> int:

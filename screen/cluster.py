@@ -10,13 +10,13 @@ from typing import Any
 import dask
 from distributed import Client, KilledWorker, Nanny, Scheduler, SpecCluster, as_completed
 
-from screen.config import ClusterConfig, ComputeConfig, SlurmConfig
 from screen.engine import Progress
 from screen.errors import ConfigError, PredictionError, RequestError, ScreenError
 from screen.executor import Executor
 from screen.lanes import available_cores
 from screen.pilot import Decision
 from screen.reading import Block
+from screen.sections import ClusterConfig, ComputeConfig, SlurmConfig
 from screen.store import ScreenStore
 from screen.worker import TOPIC, Failure, ScreenWorker, Share, compute_share, decide_there
 

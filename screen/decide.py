@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from screen.config import ComputeConfig
 from screen.errors import ConfigError
 from screen.executor import Executor, default_batch_tokens, fastest_product, find_device, onednn_attention_from
 from screen.models.products import has_onednn_products
 from screen.prepared import Prepared
+from screen.sections import ComputeConfig
 
 
 def decide(compute: ComputeConfig, screen: Prepared, decided: Mapping[str, Any] | None = None) -> Executor:

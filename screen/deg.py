@@ -1,19 +1,18 @@
-"""Differential expression from a store: paired statistics per perturbation, stratum, time point and gene."""
+"""Differential expression from a store, as parquet: per perturbation, stratum, time point and gene."""
 
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
+import torch
 
-from screen.layout import SUMMARIES
-from screen.moments import Moments, joined, moments_of
-from screen.reading import Block, StoreReader
-from screen.statistics import benjamini_hochberg, paired_t
+from screen.groups import ChosenTests, Group, GroupReader, Strata
+from screen.reading import StoreReader
 
 ROWS_PER_PART = 2_000_000
 ROWS_PER_GROUP = 64 * 1024
@@ -22,100 +21,25 @@ N_TOP_GENES = 10
 DEG_FDR, DEG_MIN_DELTA = 0.05, 0.01
 MEAN_FLOOR = 1e-9
 """Added to both means (counts per 10,000) before log2 of their ratio."""
+SCHEMA: dict[str, Any] = {
+    "perturbation": pl.String, "target": pl.String, "target_symbol": pl.String, "mode": pl.String, "site": pl.String,
+    "stratum": pl.String, "time": pl.Int8, "n_cells": pl.Int32, "n_replicates": pl.Int32, "coverage": pl.Float32,
+    "feature": pl.String, "feature_symbol": pl.String, "target_mean": pl.Float32, "ref_mean": pl.Float32,
+    "log2_fold_change": pl.Float32, "mean_delta": pl.Float32, "se": pl.Float32, "statistic": pl.Float32,
+    "p_value": pl.Float64, "fdr": pl.Float64, "signed_rank": pl.Float32, "signed_rank_p_value": pl.Float64,
+    "rank_sum_z": pl.Float32, "rank_sum_p_value": pl.Float64,
+}  # fmt: skip
+"""Of every part, whatever was computed: pdex's names and ours. What could not be computed is null."""
 
 
 @dataclass(frozen=True)
-class Group:
-    """The items of one perturbation in one stratum at one time point. G genes, N cells.
+class Wanted:
+    """Tests, and which genes of a group are written: the `top` by |mean change|, of those within the thresholds."""
 
-    Statistics are over cells, paired with each cell's own control, on the log1p CP10K scale (natural logarithm);
-    `target_mean_G` and `ref_mean_G` are arithmetic means of counts per 10,000.
-    """
-
-    perturbation: int
-    stratum: str
-    time: int
-    n_cells: int
-    n_stratum: int
-    mean_delta_G: NDArray[np.float64]
-    se_G: NDArray[np.float64]
-    statistic_G: NDArray[np.float64]
-    p_value_G: NDArray[np.float64]
-    fdr_G: NDArray[np.float64]
-    target_mean_G: NDArray[np.float64]
-    ref_mean_G: NDArray[np.float64]
-    rms_delta: float
-    embedding_shift: float
-    rank: float
-    length: float
-
-
-def groups(
-    readers: Sequence["Reader"], strata: Sequence[str], stratum_C: NDArray[np.int64], perturbations: Sequence[int]
-) -> Iterator[Group]:
-    """Statistics of every group of the given perturbations that has a cell. Reads one perturbation at a time."""
-    n_stratum = np.bincount(stratum_C, minlength=len(strata))
-    for p in perturbations:
-        reader = next(r for r in reversed(readers) if r.block.first <= p)
-        rows = reader.block.rows_of(p - reader.block.first)
-        cells = reader.cell_I[rows]
-        for t in reader.layout.pred_tps:
-            screened = reader.is_screened[t][rows]
-            delta = reader.block.delta(t, rows) if reader.keeps_deltas else None
-            for s in np.unique(stratum_C[cells]):
-                at = np.flatnonzero(screened & (stratum_C[cells] == s))
-                if len(at):
-                    moments = reader.moments(p, int(s), t, cells[at], None if delta is None else delta[at])
-                    yield reader.group(p, strata[s], int(n_stratum[s]), t, rows[at], moments)
-
-
-class Reader:
-    """Items and controls of one library block, read once; deltas are read per perturbation."""
-
-    def __init__(self, store: StoreReader, block: Block) -> None:
-        self.block, self.layout = block, store.layout
-        tps = store.layout.pred_tps
-        self.cell_I = block.read("items/cell")
-        self.is_screened = {t: block.read(f"items/is_screened_t{t}") for t in tps}
-        self.keeps_deltas = self.layout.has_counts and not self.layout.keeps_summaries
-        self.control = {t: store.control(f"expression_t{t}", block) for t in tps} if self.keeps_deltas else {}
-        self.summaries = None
-        if self.layout.keeps_summaries:
-            self.summaries = {n: block.read(f"summaries/{n}") for n in ("perturbation", "stratum")}
-
-    def moments(
-        self, p: int, stratum: int, time: int, cells: NDArray[np.integer], delta_NG: NDArray[np.float32] | None
-    ) -> Moments | None:
-        """Sufficient statistics of some items of a perturbation; None without counts."""
-        if delta_NG is not None:
-            control_NG = self.control[time][cells]
-            return moments_of(delta_NG, control_NG, self.layout.expression_scale == "log1p_cp10k")
-        if self.summaries is None:
-            return None
-        is_its_J = (self.summaries["perturbation"] == p - self.block.first) & (self.summaries["stratum"] == stratum)
-        n_J = self.block.read(f"summaries/n_cells_t{time}")
-        row_J = np.flatnonzero(is_its_J & (n_J > 0))
-        parts = {name: self.block.read(f"summaries/{name}/t{time}", row_J) for name in SUMMARIES}
-        return joined([Moments(int(n_J[r]), *(x[k] for x in parts.values())) for k, r in enumerate(row_J)])
-
-    def group(
-        self, p: int, stratum: str, n_stratum: int, time: int, rows: NDArray[np.int64], moments: Moments | None
-    ) -> Group:
-        """The statistics of one group."""
-        empty = np.zeros(0)
-        mean_G, se_G, t_G, p_G, target_G, ref_G = (empty,) * 6
-        if moments is not None:
-            mean_G, target_G, ref_G = moments.mean_delta_G, moments.target_mean_G, moments.ref_mean_G
-            se_G, t_G, p_G = paired_t(moments)
-        effects = dict(zip(self.layout.effects, self.block.read("items/effects", rows).T, strict=True))
-        rank = effects["rank"]
-        return Group(
-            p, stratum, time, len(rows), n_stratum, mean_G, se_G, t_G, p_G, benjamini_hochberg(p_G), target_G, ref_G,
-            float(np.sqrt(np.mean(mean_G**2))) if len(mean_G) else float("nan"),
-            float(np.mean(1 - effects[f"embedding_cosine_t{time}"], dtype=np.float64)),
-            float(rank[rank >= 0].mean(dtype=np.float64)) if (rank >= 0).any() else float("nan"),
-            float(effects["length"].mean(dtype=np.float64)),
-        )  # fmt: skip
+    tests: ChosenTests
+    top: int | None = None
+    max_fdr: float | None = None
+    min_delta: float | None = None
 
 
 class Names:
@@ -129,33 +53,45 @@ class Names:
         )
 
 
-def frame(group: Group, names: Names) -> pl.DataFrame:
-    """One row per gene: pdex's column names and ours."""
-    p = group.perturbation
+def frame(group: Group, names: Names, strata: Strata, wanted: Wanted) -> pl.DataFrame:
+    """SCHEMA, one row per gene that is wanted."""
+    genes, p = group.genes, group.perturbation
+    assert genes is not None
+    statistic, p_value, fdr = group.primary(wanted.tests.test)
     floor = MEAN_FLOOR
-    columns: dict[str, Any] = {
-        "feature": names.feature.tolist(),
-        "feature_symbol": names.feature_symbol.tolist(),
-        "target_mean": group.target_mean_G,
-        "ref_mean": group.ref_mean_G,
-        "log2_fold_change": np.log2(np.maximum(group.target_mean_G, 0) + floor)
-        - np.log2(np.maximum(group.ref_mean_G, 0) + floor),
-        "mean_delta": group.mean_delta_G,
-        "se": group.se_G,
-        "statistic": group.statistic_G,
-        "p_value": group.p_value_G,
-        "fdr": group.fdr_G,
-    }
-    first = {"perturbation": names.id[p], "target": names.target[p], "target_symbol": names.symbol[p]}
-    first |= {"mode": names.mode[p], "site": names.site[p], "stratum": group.stratum}
-    table = pl.DataFrame(columns).with_columns(pl.selectors.float().fill_nan(None))
-    table = table.with_columns(
-        pl.col("statistic", "mean_delta", "se", "target_mean", "ref_mean", "log2_fold_change").cast(pl.Float32)
+    fold = np.log2(np.maximum(genes.target_mean, 0) + floor) - np.log2(np.maximum(genes.ref_mean, 0) + floor)
+    kept = _kept(genes.mean_delta, fdr, wanted)
+    columns = {
+        "feature": names.feature, "feature_symbol": names.feature_symbol, "target_mean": genes.target_mean,
+        "ref_mean": genes.ref_mean, "log2_fold_change": fold, "mean_delta": genes.mean_delta, "se": genes.se,
+        "statistic": statistic, "p_value": p_value, "fdr": fdr, "signed_rank": genes.signed_rank,
+        "signed_rank_p_value": genes.signed_rank_p_value, "rank_sum_z": genes.rank_sum_z,
+        "rank_sum_p_value": genes.rank_sum_p_value,
+    }  # fmt: skip
+    table = pl.DataFrame({k: v[kept] if v.dtype != object else v[kept].tolist() for k, v in columns.items()})
+    lead = {
+        "perturbation": names.id[p], "target": names.target[p], "target_symbol": names.symbol[p], "mode": names.mode[p],
+        "site": names.site[p], "stratum": strata.name_S[group.stratum], "time": group.time, "n_cells": group.n_cells,
+        "n_replicates": group.n_replicates if strata.replicate_C is not None else None,
+        "coverage": group.n_cells / int(strata.n_cells_S[group.stratum]),
+    }  # fmt: skip
+    table = table.with_columns(**{k: pl.lit(v, SCHEMA[k]) for k, v in lead.items()})
+    return table.with_columns(pl.selectors.float().fill_nan(None)).select(
+        pl.col(name).cast(dtype) for name, dtype in SCHEMA.items()
     )
-    lead = [pl.lit(str(v)).alias(k) for k, v in first.items()]
-    counts = [pl.lit(group.time, pl.Int8).alias("time"), pl.lit(group.n_cells, pl.Int32).alias("n_cells")]
-    counts.append(pl.lit(group.n_cells / group.n_stratum, pl.Float32).alias("coverage"))
-    return table.select(*lead, *counts, *columns)
+
+
+def _kept(mean_G: np.ndarray[Any, Any], fdr_G: np.ndarray[Any, Any], wanted: Wanted) -> np.ndarray[Any, Any]:
+    """Gene columns to be written, ascending."""
+    is_kept_G = np.ones(len(mean_G), dtype=bool)
+    if wanted.max_fdr is not None:
+        is_kept_G &= fdr_G <= wanted.max_fdr
+    if wanted.min_delta is not None:
+        is_kept_G &= np.abs(mean_G) >= wanted.min_delta
+    kept = np.flatnonzero(is_kept_G)
+    if wanted.top is not None and len(kept) > wanted.top:
+        kept = np.sort(kept[np.argsort(-np.abs(mean_G[kept]), kind="stable")[: wanted.top]])
+    return kept
 
 
 @dataclass(frozen=True)
@@ -167,7 +103,7 @@ class Summary:
     """
 
     perturbation: int
-    stratum: str
+    stratum: int
     time: int
     n_cells: int
     strength: float
@@ -179,73 +115,70 @@ class Summary:
     top_down: list[str]
 
 
-def summarise(group: Group, names: Names) -> Summary:
+def summarise(group: Group, names: Names, wanted: Wanted) -> Summary:
     """The numbers of a group that a ranking needs, without its genes."""
-    mean_G = group.mean_delta_G
-    order = np.argsort(mean_G, kind="stable")
-    n_deg = int(np.sum((group.fdr_G < DEG_FDR) & (np.abs(mean_G) > DEG_MIN_DELTA))) if len(mean_G) else None
-    up = [str(names.feature_symbol[i]) for i in order[::-1][:N_TOP_GENES] if mean_G[i] > 0]
-    down = [str(names.feature_symbol[i]) for i in order[:N_TOP_GENES] if mean_G[i] < 0]
-    lead = (group.perturbation, group.stratum, group.time, group.n_cells, group.rms_delta, n_deg)
+    strength, n_deg, up, down = math.nan, None, list[str](), list[str]()
+    if group.genes is not None:
+        mean_G = group.genes.mean_delta
+        order = np.argsort(mean_G, kind="stable")
+        strength = float(np.sqrt(np.mean(mean_G**2)))
+        _, _, fdr_G = group.primary(wanted.tests.test)
+        n_deg = int(np.sum((fdr_G < DEG_FDR) & (np.abs(mean_G) > DEG_MIN_DELTA)))
+        up = [str(names.feature_symbol[i]) for i in order[::-1][:N_TOP_GENES] if mean_G[i] > 0]
+        down = [str(names.feature_symbol[i]) for i in order[:N_TOP_GENES] if mean_G[i] < 0]
+    lead = (group.perturbation, group.stratum, group.time, group.n_cells, strength, n_deg)
     return Summary(*lead, group.embedding_shift, group.rank, group.length, up, down)
 
 
-def write_tables(
-    store: StoreReader, directory: Path, strata: Sequence[str], stratum_C: NDArray[np.int64]
-) -> list[Summary]:
+def write_tables(store: StoreReader, directory: Path, strata: Strata, wanted: Wanted) -> list[Summary]:
     """Writes `deg/part-*.parquet`, sorted by target, and returns a summary of every group for the ranking.
 
-    Parts are computed by Dask, in threads, and written as they come; each has another name until it is whole.
+    Parts are computed by Dask, in threads, and written as they come; each has another name until it is whole. A thread
+    holds the changes of one group of cells, as far as they fit, and one row group of its part.
     """
     import dask
 
-    names, readers = Names(store), [Reader(store, b) for b in store.blocks]
+    names, readers = Names(store), [GroupReader(store, b, strata, wanted.tests) for b in store.blocks]
     perturbations = np.concatenate([np.unique(b.read("items/perturbation")) + b.first for b in store.blocks])
     order = sorted((int(p) for p in perturbations), key=lambda p: (names.target[p], names.id[p]))
-    per_perturbation = len(names.feature) * len(strata) * len(store.layout.pred_tps)
+    n_rows = len(order) * len(names.feature) * len(strata.name_S) * len(store.layout.pred_tps)
     n_cores = os.cpu_count() or 1
-    n_parts = min(MAX_PARTS, len(order), max(-(-len(order) * per_perturbation // ROWS_PER_PART), n_cores))
+    n_parts = min(MAX_PARTS, len(order), max(-(-n_rows // ROWS_PER_PART), n_cores))
     folder = directory / "deg"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("part-*.parquet"):
         old.unlink()
-    chunks = [[int(p) for p in c] for c in np.array_split(order, n_parts)]
     make = dask.delayed(_write_part, pure=False)
     with dask.config.set(scheduler="threads", num_workers=n_cores):
         parts = dask.compute(
             *[
-                make(readers, folder / f"part-{i:04d}.parquet", chunk, strata, stratum_C, names)
-                for i, chunk in enumerate(chunks)
+                make(readers, folder / f"part-{i:04d}.parquet", [int(p) for p in chunk], names, strata, wanted)
+                for i, chunk in enumerate(np.array_split(order, n_parts))
             ]
         )
     return [s for part in parts for s in part]
 
 
 def _write_part(
-    readers: Sequence[Reader],
-    path: Path,
-    perturbations: list[int],
-    strata: Sequence[str],
-    stratum_C: NDArray[np.int64],
-    names: Names,
+    readers: Sequence[GroupReader], path: Path, perturbations: list[int], names: Names, strata: Strata, wanted: Wanted
 ) -> list[Summary]:
-    """One file, at most ROWS_PER_GROUP rows and one perturbation in memory."""
-    import pyarrow.parquet as pq
-
+    """One file, at most ROWS_PER_GROUP rows in memory."""
+    # parts run side by side: each has one thread
+    torch.set_num_threads(1)
     summaries: list[Summary] = []
     waiting: list[pl.DataFrame] = []
     partial, writer = path.with_name(f".{path.name}"), None
-    for group in groups(readers, strata, stratum_C, perturbations):
-        summaries.append(summarise(group, names))
-        if not readers[0].layout.has_counts:
-            continue
-        waiting.append(frame(group, names))
-        if sum(f.height for f in waiting) >= ROWS_PER_GROUP:
-            writer = _flush(waiting, writer, partial)
+    for p in perturbations:
+        reader = next(r for r in reversed(readers) if r.block.first <= p)
+        for group in reader.groups(p):
+            summaries.append(summarise(group, names, wanted))
+            if group.genes is not None:
+                waiting.append(frame(group, names, strata, wanted))
+            if sum(f.height for f in waiting) >= ROWS_PER_GROUP:
+                writer = _flush(waiting, writer, partial)
     if waiting:
         writer = _flush(waiting, writer, partial)
     if writer is not None:
-        assert isinstance(writer, pq.ParquetWriter)
         writer.close()
         partial.replace(path)
     return summaries
@@ -263,5 +196,5 @@ def _flush(waiting: list[pl.DataFrame], writer: Any, path: Path) -> Any:
 
 
 def scan(directory: str | Path) -> pl.LazyFrame:
-    """The differential-expression table of a screen directory, read lazily."""
+    """The differential-expression table of a screen directory, SCHEMA, read lazily."""
     return pl.scan_parquet(Path(directory) / "deg" / "part-*.parquet")

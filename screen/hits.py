@@ -48,11 +48,11 @@ def hits(
     rank_position    mean rank of the edited gene in the edited row (0 = highest expressed); length: genes in that row
     A perturbation that no cell of a stratum allows has n_cells 0, no strength, and comes last.
     """
-    by_key: Mapping[tuple[int, str, int], Summary] = {(s.perturbation, s.stratum, s.time): s for s in summaries}
+    by_key: Mapping[tuple[int, int, int], Summary] = {(s.perturbation, s.stratum, s.time): s for s in summaries}
     rows = []
     for p in range(len(names.id)):
         for s, stratum in enumerate(coverage.stratum):
-            rows += [_row(p, s, stratum, t, by_key.get((p, stratum, t)), names, coverage) for t in pred_tps]
+            rows += [_row(p, s, stratum, t, by_key.get((p, s, t)), names, coverage) for t in pred_tps]
     table = pl.DataFrame(rows, schema=SCHEMA, orient="row")
     by = ["strength", "perturbation", "stratum", "time"]
     table = table.sort(by, descending=[True, False, False, False], nulls_last=True)
@@ -73,10 +73,11 @@ def _row(p: int, s: int, stratum: str, time: int, g: Summary | None, names: Name
     return [*lead, *effect, *missing, rank, g.length, g.top_up, g.top_down]
 
 
-def write_hits(table: pl.DataFrame, directory: Path) -> Path:
-    """Writes hits.parquet in one step."""
-    path = directory / "hits.parquet"
-    partial = directory / ".hits.parquet"
+def write_whole(table: pl.DataFrame, path: Path) -> None:
+    """Writes a parquet file in one step; one that says the same is left alone."""
+    partial = path.with_name(f".{path.name}")
     table.write_parquet(partial, compression="zstd")
-    partial.replace(path)
-    return path
+    if path.is_file() and path.read_bytes() == partial.read_bytes():
+        partial.unlink()
+    else:
+        partial.replace(path)

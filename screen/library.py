@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from screen.config import LibraryConfig
 from screen.errors import CellError, ConfigError
 from screen.genes import NO_TOKEN, Vocabulary
 from screen.perturbations import Library, Perturbation, Site, make_library, make_perturbation
 from screen.plan import Window, index_genes
+from screen.sections import LibraryConfig
 from screen.tokens import SOURCE, TokenBank
 
 

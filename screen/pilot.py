@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.config import ComputeConfig
 from screen.decide import decide
 from screen.engine import PackedEngine, Unit
 from screen.errors import ConfigError, PredictionError
 from screen.executor import Executor
 from screen.prepared import Prepared
 from screen.sample import sample
+from screen.sections import ComputeConfig
 
 N_CELLS, ITEMS_PER_CELL, TOP = 8, 12, 10
 MOST = 1e9

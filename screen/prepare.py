@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.config import ModelConfig, PredictConfig, ScreenConfig
+from screen.config import ScreenConfig
 from screen.decompose import planned
 from screen.errors import CellError, CheckpointError, GeneError, some
 from screen.genes import Vocabulary
@@ -25,7 +25,8 @@ from screen.perturbations import MANY_JOINT_GENES, Library
 from screen.plan import Window, select_items
 from screen.prepared import Prepared
 from screen.rows import RowBuilder
-from screen.tokens import SOURCE, TokenBank
+from screen.sections import ModelConfig, PredictConfig
+from screen.tokens import SOURCE, TokenBank, combined
 
 
 def prepare(config: ScreenConfig) -> Prepared:
@@ -57,7 +58,9 @@ def prepare(config: ScreenConfig) -> Prepared:
     plan = planned(selection, bank, adapter, n_conditions, layout)
     rows = RowBuilder(bank, vocabulary, window, conditions.id_CN, predict.exclude_src)
     notes = (*_notes(config, bank, sizes), *_idle(config, checkpoint.has_own_encoder), *_joint(library))
-    return Prepared(config.output, vocabulary, bank, library, plan, window, adapter, rows, layout, notes)
+    if config.deg.replicate is not None:
+        _strata(bank, [config.deg.replicate], window.pred_tps)
+    return Prepared(config.output, vocabulary, bank, library, plan, window, adapter, rows, layout, notes, config.deg)
 
 
 def _adapter(
@@ -188,12 +191,9 @@ def _size_factor(predict: PredictConfig, checkpoint: Checkpoint, model: PerturbG
 
 
 def _strata(bank: TokenBank, columns: Sequence[str], pred_tps: Sequence[int]) -> tuple[NDArray[np.int64], list[str]]:
-    """(code of each cell, names); several columns are joined by '|'; no column means one stratum, 'all'."""
-    if not columns:
-        return np.zeros(bank.n_cells, dtype=np.int64), ["all"]
+    """(group of each cell, names) by metadata of the source, or of the first predicted time point."""
     values = [bank.obs_value(c, SOURCE if c in bank.states[SOURCE].obs else pred_tps[0]) for c in columns]
-    names, codes = np.unique(["|".join(map(str, row)) for row in zip(*values, strict=True)], return_inverse=True)
-    return codes.astype(np.int64), [str(n) for n in names]
+    return combined(values, bank.n_cells)
 
 
 def _idle(config: ScreenConfig, has_own_encoder: bool) -> list[str]:

@@ -1,13 +1,12 @@
 """Prepared: a screen whose files are read and checked, ready to run."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from screen.config import OutputConfig
 from screen.executor import Executor
 from screen.genes import Vocabulary
 from screen.layout import Layout
@@ -18,6 +17,7 @@ from screen.pack import RowLengths
 from screen.perturbations import Library
 from screen.plan import Plan, Window, edited_states
 from screen.rows import RowBuilder
+from screen.sections import DegConfig, OutputConfig
 from screen.tokens import TokenBank
 
 NUMERICS_VERSION = 2
@@ -38,6 +38,7 @@ class Prepared:
     rows: RowBuilder
     layout: Layout
     notes: tuple[str, ...] = ()
+    deg: DegConfig = field(default_factory=DegConfig)
 
     @property
     def condition_ids(self) -> tuple[int, ...]:

@@ -43,7 +43,8 @@ def open_store(
     Perturbations that it lacks are appended as a library block of their own if `add` says so.
     Raises StoreError saying what differs if another screen is there.
     """
-    path, view = directory / STORE, {name: getattr(screen.output, name) for name in VIEW}
+    path = directory / STORE
+    view = {name: getattr(screen.output, name) for name in VIEW} | {"deg": screen.deg.model_dump()}
     if ScreenStore.exists(path):
         store = ScreenStore.open(path, "r+")
         _require_same(store, screen, executor)

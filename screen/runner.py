@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from screen.config import ComputeConfig
 from screen.dense import scratch_folder
 from screen.engine import PackedEngine, Progress, Unit
 from screen.executor import Executor
 from screen.prepared import Prepared
 from screen.reading import Block
 from screen.reference import ReferenceEngine
+from screen.sections import ComputeConfig
 from screen.store import ScreenStore, scratch_of
 from screen.summaries import summarised
 

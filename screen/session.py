@@ -1,6 +1,5 @@
 """One `perturbscreen run`: configuration in, store and tables out."""
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,13 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
 
-from screen.config import ClusterConfig, ComputeConfig, ScreenConfig, parse_config, parse_section, read_yaml
-from screen.deg import Names, write_tables
+from screen.config import ScreenConfig, parse_config, parse_section, read_yaml
 from screen.engine import Progress
 from screen.errors import CellError
 from screen.executor import Executor
 from screen.handoff import write_handoff
-from screen.hits import hits, write_hits
 from screen.importers.perturbgen_yaml import from_upstream, is_upstream
 from screen.lock import only_writer
 from screen.pilot import Decision, executor_for
@@ -27,12 +24,12 @@ from screen.reading import Block
 from screen.report import Console, describe_plan
 from screen.resume import STORE, coverage_of, left, open_store, other_executors
 from screen.runner import make_engine, run_units
+from screen.sections import ClusterConfig, ComputeConfig
 from screen.store import ScreenStore, scratch_of
+from screen.tables import write_all, write_coverage
 
 if TYPE_CHECKING:
     from screen.cluster import Cluster
-
-STAMP = "tables.json"
 
 
 @dataclass(frozen=True)
@@ -209,33 +206,10 @@ def _decided(directory: Path) -> dict[str, Any] | None:
 
 
 def write_all_tables(screen: Prepared, store: ScreenStore, directory: Path, console: Console) -> pl.DataFrame:
-    """hits.parquet and deg/part-*.parquet; computed again unless those there were made of these results."""
-    digest, names = store.results_digest(), Names(store)
-    if _stamp(directory) == {"results": digest, "files": _sizes(directory)}:
-        return pl.read_parquet(directory / "hits.parquet")
-    coverage, min_cells = coverage_of(screen, store), screen.output.min_cells
+    """coverage.parquet, deg/part-*.parquet and hits.parquet; made again unless those there were made of these results."""
+    write_coverage(coverage_of(screen, store), store, directory)
     with console.status("differential expression"):
-        summaries = write_tables(store, directory, coverage.stratum, screen.plan.stratum_C)
-        table = hits(summaries, names, coverage, store.layout.pred_tps, min_cells)
-        write_hits(table, directory)
-    stamp = directory / f".{STAMP}.partial"
-    stamp.write_text(json.dumps({"results": digest, "files": _sizes(directory)}, indent=2))
-    stamp.replace(directory / STAMP)
-    return table
-
-
-def _stamp(directory: Path) -> object:
-    """What the tables that are there were made of, or None."""
-    try:
-        return json.loads((directory / STAMP).read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _sizes(directory: Path) -> dict[str, int]:
-    """Name -> bytes of every table."""
-    tables = [*directory.glob("hits.parquet"), *sorted(directory.glob("deg/part-*.parquet"))]
-    return {str(p.relative_to(directory)): p.stat().st_size for p in tables}
+        return write_all(store, directory)[0]
 
 
 def reasons(screen: Prepared, perturbations: list[int]) -> list[str]:

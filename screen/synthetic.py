@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from screen.config import OutputConfig
 from screen.decompose import planned
 from screen.genes import Vocabulary
 from screen.layout import Layout
@@ -18,6 +17,7 @@ from screen.perturbations import Library, Mode, Site, make_library, make_perturb
 from screen.plan import Window, select_items
 from screen.prepared import Prepared
 from screen.rows import RowBuilder
+from screen.sections import OutputConfig
 from screen.tokens import SOURCE, Ragged, State, TokenBank
 
 FIRST_TOKEN = 4

@@ -157,6 +157,14 @@ class TokenBank:
         return digest.hexdigest()
 
 
+def combined(columns: Sequence[NDArray[Any]], n_cells: int) -> tuple[NDArray[np.int64], list[str]]:
+    """(group of each cell, names): cells with the same values; several columns are joined by '|'; of none, all are one."""
+    if not columns:
+        return np.zeros(n_cells, dtype=np.int64), ["all"]
+    names, codes = np.unique(["|".join(map(str, row)) for row in zip(*columns, strict=True)], return_inverse=True)
+    return codes.astype(np.int64), [str(n) for n in names]
+
+
 def distinct_tokens(tokens: Ragged, max_len: int, without: Sequence[int]) -> NDArray[np.int64]:
     """Number of different ids per row, within the first `max_len`, not counting those in `without`."""
     row_T = np.repeat(np.arange(len(tokens)), tokens.length_C)

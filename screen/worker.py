@@ -13,7 +13,6 @@ from typing import Any
 
 from distributed import Worker, WorkerPlugin, get_worker
 
-from screen.config import ComputeConfig
 from screen.errors import ScreenError
 from screen.executor import Executor, find_device
 from screen.handoff import read_handoff
@@ -21,6 +20,7 @@ from screen.lanes import available_cores
 from screen.pilot import Decision, executor_for
 from screen.prepared import Prepared
 from screen.runner import Engine, make_engine, run_units
+from screen.sections import ComputeConfig
 from screen.store import ScreenStore
 
 PLUGIN, TOPIC = "perturbscreen", "perturbscreen"

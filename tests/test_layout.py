@@ -8,11 +8,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("errors",),
-    ("genes", "perturbations", "config"),
+    ("genes", "perturbations", "sections", "config"),
     ("tokens", "plan", "pack", "rows", "library", "effects", "layout", "columns", "models", "importers"),
     ("segments", "moments", "statistics", "dense"),
     ("executor", "lanes", "resident", "control", "decompose", "arrays", "reading", "export", "store", "lock"),
-    ("prepared", "prepare", "synthetic", "decide", "groups", "null", "deg"),
+    ("prepared", "prepare", "synthetic", "decide", "groups", "null", "deg", "hits", "tables"),
     (
         "engine",
         "sample",
@@ -24,7 +24,6 @@ FLOORS = (
         "runner",
         "preflight",
         "pilot",
-        "hits",
         "audit",
         "handoff",
         "worker",

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.config import CellsConfig
 from screen.errors import CellError, some
 from screen.genes import CLS, EOS
+from screen.sections import CellsConfig
 from screen.tokens import SOURCE, Ragged, State, TokenBank, Unfiltered
 
 

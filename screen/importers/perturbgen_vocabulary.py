@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from screen.config import ModelConfig
 from screen.errors import GeneError, some
 from screen.genes import NO_TOKEN, SPECIAL_IDS, Vocabulary, read_tsv, strip_version
 from screen.models.perturbgen.unpickle import load_pickle
+from screen.sections import ModelConfig
 
 SPECIAL_NAMES = ("<pad>", "<mask>", "<cls>", "<eos>")
 SYMBOL_COLUMNS = ("symbol", "gene_symbol", "feature_name", "gene_name")

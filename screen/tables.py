@@ -1,0 +1,124 @@
+"""Tables of a screen directory, made from its store: coverage.parquet, deg/part-*.parquet, hits.parquet.
+
+They are made again unless those there were made of the same results, presented in the same way (`tables.json`).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from screen.arrays import stored_name
+from screen.config import parse_section
+from screen.deg import Names, Wanted, write_tables
+from screen.errors import ConfigError, StoreError
+from screen.groups import ChosenTests, Strata
+from screen.hits import hits, write_whole
+from screen.plan import Coverage
+from screen.reading import StoreReader
+from screen.sections import DegConfig
+from screen.store import ScreenStore
+from screen.tokens import combined
+
+STAMP, COVERAGE = "tables.json", "coverage.parquet"
+CLASSES = ("screened", "absent", "truncated", "emptied")
+DEG_MANY_ROWS = 100_000_000
+
+
+def write_coverage(coverage: Coverage, store: StoreReader, directory: Path) -> None:
+    """What became of every cell: one row per perturbation and stratum, in the store's order."""
+    ids, n_strata = store.perturbations("id"), len(coverage.stratum)
+    columns: dict[str, Any] = {
+        "perturbation": np.repeat(ids, n_strata).tolist(),
+        "stratum": list(coverage.stratum) * len(ids),
+        "n_stratum": np.tile(coverage.n_cells_S, len(ids)),
+    }
+    columns |= {f"n_{name}": getattr(coverage, f"{name}_PS").reshape(-1) for name in CLASSES}
+    write_whole(pl.DataFrame(columns), directory / COVERAGE)
+
+
+def read_coverage(directory: Path, store: StoreReader) -> Coverage:
+    """The coverage that `run` wrote. Raises StoreError where it is missing or of other perturbations."""
+    try:
+        table = pl.read_parquet(directory / COVERAGE)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise StoreError(f"cannot read {directory / COVERAGE} ({error}); `perturbscreen run` writes it") from error
+    ids, strata = store.perturbations("id"), table["stratum"].unique(maintain_order=True).to_list()
+    if table.height != len(ids) * len(strata) or table["perturbation"][:: len(strata)].to_list() != ids.tolist():
+        raise StoreError(
+            f"{directory / COVERAGE} is of other perturbations than the store; `perturbscreen run` writes it anew"
+        )
+    tallies = (table[f"n_{name}"].to_numpy().reshape(len(ids), len(strata)) for name in CLASSES)
+    return Coverage(tuple(strata), table["n_stratum"][: len(strata)].to_numpy(), *tallies)
+
+
+def strata_of(store: StoreReader, columns: Sequence[str], replicate: str | None) -> Strata:
+    """Groups of cells by metadata columns of the source, or of the first time point. Raises ConfigError."""
+    code_C, names = combined([_obs(store, c) for c in columns], store.n_cells)
+    if replicate is None:
+        return Strata(tuple(names), code_C)
+    if store.layout.keeps_summaries:
+        raise ConfigError(
+            "deg.replicate needs the single cells, but this screen keeps summaries; add the column to output.strata, or "
+            "screen with keep: predictions"
+        )
+    return Strata(tuple(names), code_C, combined([_obs(store, replicate)], store.n_cells)[0])
+
+
+def _obs(store: StoreReader, column: str) -> Any:
+    for state in ("source", f"t{store.layout.pred_tps[0]}"):
+        name = f"cells/{state}/obs/{stored_name(column)}"
+        if (store.path / name).is_dir():
+            return store.strings(name)
+    there = sorted({p.name for p in store.path.glob("cells/*/obs/*") if p.is_dir()})
+    raise ConfigError(f'the cells have no column "{column}" (deg.replicate); columns: {", ".join(there) or "none"}')
+
+
+def present(store: ScreenStore, changes: Mapping[str, object]) -> None:
+    """Changes how tables present the results, from now on. Raises StoreError for an unfinished screen, or ConfigError."""
+    if not store.is_complete:
+        raise StoreError(
+            f"{store.path} is unfinished: {store.n_committed} of {store.n_units} units; run it to the end first"
+        )
+    before: Mapping[str, Any] = store.provenance["view"]
+    deg = parse_section(DegConfig, {**before["deg"], **changes}, store.path)
+    strata_of(store, before["strata"], deg.replicate)
+    if deg.model_dump() != before["deg"]:
+        store.set_view({**before, "deg": deg.model_dump()})
+        store.finish()
+
+
+def write_all(store: ScreenStore, directory: Path) -> tuple[pl.DataFrame, bool]:
+    """(hits.parquet, whether any table was made): everything that follows from the store and its coverage."""
+    digest = store.results_digest()
+    if _stamp(directory) == {"results": digest, "files": _sizes(directory)}:
+        return pl.read_parquet(directory / "hits.parquet"), False
+    view: Mapping[str, Any] = store.provenance["view"]
+    config, coverage = DegConfig.model_validate(view["deg"]), read_coverage(directory, store)
+    strata = strata_of(store, view["strata"], config.replicate)
+    tests = ChosenTests(config.test, config.rank_sum != "off", config.rank_sum == "tie_corrected")
+    wanted = Wanted(tests, config.top, config.max_fdr, config.min_delta)
+    summaries = write_tables(store, directory, strata, wanted)
+    table = hits(summaries, Names(store), coverage, store.layout.pred_tps, view["min_cells"])
+    write_whole(table, directory / "hits.parquet")
+    stamp = directory / f".{STAMP}.partial"
+    stamp.write_text(json.dumps({"results": digest, "files": _sizes(directory)}, indent=2))
+    stamp.replace(directory / STAMP)
+    return table, True
+
+
+def _stamp(directory: Path) -> object:
+    """What the tables that are there were made of, or None."""
+    try:
+        return json.loads((directory / STAMP).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _sizes(directory: Path) -> dict[str, int]:
+    """Name -> bytes of every table."""
+    tables = [*(directory / n for n in ("hits.parquet", COVERAGE)), *sorted(directory.glob("deg/part-*.parquet"))]
+    return {str(p.relative_to(directory)): p.stat().st_size for p in tables if p.is_file()}
