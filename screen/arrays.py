@@ -126,6 +126,7 @@ def _write_perturbations(block: zarr.Group, library: Library, vocabulary: Vocabu
     _put(table, "target_gene", ["+".join(vocabulary.ensembl_id[g] for g in p.genes) for p in ps], "perturbation")
     _put(table, "target_symbol", [p.symbols(vocabulary) for p in ps], "perturbation")
     _put(table, "must_screen", np.array(library.must_screen, dtype=bool), "perturbation")
+    _put(table, "is_null", np.array(library.is_null, dtype=bool), "perturbation")
 
 
 def _write_items(block: zarr.Group, plan: Plan, n_perturbations: int, layout: Layout) -> None:

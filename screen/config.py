@@ -15,6 +15,7 @@ from screen.sections import (
     DegConfig,
     LibraryConfig,
     ModelConfig,
+    NullConfig,
     OutputConfig,
     PredictConfig,
     Section,
@@ -28,6 +29,7 @@ class ScreenConfig(Section):
     cells: CellsConfig
     library: list[LibraryConfig]
     predict: PredictConfig
+    null: NullConfig | None = None
     output: OutputConfig = OutputConfig()
     deg: DegConfig = DegConfig()
     compute: ComputeConfig = ComputeConfig()
@@ -151,6 +153,7 @@ def _allowed_keys(place: list[str]) -> list[str]:
         "cells": CellsConfig,
         "library": LibraryConfig,
         "predict": PredictConfig,
+        "null": NullConfig,
         "output": OutputConfig,
         "deg": DegConfig,
         "compute": ComputeConfig,

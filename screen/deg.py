@@ -2,14 +2,17 @@
 
 import math
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 
 from screen.groups import ChosenTests, Group, GroupReader, Strata
 from screen.reading import StoreReader
@@ -42,6 +45,10 @@ class Wanted:
     min_delta: float | None = None
 
 
+Means: TypeAlias = NDArray[np.float32]
+"""Mean change of every group (P x S x T, G), groups by perturbation, stratum, time point; zero where there is no cell."""
+
+
 class Names:
     """What the tables call things: genes and perturbations of one store."""
 
@@ -50,6 +57,9 @@ class Names:
         self.feature_symbol = store.strings("genes/symbol")
         self.id, self.mode, self.site, self.target, self.symbol = (
             store.perturbations(n) for n in ("id", "mode", "site", "target_gene", "target_symbol")
+        )
+        self.must_screen, self.is_null = (
+            np.concatenate([b.read(f"perturbations/{n}") for b in store.blocks]) for n in ("must_screen", "is_null")
         )
 
 
@@ -130,8 +140,22 @@ def summarise(group: Group, names: Names, wanted: Wanted) -> Summary:
     return Summary(*lead, group.embedding_shift, group.rank, group.length, up, down)
 
 
-def write_tables(store: StoreReader, directory: Path, strata: Strata, wanted: Wanted) -> list[Summary]:
-    """Writes `deg/part-*.parquet`, sorted by target, and returns a summary of every group for the ranking.
+@contextmanager
+def means_file(store: StoreReader, directory: Path, strata: Strata) -> Iterator[Means | None]:
+    """Room for the mean change of every group, in a file that is gone afterwards; None without counts."""
+    if not store.layout.has_counts:
+        yield None
+        return
+    n_groups = len(store.perturbations("id")) * len(strata.name_S) * len(store.layout.pred_tps)
+    shape = (max(n_groups, 1), int(store.array("genes/ensembl_id").shape[0]))
+    with tempfile.NamedTemporaryFile(dir=directory, prefix=".means.") as file:
+        yield np.memmap(file, np.float32, "w+", shape=shape)
+
+
+def write_tables(
+    store: StoreReader, directory: Path, strata: Strata, wanted: Wanted, means: Means | None
+) -> list[Summary]:
+    """Writes `deg/part-*.parquet`, sorted by target, and `means`; returns a summary of every group for the ranking.
 
     Parts are computed by Dask, in threads, and written as they come; each has another name until it is whole. A thread
     holds the changes of one group of cells, as far as they fit, and one row group of its part.
@@ -152,7 +176,7 @@ def write_tables(store: StoreReader, directory: Path, strata: Strata, wanted: Wa
     with dask.config.set(scheduler="threads", num_workers=n_cores):
         parts = dask.compute(
             *[
-                make(readers, folder / f"part-{i:04d}.parquet", [int(p) for p in chunk], names, strata, wanted)
+                make(readers, folder / f"part-{i:04d}.parquet", [int(p) for p in chunk], names, strata, wanted, means)
                 for i, chunk in enumerate(np.array_split(order, n_parts))
             ]
         )
@@ -160,8 +184,9 @@ def write_tables(store: StoreReader, directory: Path, strata: Strata, wanted: Wa
 
 
 def _write_part(
-    readers: Sequence[GroupReader], path: Path, perturbations: list[int], names: Names, strata: Strata, wanted: Wanted
-) -> list[Summary]:
+    readers: Sequence[GroupReader], path: Path, perturbations: list[int], names: Names, strata: Strata, wanted: Wanted,
+    means: Means | None,
+) -> list[Summary]:  # fmt: skip
     """One file, at most ROWS_PER_GROUP rows in memory."""
     # parts run side by side: each has one thread
     torch.set_num_threads(1)
@@ -172,7 +197,11 @@ def _write_part(
         reader = next(r for r in reversed(readers) if r.block.first <= p)
         for group in reader.groups(p):
             summaries.append(summarise(group, names, wanted))
-            if group.genes is not None:
+            if group.genes is not None and means is not None:
+                pred_tps = reader.layout.pred_tps
+                means[(p * len(strata.name_S) + group.stratum) * len(pred_tps) + pred_tps.index(group.time)] = (
+                    group.genes.mean_delta
+                )
                 waiting.append(frame(group, names, strata, wanted))
             if sum(f.height for f in waiting) >= ROWS_PER_GROUP:
                 writer = _flush(waiting, writer, partial)

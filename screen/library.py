@@ -10,18 +10,69 @@ from screen.errors import CellError, ConfigError
 from screen.genes import NO_TOKEN, Vocabulary
 from screen.perturbations import Library, Perturbation, Site, make_library, make_perturbation
 from screen.plan import Window, index_genes
-from screen.sections import LibraryConfig
+from screen.sections import LibraryConfig, NullConfig
 from screen.tokens import SOURCE, TokenBank
 
 
-def expand(blocks: Sequence[LibraryConfig], bank: TokenBank, vocabulary: Vocabulary, window: Window) -> Library:
-    """What the user wrote -> perturbations."""
-    return make_library((list(_block(b, bank, vocabulary, window)), b.genes != "all") for b in blocks)
+def expand(
+    blocks: Sequence[LibraryConfig],
+    bank: TokenBank,
+    vocabulary: Vocabulary,
+    window: Window,
+    null: NullConfig | None = None,
+) -> Library:
+    """What the user wrote -> perturbations, then the random ones of the matched null."""
+    library = make_library((list(_block(b, bank, vocabulary, window)), b.genes != "all") for b in blocks)
+    if null is None:
+        return library
+    random = [p for b in blocks for p in _random(b, null, library, bank, vocabulary, window)]
+    added = tuple(p for p in dict.fromkeys(random) if p not in set(library.perturbations))
+    n_own, n_added = len(library), len(added)
+    return Library(
+        (*library.perturbations, *added),
+        (*library.must_screen, *(False,) * n_added),
+        (False,) * n_own + (True,) * n_added,
+    )
+
+
+def _random(
+    block: LibraryConfig, null: NullConfig, library: Library, bank: TokenBank, vocabulary: Vocabulary, window: Window
+) -> list[Perturbation]:
+    """Edits like those of a block, of genes that no perturbation of the user has; none where it has all genes.
+
+    Genes are drawn by a counter-based generator keyed by the seed: the same for the same screen.
+    """
+    if block.genes == "all":
+        return []
+    sites, tps = _where(block, window)
+    taken = {g for p in library.perturbations for g in p.genes}
+    made = []
+    for mode in block.modes:
+        found = _all_genes(mode == "overexpress", sites, tps, bank, vocabulary, window)
+        free = [g for g in found if g not in taken]
+        k = max(len(p.genes) for p in library.perturbations if p.mode == mode)
+        draw = np.random.Generator(np.random.Philox(key=null.seed))
+        if len(free) < null.n + k:
+            raise ConfigError(
+                f"null.n is {null.n}, but only {len(free)} genes beside those of the library can be edited ({mode}); "
+                "ask for fewer, or for `genes: all`, which needs no null perturbations"
+            )
+        groups = (
+            [draw.choice(free, k, replace=False).tolist() for _ in range(null.n)]
+            if k > 1
+            else (draw.choice(free, (null.n, 1), replace=False).tolist())
+        )
+        made += [make_perturbation(g, mode, sites, tps, vocabulary) for g in groups]
+    return made
+
+
+def _where(block: LibraryConfig, window: Window) -> tuple[list[Site], list[int]]:
+    """(sites, edited time points) of a block."""
+    return block.perturbation_sequence, block.pert_tps or sorted({*window.pred_tps, *window.context_tps})
 
 
 def _block(block: LibraryConfig, bank: TokenBank, vocabulary: Vocabulary, window: Window) -> list[Perturbation]:
-    sites: list[Site] = block.perturbation_sequence
-    tps = block.pert_tps or sorted({*window.pred_tps, *window.context_tps})
+    sites, tps = _where(block, window)
     if block.genes == "all":
         if block.combos == "joint":
             raise ConfigError("library: `genes: all` with `combos: joint` would edit every gene at once; use `singles`")

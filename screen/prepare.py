@@ -49,7 +49,7 @@ def prepare(config: ScreenConfig) -> Prepared:
     _check_vocabulary_size(config.model, sizes, len(conditions.all_ids), config.model.checkpoint)
     context = tuple(sorted(predict.context_tps or predict.pred_tps)) if predict.context_mode else ()
     window = Window(tuple(predict.pred_tps), context, sizes.max_len, predict.upstream_pooling)
-    library = expand(config.library, bank, vocabulary, window)
+    library = expand(config.library, bank, vocabulary, window, config.null)
     stratum_C, strata = _strata(bank, config.output.strata, window.pred_tps)
     adapter = _adapter(config, model, checkpoint, window, conditions.all_ids)
     layout = _layout(config, window, adapter)

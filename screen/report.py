@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 N_TOP, N_TOP_OF_MODE = 10, 5
 LINE_EVERY_S = 15.0
+MANY_ROWS, ROW_BYTES = 100_000_000, 45
+"""A row of deg/ takes 45 bytes in parquet (measured on the demo)."""
 LOG_WIDTH = 160
 MAX_COLUMN = 40
 
@@ -144,6 +146,17 @@ def describe_plan(screen: Prepared, console: Console) -> None:
     console.say(
         f"  {plan.n_items:,} edits in {plan.n_units:,} unit(s); changes take {size / 1e6:,.1f} MB on disk as {layout.dtype}"
     )
+    n_null = sum(screen.library.is_null)
+    if n_null:
+        console.say(f"  {n_null:,} of the perturbations are random genes for the matched null (null: n)")
+    n_table_rows = len(screen.library) * len(screen.vocabulary) * len(coverage.stratum) * len(layout.pred_tps)
+    if layout.has_counts:
+        console.say(f"  differential expression: up to {n_table_rows:,} rows before deg.top and thresholds")
+    if layout.has_counts and n_table_rows > MANY_ROWS and screen.deg.top is None:
+        console.note(
+            f"{n_table_rows:,} rows take about {n_table_rows * ROW_BYTES / 1e9:,.0f} GB and hours; "
+            "deg: {top: N} writes the N genes of each group that change most"
+        )
     for note in screen.notes:
         console.note(note)
 
@@ -184,6 +197,7 @@ def describe_result(
     for mode in modes:
         console.say(f"\nThe {n_top} strongest perturbations of mode {mode}")
         console.show(_top(ranked.filter(mode=mode).head(n_top)))
+    console.say(_described_null(ranked))
     console.say(
         "strength: root mean square over genes of the mean change of log1p counts per 10,000 (natural logarithm)"
         if has_counts
@@ -195,6 +209,20 @@ def describe_result(
     written = "screen.zarr, hits.parquet" + (", deg/part-*.parquet" if has_counts else "")
     console.say(f"{directory}: {written}, provenance.json")
     describe_unscreened(unscreened, console)
+
+
+def _described_null(ranked: pl.DataFrame) -> str:
+    """What p and q of the ranking rest on."""
+    judged = ranked.drop_nulls("p_value")
+    if judged.is_empty():
+        return "p: no matched null; screen `genes: all`, or add `null: {n: 100}` for random genes to compare with"
+    n_pool = min(judged["n_pool"].to_list())
+    n_tested = max(len(part) for part in judged.partition_by("mode", "site", "stratum", "time"))
+    smallest = 1 / (1 + n_pool)
+    return (
+        f"p, q: against {n_pool:,} null perturbations matched by rank position, cells and length; the smallest p they can give "
+        f"is {smallest:.2g}, the smallest q of a single hit {min(smallest * n_tested, 1.0):.2g}"
+    )
 
 
 def describe_status(path: Path, provenance: Mapping[str, Any], blocks: Sequence[BlockStatus], console: Console) -> None:
@@ -221,8 +249,8 @@ def describe_unscreened(unscreened: Sequence[str], console: Console) -> None:
 def _top(hits: pl.DataFrame) -> Table:
     """The first rows of the ranking as a narrow table."""
     table = Table(box=None, pad_edge=False)
-    for name in ("#", "gene", "Ensembl ID", "edit", "stratum", "t", "cells", "strength", "strongest changes"):
-        is_number = name in ("#", "t", "cells", "strength")
+    for name in ("#", "gene", "Ensembl ID", "edit", "stratum", "t", "cells", "strength", "q", "strongest changes"):
+        is_number = name in ("#", "t", "cells", "strength", "q")
         justify: Literal["left", "right"] = "right" if is_number else "left"
         table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", max_width=MAX_COLUMN)
     for row in hits.iter_rows(named=True):
@@ -234,6 +262,7 @@ def _top(hits: pl.DataFrame) -> Table:
             row["stratum"],
         )
         changes = [f"+{g}" for g in row["top_up"][:2]] + [f"-{g}" for g in row["top_down"][:2]]
-        numbers = (row["time"], row["n_cells"], f"{row['strength']:.3g}")
+        q = "-" if row["q_value"] is None else f"{row['q_value']:.2g}"
+        numbers = (row["time"], row["n_cells"], f"{row['strength']:.3g}", q)
         table.add_row(*map(str, (*lead, *numbers)), " ".join(changes))
     return table

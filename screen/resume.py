@@ -99,8 +99,10 @@ def screen_of_block(screen: Prepared, block: Block) -> Prepared:
 def library_of(blocks: list[Block], screen: Prepared) -> Library:
     """The perturbations of library blocks, in their order."""
     ids = [i for b in blocks for i in b.strings("perturbations/id")]
-    named = [bool(x) for b in blocks for x in b.read("perturbations/must_screen")]
-    return Library(tuple(parse_perturbation(i, screen.vocabulary) for i in ids), tuple(named))
+    named, is_null = (
+        [bool(x) for b in blocks for x in b.read(f"perturbations/{n}")] for n in ("must_screen", "is_null")
+    )
+    return Library(tuple(parse_perturbation(i, screen.vocabulary) for i in ids), tuple(named), tuple(is_null))
 
 
 def coverage_of(screen: Prepared, store: ScreenStore) -> Coverage:
@@ -137,11 +139,7 @@ def _screen_of(screen: Prepared, library: Library, cells_per_block: int, unit_ro
 def _new(library: Library, store: ScreenStore, screen: Prepared) -> Library:
     """The perturbations that the store lacks."""
     known = set(store.perturbations("id"))
-    chosen = [
-        (p, must) for p, must in zip(library.perturbations, library.must_screen, strict=True)
-        if p.id(screen.vocabulary) not in known
-    ]  # fmt: skip
-    return Library(tuple(p for p, _ in chosen), tuple(must for _, must in chosen))
+    return library.take([i for i, name in enumerate(library.ids(screen.vocabulary)) if name not in known])
 
 
 def _require_add(store: ScreenStore, screen: Prepared, new: Library, add: bool) -> None:

@@ -141,6 +141,13 @@ class LibraryConfig(Section):
         return value
 
 
+class NullConfig(Section):
+    """Random perturbations that are screened beside the user's, for the matched null: `n` for every edit he asks for."""
+
+    n: Annotated[int, Field(ge=20)] = 100
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
 class PredictConfig(Section):
     """What is predicted, and how upstream's ambiguities are read."""
 

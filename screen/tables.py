@@ -13,7 +13,7 @@ import polars as pl
 
 from screen.arrays import stored_name
 from screen.config import parse_section
-from screen.deg import Names, Wanted, write_tables
+from screen.deg import Names, Wanted, means_file, write_tables
 from screen.errors import ConfigError, StoreError
 from screen.groups import ChosenTests, Strata
 from screen.hits import hits, write_whole
@@ -101,8 +101,9 @@ def write_all(store: ScreenStore, directory: Path) -> tuple[pl.DataFrame, bool]:
     strata = strata_of(store, view["strata"], config.replicate)
     tests = ChosenTests(config.test, config.rank_sum != "off", config.rank_sum == "tie_corrected")
     wanted = Wanted(tests, config.top, config.max_fdr, config.min_delta)
-    summaries = write_tables(store, directory, strata, wanted)
-    table = hits(summaries, Names(store), coverage, store.layout.pred_tps, view["min_cells"])
+    with means_file(store, directory, strata) as means:
+        summaries = write_tables(store, directory, strata, wanted, means)
+        table = hits(summaries, Names(store), coverage, store.layout.pred_tps, view["min_cells"], means)
     write_whole(table, directory / "hits.parquet")
     stamp = directory / f".{STAMP}.partial"
     stamp.write_text(json.dumps({"results": digest, "files": _sizes(directory)}, indent=2))
