@@ -72,7 +72,7 @@ def _standardised(y_P: Values, covariate_PK: Values, fit_P: Bools) -> tuple[Valu
     location, leverage = _robust(basis_PX[fit_P], y_P[fit_P])
     residual_P = y_P - basis_PX @ location
     scale = MAD_TO_SD * float(np.median(np.abs(residual_P[fit_P])))
-    if scale <= np.finfo(float).eps * float(np.abs(y_P[fit_P]).max()):
+    if scale <= 1e-12 * float(np.abs(y_P[fit_P]).max()):
         return np.zeros_like(y_P), np.zeros_like(y_P)
     # the log of a residual's size is skewed: its fit gives the shape of the scale, the MAD its level
     size_P = np.log(np.maximum(np.abs(residual_P), 1e-3 * scale))

@@ -21,10 +21,10 @@ import run_all
 import store
 import table
 
-from screen.config import ComputeConfig
 from screen.decide import decide
 from screen.engine import PackedEngine
 from screen.models.products import OneDnnProduct
+from screen.sections import ComputeConfig
 from screen.synthetic import random_model
 from screen.work import total_flops
 

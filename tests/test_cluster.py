@@ -23,7 +23,6 @@ from tiny import E2E, tiny, write
 
 from screen.cli import main
 from screen.cluster import cut, gpu_environments, slurm_cluster
-from screen.config import SlurmConfig
 from screen.engine import PackedEngine
 from screen.errors import ConfigError
 from screen.executor import Executor
@@ -31,6 +30,7 @@ from screen.handoff import ARRAYS, OBJECTS, read_handoff, write_handoff
 from screen.prepare import prepare
 from screen.resume import open_store
 from screen.runner import run_units
+from screen.sections import SlurmConfig
 from screen.session import load_config
 from screen.store import ScreenStore
 

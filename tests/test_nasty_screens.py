@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from test_engine import quiet
 
-from screen.config import OutputConfig
 from screen.engine import PackedEngine, Unit
 from screen.errors import PredictionError
 from screen.executor import Executor
@@ -24,6 +23,7 @@ from screen.plan import Window, order, select_items
 from screen.prepared import Prepared
 from screen.reference import ReferenceEngine
 from screen.rows import RowBuilder
+from screen.sections import OutputConfig
 from screen.synthetic import SyntheticSizes, random_model, synthetic_screen, synthetic_vocabulary
 from screen.tokens import Ragged, State, TokenBank
 
