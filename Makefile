@@ -1,4 +1,4 @@
-# make demo   screens real cells end to end          make test   runs the tests
+# make demo   screens real cells end to end          make test   runs the tests (make test-long: the long ones)
 # make lint   ruff, mypy, layout                     make clean-demo   removes the demo's results
 # make bench  edits per second, one line of JSON
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint clean-demo demo-data demo-model bench
+.PHONY: demo test test-long lint clean-demo demo-data demo-model bench
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -26,6 +26,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest --numprocesses auto
+
+# Runs killed at random moments, forty times for each of two seeds; two minutes.
+test-long: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest tests/faults_long.py
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .

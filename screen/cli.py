@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -34,9 +36,13 @@ EXIT_CODES = """exit codes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
     arguments = _parser().parse_args(argv)
+    with _signals():
+        return _called(arguments)
+
+
+def _called(arguments: argparse.Namespace) -> int:
+    """Calls the command and turns what goes wrong into words and an exit code."""
     console = Console()
     command: Callable[[argparse.Namespace, Console], int] = arguments.command
     try:
@@ -65,8 +71,26 @@ class _TerminatedError(BaseException):
     """SIGTERM came: what is in work is dropped as at Ctrl-C."""
 
 
-def _terminate(number: int, frame: object) -> None:
-    raise _TerminatedError
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM and Ctrl-C end a command in good order; a second one at once: what is on the disk is whole at any moment."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        for each in tuple(before):
+            signal.signal(each, lambda number, frame: os._exit(128 + number))
+            # and it stays so until the process is gone
+            del before[each]
+        raise _TerminatedError if number == signal.SIGTERM else KeyboardInterrupt
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -201,6 +225,9 @@ def _config(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
 def _run(arguments: argparse.Namespace, console: Console) -> int:
     from screen.session import run
 
+    if threading.current_thread() is threading.main_thread():
+        # importing polars makes waiting go on after Ctrl-C
+        signal.siginterrupt(signal.SIGINT, True)
     config, text = _config(arguments)
     directory = arguments.out or config.output.directory or Path("runs") / arguments.config.stem
     result = run(config, text, directory, console, arguments.add)

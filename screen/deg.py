@@ -142,13 +142,16 @@ def summarise(group: Group, names: Names, wanted: Wanted) -> Summary:
 
 @contextmanager
 def means_file(store: StoreReader, directory: Path, strata: Strata) -> Iterator[Means | None]:
-    """Room for the mean change of every group, in a file that is gone afterwards; None without counts."""
+    """Room for the mean change of every group, in a file without a name; None without counts."""
     if not store.layout.has_counts:
         yield None
         return
     n_groups = len(store.perturbations("id")) * len(strata.name_S) * len(store.layout.pred_tps)
     shape = (max(n_groups, 1), int(store.array("genes/ensembl_id").shape[0]))
-    with tempfile.NamedTemporaryFile(dir=directory, prefix=".means.") as file:
+    # without a name where the system can: nothing is left behind by a run that is killed
+    with tempfile.TemporaryFile(dir=directory) as file:
+        # a full disk is an error here, not a bus error where a page is first written
+        os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])
         yield np.memmap(file, np.float32, "w+", shape=shape)
 
 

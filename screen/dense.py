@@ -72,7 +72,8 @@ class DenseArray:
         partial = scratch / f"{self.folder.name}.{self.name(number)}"
         rows = np.ascontiguousarray(values, dtype=self.dtype)
         with partial.open("wb") as file:
-            rows.tofile(file)
+            # ndarray.tofile does not say so when its last bytes cannot be written
+            file.write(memoryview(rows.reshape(-1).view(np.uint8)))  # type: ignore[arg-type]
             file.write(self._end(len(rows)))
         partial.replace(self.folder / self.name(number))
 

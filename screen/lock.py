@@ -1,5 +1,6 @@
 """only_writer: one run at a time writes into an output directory."""
 
+import errno
 import fcntl
 import json
 import os
@@ -11,8 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
-from screen.errors import StoreError
+from screen.errors import StoreError, WriteError
 
+REFUSALS = {
+    getattr(errno, n) for n in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENOENT", "ENOTDIR")
+}
+"""What the system says where it refuses to write."""
 LOCK = ".perturbscreen.lock"
 
 
@@ -28,16 +33,32 @@ def only_writer(directory: Path, scratch: Path) -> Iterator[None]:
         file = _locked(path)
     except OSError as error:
         raise StoreError(
-            f"cannot write to the directory {directory}: {error.strerror}; give access, or choose another --out"
+            f"cannot write to the directory {directory}: {error.strerror}; make room or give access, then run again, or "
+            "choose another --out"
         ) from error
     with file:
         try:
             shutil.rmtree(scratch, ignore_errors=True)
-            yield
+            with writing(directory):
+                yield
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
             with suppress(OSError):
                 path.unlink()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says what to do where the system refuses to write."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        raise WriteError(
+            f"cannot write {path}: {error.strerror or error}. What was committed is kept; make room or give access, "
+            "then run the same command again"
+        ) from error
 
 
 def _locked(path: Path) -> TextIO:

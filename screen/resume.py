@@ -1,7 +1,6 @@
 """open_store: the store of a screen, created, continued or extended; and what of it is left to compute."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -48,6 +47,7 @@ def open_store(
     if ScreenStore.exists(path):
         store = ScreenStore.open(path, "r+")
         _require_same(store, screen, executor)
+        store.sweep()
         new = _new(screen.library, store, screen)
         if len(new):
             _require_add(store, screen, new, add)
@@ -202,6 +202,6 @@ def _write_provenance(store: ScreenStore, directory: Path) -> None:
     path, text = directory / "provenance.json", json.dumps({**store.provenance, "library": blocks}, indent=2)
     if path.is_file() and path.read_text(errors="replace") == text:
         return
-    partial_file = directory / f".provenance.{os.getpid()}"
+    partial_file = directory / ".provenance.partial"
     partial_file.write_text(text)
     partial_file.replace(path)

@@ -6,7 +6,6 @@ checksums of the unit's files and who computed them. Everything else may be writ
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from screen.errors import StoreError, WriteError
 from screen.export import anndata_of
 from screen.genes import Vocabulary
 from screen.layout import Layout
+from screen.lock import writing
 from screen.perturbations import Library
 from screen.plan import Plan
 from screen.reading import FORMAT, FORMAT_VERSION, Block, StoreReader, sealed
@@ -131,6 +131,11 @@ class ScreenStore(StoreReader):
         for unit in block.units_of_cells(number):
             self.discard_unit(block, unit)
 
+    def sweep(self) -> None:
+        """Removes the files that zarr was writing when a run was killed."""
+        for partial in self.path.rglob("*.partial"):
+            partial.unlink()
+
     def finish(self) -> None:
         """Gathers all metadata in one file, so that opening reads one."""
         with warnings.catch_warnings():
@@ -148,7 +153,7 @@ class ScreenStore(StoreReader):
         path = self.path / "zarr.json"
         metadata = json.loads(path.read_text())
         if metadata.pop("consolidated_metadata", None) is not None:
-            partial = path.with_name(f".zarr.json.{os.getpid()}")
+            partial = path.with_name("zarr.json.partial")
             partial.write_text(json.dumps(metadata))
             partial.replace(path)
 
@@ -178,7 +183,7 @@ def _write(block: Block, name: str, rows: slice, values: NDArray[Any], scratch: 
     dense, array = block.dense(name), block.array(name)
     number = rows.start // (array.shards or array.chunks)[0]
     file = f"{name}/{'.'.join(['c', str(number), *('0' for _ in array.shape[1:])])}"
-    with _writing(block.path / name):
+    with writing(block.path / name):
         if dense is not None:
             dense.write(number, values, scratch)
         else:
@@ -189,20 +194,8 @@ def _write(block: Block, name: str, rows: slice, values: NDArray[Any], scratch: 
 
 def _commit(block: Block, name: str, number: int, marker: Mapping[str, Any]) -> None:
     """Writes a marker in one step (zarr's local store writes under another name, then renames)."""
-    with _writing(block.path / name):
+    with writing(block.path / name):
         block.array(name)[number] = sealed(jsonable(marker))
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Says what to do where the system refuses to write."""
-    try:
-        yield
-    except OSError as error:
-        raise WriteError(
-            f"cannot write {path}: {error.strerror or error}. What was committed is kept; make room or give access, "
-            "then run the same command again"
-        ) from error
 
 
 @contextmanager

@@ -101,6 +101,7 @@ def write_all(store: ScreenStore, directory: Path) -> tuple[pl.DataFrame, bool]:
     strata = strata_of(store, view["strata"], config.replicate)
     tests = ChosenTests(config.test, config.rank_sum != "off", config.rank_sum == "tie_corrected")
     wanted = Wanted(tests, config.top, config.max_fdr, config.min_delta)
+    (directory / STAMP).unlink(missing_ok=True)
     with means_file(store, directory, strata) as means:
         summaries = write_tables(store, directory, strata, wanted, means)
         table = hits(summaries, Names(store), coverage, store.layout.pred_tps, view["min_cells"], means)
