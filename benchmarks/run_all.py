@@ -1,6 +1,6 @@
 """All benchmarks of a CPU, one script after another, then the table of README.md: what `make bench` calls.
 
-python benchmarks/run_all.py                     # less than ten minutes on two quiet cores
+python benchmarks/run_all.py                     # about eleven minutes on two quiet cores
 python benchmarks/run_all.py --only precision    # one script; may be given more than once
 """
 

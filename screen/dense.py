@@ -95,7 +95,8 @@ class DenseArray:
         Raises IndexError for rows that the array does not have, OSError for a damaged file.
         """
         runs, n_rows = self._runs(rows)
-        out = np.zeros((n_rows, *self.shape[1:]), self.dtype)
+        # not zeros: memory that is used again would be written twice
+        out = np.empty((n_rows, *self.shape[1:]), self.dtype)
         target = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
         with _Files(self) as files:
             for start, stop, at in runs:
@@ -130,10 +131,11 @@ class _Files:
         self._n_straight = 0
 
     def read_into(self, number: int, first: int, target: memoryview) -> None:
-        """Reads rows of one file from `first` on; what is left out stays as it is."""
+        """Reads rows of one file from `first` on; zeros where they are left out."""
         if number != self._number:
             self._open(number)
         if self._file is None:
+            _zero(target)
             return
         array, done = self._array, 0
         inner = array.inner_rows or array.file_rows
@@ -146,6 +148,8 @@ class _Files:
                 self._fill(part, first * array.row_bytes)
             elif self._place_N[chunk] >= 0:
                 self._fill(part, int(self._place_N[chunk]) + within * array.row_bytes)
+            else:
+                _zero(part)
             first, done = first + n, done + len(part)
 
     def _open(self, number: int) -> None:
@@ -191,6 +195,10 @@ class _Files:
 
     def __exit__(self, *error: object) -> None:
         self._close()
+
+
+def _zero(target: memoryview) -> None:
+    np.frombuffer(target, np.uint8)[:] = 0
 
 
 def _runs(row_N: NDArray[np.integer]) -> Iterator[tuple[int, int, int]]:
