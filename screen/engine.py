@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -98,7 +98,7 @@ class PackedEngine:
         self._in_flight: deque[list[Future[None]]] = deque()
         self._lock = threading.Lock()
 
-    def units(self, numbers: Iterable[int], progress: Progress) -> Iterator[Unit]:
+    def units(self, numbers: Iterable[int], progress: Progress) -> Generator[Unit, None, None]:
         """The units, in order, with the controls of every cell of theirs. Raises PredictionError at the first NaN."""
         self._control = None
         if self.executor.device.type == "cuda":

@@ -1,7 +1,7 @@
 """ReferenceEngine: one cell, one perturbation, the plain model; the definition of a result."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -40,7 +40,7 @@ class ReferenceEngine:
         self.screen, self.executor = screen, executor
         self._keeps_hidden = screen.layout.keep_gene_cosine
 
-    def units(self, numbers: Iterable[int], progress: Progress) -> Iterator[Unit]:
+    def units(self, numbers: Iterable[int], progress: Progress) -> Generator[Unit, None, None]:
         """The units, in order. Raises PredictionError at the first NaN."""
         plan = self.screen.plan
         controls: dict[int, CellControl] = {}

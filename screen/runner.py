@@ -2,7 +2,8 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Protocol
 
@@ -25,7 +26,7 @@ class Engine(Protocol):
 
     screen: Prepared
 
-    def units(self, numbers: Iterable[int], progress: Progress) -> Iterator[Unit]:
+    def units(self, numbers: Iterable[int], progress: Progress) -> Generator[Unit, None, None]:
         """The units, in order. Raises PredictionError at the first NaN."""
 
 
@@ -45,9 +46,14 @@ def run_units(
     block = store.blocks[0] if block is None else block
     done = set(block.committed())
     wanted = [n for n in (range(block.n_units) if numbers is None else numbers) if n not in done]
-    with scratch_folder(scratch_of(store.path)) as scratch, _Writer(store, block, scratch, committed) as writer:
-        units = engine.units(wanted, progress)
-        for unit in summarised(units, engine.screen) if store.layout.keeps_summaries else units:
+    with ExitStack() as stack:
+        scratch = stack.enter_context(scratch_folder(scratch_of(store.path)))
+        writer = stack.enter_context(_Writer(store, block, scratch, committed))
+        # closed here and now if the writer fails, not by whichever thread drops them last
+        units = stack.enter_context(closing(engine.units(wanted, progress)))
+        if store.layout.keeps_summaries:
+            units = stack.enter_context(closing(summarised(units, engine.screen)))
+        for unit in units:
             writer.put(unit)
 
 

@@ -1,6 +1,6 @@
 """Summaries: finished units whose items are replaced by the moments of their groups (`keep: summaries`)."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from screen.prepared import Prepared
 from screen.segments import segment_of_rows
 
 
-def summarised(units: Iterator[Unit], screen: Prepared) -> Iterator[Unit]:
+def summarised(units: Iterable[Unit], screen: Prepared) -> Generator[Unit, None, None]:
     """The same units, in order, with `summaries/` in place of `delta/`; a block of cells' controls come with its first."""
     controls: dict[str, NDArray[np.float32]] = {}
     cell_C = np.zeros(0, dtype=np.int64)
