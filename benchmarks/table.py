@@ -56,6 +56,7 @@ DESCRIPTIONS = {
     "store_bytes_per_1000_items": ("1,000 edits x 2,000 genes on disk", "upstream's three dense layers"),
     "store_files_24m_items": ("files of a planned screen of 24 million edits", ""),
     "store_resume_start": ("what is left of 10,000 units is known after", ""),
+    "workers_same_arrays": ("arrays that are the same bytes with 1 and 3 workers and after kill -9", "without workers"),
     "peak_memory_10x": ("peak memory of a run with ten times the perturbations", "a tenth of them"),
     "precision_error_float32_250_420": ("error of float32 over the change's rms, random weights, 250-420 tokens", ""),
     "precision_error_float32_over_700": ("error of float32 over the change's rms, random weights, over 700 tokens", ""),

@@ -18,6 +18,7 @@ import real_size
 import record
 import reference
 import run_all
+import scale_out
 import store
 import table
 
@@ -214,6 +215,13 @@ def test_what_a_store_costs_is_recorded_beside_plain_files(tmp_path: Path) -> No
     assert all(found[name]["baseline"] is None for name in alone)
     assert found["store_bytes_per_1000_items"]["value"] <= 4.2e6
     assert 0 < found["store_write_share_demo"]["value"] < 1
+
+
+def test_workers_and_kills_leave_every_array_as_it_is(tmp_path: Path) -> None:
+    line = figures(scale_out, tmp_path)["workers_same_arrays"]
+    assert line["value"] == line["baseline"] > 20
+    assert 2 <= line["n_units_kept_by_the_killed"] <= line["n_units"]
+    assert set(line["elapsed_s"]) == {"none", "1", "3"}
 
 
 def test_make_bench_calls_the_runner_and_every_script_is_there() -> None:
