@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from plans import peak_gb
 from record import ROOT, median, p20_p80, record, rounds
-from run_all import exit_code, parser_of, verdict
+from run_all import exit_code, parser_of, said
 from store import filled, synthetic
 
 from screen.deg import Wanted, means_file, write_tables
@@ -262,13 +262,6 @@ def tables(is_quick: bool, results: Path) -> str:
         n_perturbations=len(screen.library), n_bytes=size,
     )  # fmt: skip
     return said(line, at_most=MOST_TABLES_S)
-
-
-def said(line: dict[str, Any], at_least: float | None = None, at_most: float | None = None) -> str:
-    """Prints a figure; what is wrong with it."""
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
-    return verdict(line, at_least, at_most)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from cases import QUICK, Scale, prepared
 from record import ROOT, record
-from run_all import exit_code, parser_of, verdict
+from run_all import exit_code, parser_of, said
 
 from screen.decide import decide
 from screen.engine import PackedEngine
@@ -121,13 +121,6 @@ def padding(name: str, screen: Prepared, units: range, results: Path) -> str:
         n_planned=screen.plan.n_items, batch_tokens=executor.batch_tokens,
     )  # fmt: skip
     return said(line, at_most=MOST_PADDED)
-
-
-def said(line: dict[str, Any], at_most: float | None = None) -> str:
-    """Prints a figure; what is wrong with it."""
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
-    return verdict(line, at_most=at_most)
 
 
 def long_bank(n_cells: int, n_genes: int, seed: int = 0) -> TokenBank:

@@ -5,6 +5,7 @@ python benchmarks/run_all.py --only precision    # one script; may be given more
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import time
@@ -48,6 +49,13 @@ def verdict(line: Mapping[str, Any], at_least: float | None = None, at_most: flo
     if at_most is not None and seen > at_most:
         return f"{line['name']} is {seen:.4g}; it must be at most {at_most:.4g}"
     return ""
+
+
+def said(line: Mapping[str, Any], at_least: float | None = None, at_most: float | None = None) -> str:
+    """Prints a figure; what is wrong with it."""
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+    return verdict(line, at_least, at_most)
 
 
 def exit_code(faults: Sequence[str], is_quick: bool) -> int:

@@ -18,7 +18,7 @@ import torch
 from cases import Scale, prepared
 from plans import LONG_MAX, long_bank, shapes_of
 from record import ROOT, median, p20_p80, record, rounds
-from run_all import exit_code, options, verdict
+from run_all import exit_code, options, said
 
 from screen.dense import scratch_folder
 from screen.engine import PackedEngine
@@ -291,13 +291,6 @@ def write_share(n_rounds: int, is_quick: bool, results: Path) -> str:
         p20_p80=[round(s, 5) for s in p20_p80(shares)], elapsed_s=round(median(elapsed), 1), n_edits=screen.plan.n_items,
     )  # fmt: skip
     return said(line, at_most=MOST_WRITE_SHARE)
-
-
-def said(line: dict[str, Any], at_least: float | None = None, at_most: float | None = None) -> str:
-    """Prints a figure; what is wrong with it."""
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
-    return verdict(line, at_least, at_most)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
