@@ -38,7 +38,7 @@ def _array(
     )
 
 
-def _put(group: zarr.Group, name: str, values: Any, dimension: str) -> None:
+def _put(group: zarr.Group, name: str, values: Any, dimension: str, compressors: Any = "auto") -> None:
     """An array that is written at once, in one chunk up to ROWS_PER_FILE; text as variable-length UTF-8."""
     dims = (dimension,)
     array = np.asarray(values)
@@ -47,7 +47,7 @@ def _put(group: zarr.Group, name: str, values: Any, dimension: str) -> None:
         stored = _array(group, name, array.shape, str, array.shape, dimension_names=dims)
     else:
         chunks = (min(len(array), ROWS_PER_FILE),)
-        stored = _array(group, name, array.shape, array.dtype, chunks, compressors="auto", dimension_names=dims)
+        stored = _array(group, name, array.shape, array.dtype, chunks, compressors=compressors, dimension_names=dims)
     if array.size:
         stored[...] = array
 
@@ -131,11 +131,12 @@ def _write_perturbations(block: zarr.Group, library: Library, vocabulary: Vocabu
 
 def _write_items(block: zarr.Group, plan: Plan, n_perturbations: int, layout: Layout) -> None:
     items = block.create_group("items")
-    _put(items, "perturbation", plan.perturbation_I, "item")
-    _put(items, "cell", plan.cell_I, "item")
-    _put(items, "n_edited", plan.n_edited_I, "item")
+    # not compressed: some rows of many are read for every perturbation
+    _put(items, "perturbation", plan.perturbation_I, "item", None)
+    _put(items, "cell", plan.cell_I, "item", None)
+    _put(items, "n_edited", plan.n_edited_I, "item", None)
     for k, t in enumerate(layout.pred_tps):
-        _put(items, f"is_screened_t{t}", plan.is_screened_IT[:, k], "item")
+        _put(items, f"is_screened_t{t}", plan.is_screened_IT[:, k], "item", None)
     start_BP = plan.starts(n_perturbations)
     starts = _array(
         items,

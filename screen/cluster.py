@@ -11,7 +11,7 @@ import dask
 from distributed import Client, KilledWorker, Nanny, Scheduler, SpecCluster, as_completed
 
 from screen.engine import Progress
-from screen.errors import ConfigError, PredictionError, RequestError, ScreenError
+from screen.errors import ConfigError, RequestError, ScreenError
 from screen.executor import Executor
 from screen.lanes import available_cores
 from screen.pilot import Decision
@@ -53,7 +53,7 @@ class Cluster:
                 handoff.absolute(), store.path.absolute(), block.number, numbers, executor, self._here(compute),
                 self._n_lanes,
             )
-            for numbers in cut(left, [block.cells_of(n) for n in left], wanted)
+            for numbers in cut(left, block.cells_of(left), wanted)
         ]  # fmt: skip
         n_left = sum(r.stop - r.start for r in map(block.rows, left))
         with _listening(self._client, _upto(progress, n_left)):
@@ -259,5 +259,5 @@ def _raise_of(task: Any, retries: int) -> None:
         ) from error
     failure: Failure | None = task.result()
     if failure is not None:
-        kind = RequestError if failure.exit_code == RequestError.exit_code else PredictionError
+        kind = RequestError if failure.exit_code == RequestError.exit_code else ScreenError
         raise kind(f"{failure.label}: {failure.message}")

@@ -97,9 +97,10 @@ def agreement(precision: str, exact_IN: NDArray[np.float64], rough_IN: NDArray[n
 
 @dataclass(frozen=True)
 class Decision:
-    """Who computes, and how the precision that was tried agreed with float32; None where none was tried."""
+    """Who computes, what it says of itself, and how the precision that was tried agreed with float32 (None: none was)."""
 
     executor: Executor
+    record: Mapping[str, Any]
     agreement: Agreement | None = None
 
 
@@ -110,11 +111,12 @@ def executor_for(compute: ComputeConfig, screen: Prepared, decided: Mapping[str,
     """
     executor = decide(compute, screen, decided)
     if executor.precision == "float32" or decided is not None:
-        return Decision(executor)
+        return Decision(executor, executor.record())
     found = pilot(screen, executor)
     if compute.precision != "auto":
         require_agreement(found)
-    return Decision(executor if found.is_close else replace(executor, precision="float32"), found)
+    executor = executor if found.is_close else replace(executor, precision="float32")
+    return Decision(executor, executor.record(), found)
 
 
 def require_agreement(found: Agreement) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -121,10 +121,11 @@ class Block(Folder):
         n_rows = int((self.array(name).shards or self.array(name).chunks)[0])
         return slice(unit * n_rows, (unit + 1) * n_rows)
 
-    def cells_of(self, unit: int) -> int:
-        """The block of cells that a unit begins in."""
+    def cells_of(self, units: Sequence[int]) -> list[int]:
+        """The block of cells that each of some units begins in."""
         start_B = np.asarray(self.array("items/start")[:, 0])
-        return int(np.searchsorted(start_B, unit * self.unit_rows, side="right")) - 1
+        found: list[int] = (np.searchsorted(start_B, np.array(units) * self.unit_rows, side="right") - 1).tolist()
+        return found
 
     def units_of_cells(self, number: int) -> list[int]:
         """Units with an item of a block of cells."""

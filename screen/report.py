@@ -207,7 +207,7 @@ def describe_result(
     if n_unranked:
         console.say(f"{n_unranked} more rest on too few cells for a rank (output.min_cells); they are in hits.parquet")
     written = "screen.zarr, hits.parquet" + (", deg/part-*.parquet" if has_counts else "")
-    console.say(f"{directory}: {written}, provenance.json")
+    console.say(f"{directory}: {written}, coverage.parquet, provenance.json")
     describe_unscreened(unscreened, console)
 
 

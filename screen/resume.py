@@ -105,6 +105,14 @@ def library_of(blocks: list[Block], screen: Prepared) -> Library:
     return Library(tuple(parse_perturbation(i, screen.vocabulary) for i in ids), tuple(named), tuple(is_null))
 
 
+def has_work(screen: Prepared, directory: Path) -> bool:
+    """Whether anything of a screen is left to compute: without a store, everything."""
+    if not ScreenStore.exists(directory / STORE):
+        return True
+    store = ScreenStore.open(directory / STORE)
+    return not store.is_complete or len(_new(screen.library, store, screen)) > 0
+
+
 def coverage_of(screen: Prepared, store: ScreenStore) -> Coverage:
     """What became of every cell, for all perturbations of the store in its order."""
     library = library_of(store.blocks, screen)
@@ -113,13 +121,13 @@ def coverage_of(screen: Prepared, store: ScreenStore) -> Coverage:
     return _select(screen, library).coverage
 
 
-def other_executors(store: ScreenStore, executor: Executor) -> list[str]:
-    """What differs between who computed the last finished unit and who computes now; a sentence each."""
+def other_executors(store: ScreenStore, ours: Mapping[str, Any]) -> list[str]:
+    """What differs between the records of who computed the last finished unit and of who computes now; a sentence each."""
     done = [(b, n) for b in store.blocks for n in b.committed()[-1:]]
     if not done:
         return []
     block, number = done[-1]
-    theirs, ours = block.marker(number)["executor"], executor.record()
+    theirs = block.marker(number)["executor"]
     changed = [n for n in RECORDED if n in theirs and n in ours and theirs[n] != ours[n]]
     return [f"{n}: {theirs[n]} before, {ours[n]} now" for n in changed]
 

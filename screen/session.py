@@ -22,7 +22,7 @@ from screen.prepare import prepare
 from screen.prepared import Prepared
 from screen.reading import Block
 from screen.report import Console, describe_plan
-from screen.resume import STORE, coverage_of, left, open_store, other_executors
+from screen.resume import STORE, coverage_of, has_work, left, open_store, other_executors
 from screen.runner import make_engine, run_units
 from screen.sections import ClusterConfig, ComputeConfig
 from screen.store import ScreenStore, scratch_of
@@ -87,12 +87,14 @@ def run(config: ScreenConfig, config_text: str, directory: Path, console: Consol
     path = directory / STORE
     ScreenStore.require_free(path)
     scratch = scratch_of(path)
-    with only_writer(directory, scratch), _workers(config, screen, scratch, console) as workers:
+    # no jobs are queued to find that nothing is left
+    cluster = config.cluster if has_work(screen, directory) else None
+    with only_writer(directory, scratch), _workers(config, cluster, screen, scratch, console) as workers:
         decision = workers.decide(_decided(directory))
         _describe_decision(decision, console)
         figures = None if decision.agreement is None else decision.agreement.figures()
         store = open_store(screen, directory, config_text, decision.executor, figures, add)
-        _compute(screen, store, decision.executor, workers, console)
+        _compute(screen, store, decision, workers, console)
         table = write_all_tables(screen, store, directory, console)
     return Result(directory, table, screen.layout.has_counts, tuple(reasons(screen, screen.unscreened())))
 
@@ -144,14 +146,16 @@ class _There:
 
 
 @contextmanager
-def _workers(config: ScreenConfig, screen: Prepared, scratch: Path, console: Console) -> Iterator[_Workers]:
-    if config.cluster is None:
+def _workers(
+    config: ScreenConfig, cluster: ClusterConfig | None, screen: Prepared, scratch: Path, console: Console
+) -> Iterator[_Workers]:
+    if cluster is None:
         yield _Here(config, screen, console)
         return
     from screen.cluster import started
 
-    with started(config.cluster, config.compute, console.say) as cluster:
-        yield _There(config, screen, scratch, cluster)
+    with started(cluster, config.compute, console.say) as workers:
+        yield _There(config, screen, scratch, workers)
 
 
 def _describe_decision(decision: Decision, console: Console) -> None:
@@ -162,7 +166,7 @@ def _describe_decision(decision: Decision, console: Console) -> None:
     console.note(f"{decision.agreement}{'' if decision.agreement.is_close else '; float32 is used'}")
 
 
-def _compute(screen: Prepared, store: ScreenStore, executor: Executor, workers: _Workers, console: Console) -> None:
+def _compute(screen: Prepared, store: ScreenStore, decision: Decision, workers: _Workers, console: Console) -> None:
     """Every unit that the store lacks."""
     if store.is_complete:
         n_items = sum(b.n_items for b in store.blocks)
@@ -172,13 +176,13 @@ def _compute(screen: Prepared, store: ScreenStore, executor: Executor, workers: 
         return
     if store.n_committed:
         console.say(f"continuing {store.path}: {store.n_committed} of {store.n_units} units are done")
-        for sentence in other_executors(store, executor):
+        for sentence in other_executors(store, decision.record):
             console.note(f"{sentence}: results agree as far as README says, not bit for bit")
     _warn_of_full_disk(screen, store, console)
     for block, part in left(screen, store):
         n_left = part.plan.n_items - sum(r.stop - r.start for r in map(block.rows, block.committed()))
         with console.progress(n_left) as progress:
-            workers.compute(store, block, part, executor, progress)
+            workers.compute(store, block, part, decision.executor, progress)
     store.finish()
 
 

@@ -134,7 +134,7 @@ class ScreenStore(StoreReader):
     def sweep(self) -> None:
         """Removes the files that zarr was writing when a run was killed."""
         for partial in self.path.rglob("*.partial"):
-            partial.unlink()
+            partial.unlink(missing_ok=True)
 
     def finish(self) -> None:
         """Gathers all metadata in one file, so that opening reads one."""

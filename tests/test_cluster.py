@@ -71,6 +71,11 @@ def test_the_bytes_do_not_depend_on_how_many_workers_there_are(
     assert f"{n_workers} worker(s)" in said.out
     assert "dashboard http" in said.out
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in whole.iterdir())
+    # a finished screen needs nobody, however it is asked for
+    assert main(["run", str(config_in(tmp_path)), "--out", str(out), "--workers", str(n_workers)]) == 0
+    said_again = capsys.readouterr().out
+    assert "is complete" in said_again
+    assert "worker(s)" not in said_again
 
 
 def workers_of_this_process() -> list[psutil.Process]:
