@@ -10,9 +10,10 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -41,6 +42,13 @@ def is_dense(array: zarr.Array[Any]) -> bool:
     return bool(is_plain and is_whole and is_flat and array.fill_value == 0)
 
 
+class _Index(NamedTuple):
+    """Where in a file each inner chunk begins (-1: it is left out); so many of them, from the first on, lie in order."""
+
+    place_N: NDArray[np.int64]
+    n_straight: int
+
+
 @dataclass(frozen=True)
 class DenseArray:
     """Where the files of a dense array are and how many rows each has; `inner_rows` is None without shards."""
@@ -50,6 +58,7 @@ class DenseArray:
     dtype: np.dtype[Any]
     file_rows: int
     inner_rows: int | None
+    indexes: dict[int, tuple[tuple[int, int, int], _Index]] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
     def of(array: zarr.Array[Any], folder: Path) -> "DenseArray":
@@ -59,7 +68,7 @@ class DenseArray:
             folder, array.shape, array.dtype, (array.shards or array.chunks)[0], array.chunks[0] if sharded else None
         )
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
 
@@ -95,25 +104,39 @@ class DenseArray:
         Raises IndexError for rows that the array does not have, OSError for a damaged file.
         """
         runs, n_rows = self._runs(rows)
+        if n_rows == 0:
+            return np.empty((0, *self.shape[1:]), self.dtype)
         # not zeros: memory that is used again would be written twice
-        out = np.empty((n_rows, *self.shape[1:]), self.dtype)
-        target = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+        (whole,) = self._tiles(runs, np.empty((n_rows, *self.shape[1:]), self.dtype))
+        return whole
+
+    def tiles(self, rows: NDArray[np.integer] | slice, tile: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        """The same rows, as many at a time as `tile` has, in its memory. Raises what `read` raises."""
+        return self._tiles(self._runs(rows)[0], tile)
+
+    def _tiles(self, runs: list[tuple[int, int]], tile: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        height, filled = len(tile), 0
+        target = memoryview(tile.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
         with _Files(self) as files:
-            for start, stop, at in runs:
+            for start, stop in runs:
                 while start < stop:
                     number, first = divmod(start, self.file_rows)
-                    n = min(stop - start, self.file_rows - first)
-                    files.read_into(number, first, target[at * self.row_bytes : (at + n) * self.row_bytes])
-                    start, at = start + n, at + n
-        return out
+                    n = min(stop - start, self.file_rows - first, height - filled)
+                    files.read_into(number, first, target[filled * self.row_bytes : (filled + n) * self.row_bytes])
+                    start, filled = start + n, filled + n
+                    if filled == height:
+                        yield tile
+                        filled = 0
+        if filled:
+            yield tile[:filled]
 
-    def _runs(self, rows: NDArray[np.integer] | slice) -> tuple[list[tuple[int, int, int]], int]:
+    def _runs(self, rows: NDArray[np.integer] | slice) -> tuple[list[tuple[int, int]], int]:
         """(stretches of consecutive rows, number of rows)."""
         if isinstance(rows, slice):
             start, stop, step = rows.indices(self.shape[0])
             if step != 1:
                 raise IndexError(f"rows are read one after another, not in steps of {step}")
-            return ([(start, stop, 0)] if start < stop else []), max(stop - start, 0)
+            return ([(start, stop)] if start < stop else []), max(stop - start, 0)
         row_N = np.asarray(rows, dtype=np.int64)
         if len(row_N) and not 0 <= row_N.min() <= row_N.max() < self.shape[0]:
             raise IndexError(f"rows {row_N.min()} to {row_N.max()} are asked for of an array of {self.shape[0]}")
@@ -121,74 +144,83 @@ class DenseArray:
 
 
 class _Files:
-    """The file that was read last, kept open, and where in it each inner chunk begins (-1: it is left out)."""
+    """The file that was read last, kept open, and where in it each inner chunk begins."""
 
     def __init__(self, array: DenseArray) -> None:
         self._array = array
         self._number: int | None = None
-        self._file: BinaryIO | None = None
-        self._place_N = np.zeros(0, dtype=np.int64)
-        self._n_straight = 0
+        self._fd: int | None = None
+        self._index = _Index(np.zeros(1, dtype=np.int64), 1)
 
     def read_into(self, number: int, first: int, target: memoryview) -> None:
         """Reads rows of one file from `first` on; zeros where they are left out."""
         if number != self._number:
             self._open(number)
-        if self._file is None:
+        if self._fd is None:
             _zero(target)
             return
         array, done = self._array, 0
         inner = array.inner_rows or array.file_rows
         while done < len(target):
             chunk, within = divmod(first, inner)
-            is_straight = chunk < self._n_straight
-            n = (self._n_straight if is_straight else chunk + 1) * inner - first
+            is_straight = chunk < self._index.n_straight
+            n = (self._index.n_straight if is_straight else chunk + 1) * inner - first
             part = target[done : done + n * array.row_bytes]
             if is_straight:
                 self._fill(part, first * array.row_bytes)
-            elif self._place_N[chunk] >= 0:
-                self._fill(part, int(self._place_N[chunk]) + within * array.row_bytes)
+            elif self._index.place_N[chunk] >= 0:
+                self._fill(part, int(self._index.place_N[chunk]) + within * array.row_bytes)
             else:
                 _zero(part)
             first, done = first + n, done + len(part)
 
     def _open(self, number: int) -> None:
         self._close()
-        path = self._array.folder / self._array.name(number)
-        self._number, self._file = number, path.open("rb", buffering=0) if path.is_file() else None
-        if self._file is None:
+        array, self._number = self._array, number
+        try:
+            self._fd = os.open(f"{array.folder}/{array.name(number)}", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
             return
-        self._place_N = self._index()
-        size = (self._array.inner_rows or self._array.file_rows) * self._array.row_bytes
-        in_order_N = self._place_N == np.arange(len(self._place_N)) * size
-        self._n_straight = len(in_order_N) if in_order_N.all() else int(np.argmin(in_order_N))
+        if array.inner_rows is None:
+            return
+        status = os.fstat(self._fd)
+        # a file is replaced as a whole: what was read of this very one still holds
+        key = (status.st_ino, status.st_mtime_ns, status.st_size)
+        known = array.indexes.get(number)
+        if known is None or known[0] != key:
+            known = array.indexes[number] = key, self._read_index(array.inner_rows, status.st_size)
+        self._index = known[1]
 
-    def _index(self) -> NDArray[np.int64]:
-        array, file = self._array, self._file
-        if array.inner_rows is None or file is None:
-            return np.zeros(1, dtype=np.int64)
-        n_bytes = array.file_rows // array.inner_rows * 16 + 4
-        if os.fstat(file.fileno()).st_size < n_bytes:
-            raise OSError(f"{file.name} is cut off: run `perturbscreen verify`")
-        file.seek(-n_bytes, os.SEEK_END)
-        index = file.read(n_bytes)
-        if google_crc32c.value(index[:-4]) != int.from_bytes(index[-4:], "little"):
-            raise OSError(f"the index of {file.name} is damaged: run `perturbscreen verify`")
-        return np.frombuffer(index[:-4], "<u8").reshape(-1, 2)[:, 0].astype(np.int64)
+    def _read_index(self, inner_rows: int, size: int) -> "_Index":
+        n_bytes = self._array.file_rows // inner_rows * 16 + 4
+        if size < n_bytes:
+            raise OSError(f"{self._path} is cut off: run `perturbscreen verify`")
+        index = bytearray(n_bytes)
+        self._fill(memoryview(index), size - n_bytes)
+        if google_crc32c.value(bytes(index[:-4])) != int.from_bytes(index[-4:], "little"):
+            raise OSError(f"the index of {self._path} is damaged: run `perturbscreen verify`")
+        place_N = np.frombuffer(index[:-4], "<u8").reshape(-1, 2)[:, 0].astype(np.int64)
+        in_order_N = place_N == np.arange(len(place_N)) * inner_rows * self._array.row_bytes
+        return _Index(place_N, len(in_order_N) if in_order_N.all() else int(np.argmin(in_order_N)))
+
+    @property
+    def _path(self) -> Path:
+        assert self._number is not None
+        return self._array.folder / self._array.name(self._number)
 
     def _fill(self, target: memoryview, place: int) -> None:
-        assert self._file is not None
-        self._file.seek(place)
+        assert self._fd is not None
         done = 0
         while done < len(target):
-            n = self._file.readinto(target[done:])  # type: ignore[attr-defined]
+            n = os.preadv(self._fd, [target[done:]], place + done)
             if not n:
-                raise OSError(f"{self._file.name} ends before its rows do: run `perturbscreen verify`")
+                raise OSError(f"{self._path} ends before its rows do: run `perturbscreen verify`")
             done += n
 
     def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
 
     def __enter__(self) -> "_Files":
         return self
@@ -201,15 +233,15 @@ def _zero(target: memoryview) -> None:
     np.frombuffer(target, np.uint8)[:] = 0
 
 
-def _runs(row_N: NDArray[np.integer]) -> Iterator[tuple[int, int, int]]:
-    """(first row, row after the last, place in the result) of each stretch of consecutive rows."""
+def _runs(row_N: NDArray[np.integer]) -> Iterator[tuple[int, int]]:
+    """(first row, row after the last) of each stretch of consecutive rows."""
     if len(row_N) == 0:
         return
     cuts = np.flatnonzero(np.diff(row_N) != 1) + 1
     starts = np.concatenate([[0], cuts])
     stops = np.concatenate([cuts, [len(row_N)]])
     for a, b in zip(starts.tolist(), stops.tolist(), strict=True):
-        yield int(row_N[a]), int(row_N[a]) + b - a, a
+        yield int(row_N[a]), int(row_N[a]) + b - a
 
 
 def checksum(path: Path) -> str:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -26,6 +27,7 @@ class Folder:
     def __init__(self, path: Path, group: zarr.Group) -> None:
         self.path, self.group = path, group
         self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._dense: dict[str, DenseArray | None] = {}
 
     def array(self, name: str) -> zarr.Array[Any]:
         """An array by its path below the folder."""
@@ -37,8 +39,10 @@ class Folder:
 
     def dense(self, name: str) -> DenseArray | None:
         """The same array as files of rows, None where it is not stored so."""
-        array = self.array(name)
-        return DenseArray.of(array, self.path / name) if is_dense(array) else None
+        if name not in self._dense:
+            array = self.array(name)
+            self._dense[name] = DenseArray.of(array, self.path / name) if is_dense(array) else None
+        return self._dense[name]
 
     def read(self, name: str, rows: slice | NDArray[np.integer] | None = None) -> NDArray[Any]:
         """Rows of an array as they are stored, all of them by default."""
@@ -123,13 +127,14 @@ class Block(Folder):
 
     def cells_of(self, units: Sequence[int]) -> list[int]:
         """The block of cells that each of some units begins in."""
-        start_B = np.asarray(self.array("items/start")[:, 0])
-        found: list[int] = (np.searchsorted(start_B, np.array(units) * self.unit_rows, side="right") - 1).tolist()
+        found: list[int] = (
+            np.searchsorted(self._start_BP[:, 0], np.array(units) * self.unit_rows, side="right") - 1
+        ).tolist()
         return found
 
     def units_of_cells(self, number: int) -> list[int]:
         """Units with an item of a block of cells."""
-        start_P = np.asarray(self.array("items/start")[number])
+        start_P = self._start_BP[number]
         return list(range(int(start_P[0]) // self.unit_rows, -(-int(start_P[-1]) // self.unit_rows)))
 
     def has_control(self, cell_N: NDArray[np.integer]) -> NDArray[np.bool_]:
@@ -150,8 +155,13 @@ class Block(Folder):
 
     def rows_of(self, perturbation: int) -> NDArray[np.int64]:
         """Items of one of the block's perturbations, ascending."""
-        start_B2 = np.asarray(self.array("items/start")[:, perturbation : perturbation + 2])
+        start_B2 = self._start_BP[:, perturbation : perturbation + 2]
         return np.concatenate([np.arange(a, b) for a, b in start_B2.tolist()])
+
+    @cached_property
+    def _start_BP(self) -> NDArray[np.integer]:
+        """First item of every perturbation in every block of cells, and after the last the end."""
+        return np.asarray(self.array("items/start")[...])
 
 
 class StoreReader(Folder):

@@ -89,6 +89,32 @@ def test_any_rows_come_in_the_order_asked_for_and_zeros_where_no_file_is(
         assert_array_equal(ours.read(slice(start, stop)), values[start:stop], strict=True)
 
 
+@given(cases, seeds, st.integers(1, 30), st.data())
+def test_rows_some_at_a_time_are_the_same_rows(case: Case, seed: int, height: int, data: st.DataObject) -> None:
+    values = case.values(seed, share=0.5)
+    with tempfile.TemporaryDirectory() as name:
+        array = case.array(Path(name) / "x")
+        array[...] = values
+        ours = DenseArray.of(array, Path(name) / "x")
+        asked = data.draw(st.lists(st.integers(0, 10**6), max_size=40))
+        rows = np.array([a % case.n_rows for a in asked] if case.n_rows else [], dtype=np.int64)
+        tile = np.empty((height, *values.shape[1:]), values.dtype)
+        found = [t.copy() for t in ours.tiles(rows, tile)]
+        assert [len(t) for t in found[:-1]] == [height] * (len(found) - 1)
+        assert_array_equal(np.concatenate([*found, tile[:0]]), values[rows], strict=True)
+
+
+@given(cases, seeds)
+def test_a_file_that_was_replaced_is_read_by_its_own_index(case: Case, seed: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        array = case.array(Path(name) / "x")
+        ours = DenseArray.of(array, Path(name) / "x")
+        for share in (1.0, 0.5, 0.0):
+            values = case.values(seed, share)
+            array[...] = values
+            assert_array_equal(ours.read(slice(None)), values, strict=True)
+
+
 @pytest.mark.parametrize("per_file", [0, 2])
 @pytest.mark.parametrize("rows", [np.array([3, -1]), np.array([10]), np.array([12, 2]), slice(0, None, 2)], ids=str)
 def test_rows_outside_the_array_and_steps_are_refused_or_read_right(tmp_path: Path, rows: Any, per_file: int) -> None:
