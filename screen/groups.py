@@ -1,20 +1,22 @@
 """Groups: the items of one perturbation in one stratum at one time point, and their statistics per gene."""
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from screen.layout import SUMMARIES
-from screen.moments import Moments, joined, moments_of
+from screen.moments import Moments, TileSums, counts_of, joined, mean_and_squares, moments_of
 from screen.reading import Block, StoreReader
 from screen.statistics import benjamini_hochberg, paired_t, rank_sum, signed_rank
 
 Genes = NDArray[np.float64]
-READ_BYTES, WORK_BYTES, CONTROL_BYTES = 64 * 2**20, 8 * 2**20, 128 * 2**20
-"""Most bytes of stored changes held at once by a thread, of decoded ones worked on, and of controls kept for all."""
+READ_BYTES, WORK_BYTES, CONTROL_BYTES = 64 * 2**20, 2**20, 128 * 2**20
+"""Most bytes of stored changes held at once by a thread, of decoded ones worked on (in the cache), of controls kept for all."""
 Test = Literal["paired_t", "signed_rank", "rank_sum"]
 
 
@@ -34,11 +36,15 @@ class Strata:
 
 @dataclass(frozen=True)
 class ChosenTests:
-    """Which test fills `statistic`, `p_value` and `fdr`; whether the unpaired rank-sum is computed, and with ties corrected."""
+    """Which test fills `statistic`, `p_value` and `fdr`; whether the unpaired rank-sum is computed, and with ties corrected.
+
+    `only_t`: means of changes, their errors and paired t alone, which a store gives about as fast as it is read.
+    """
 
     test: Test = "paired_t"
     has_rank_sum: bool = False
     tie_correct: bool = False
+    only_t: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,11 +98,13 @@ class GroupReader:
 
     def __init__(self, store: StoreReader, block: Block, strata: Strata, tests: ChosenTests) -> None:
         self.store, self.block, self.strata, self.tests, self.layout = store, block, strata, tests, store.layout
+        self._own = threading.local()
         self._n_genes = len(store.strings("genes/ensembl_id"))
         self._keeps_items = self.layout.has_counts and not self.layout.keeps_summaries
-        n_bytes = 4 * store.n_cells * self._n_genes * len(self.layout.pred_tps)
-        fits = self._keeps_items and n_bytes <= CONTROL_BYTES
-        self._control = {t: store.control(f"expression_t{t}", block) for t in self.layout.pred_tps} if fits else {}
+        self._is_log1p = self.layout.expression_scale == "log1p_cp10k"
+        kept = self._kept_controls() if self._keeps_items and not tests.only_t else {}
+        self._control = kept if tests.has_rank_sum else {}
+        self._before = {t: counts_of(x, self._is_log1p) for t, x in kept.items()}
         self._summaries: Mapping[str, NDArray[np.integer]] = {}
         self._segment_of: dict[tuple[int, int], list[int]] = {}
         if self.layout.keeps_summaries:
@@ -105,6 +113,14 @@ class GroupReader:
             keys = zip(*(block.read(f"summaries/{n}").tolist() for n in ("perturbation", "stratum")), strict=True)
             for row, key in enumerate(keys):
                 self._segment_of.setdefault(key, []).append(row)
+
+    def _kept_controls(self) -> dict[int, NDArray[np.float32]]:
+        """Control expression of all cells, where it fits."""
+        times = self.layout.pred_tps
+        n_bytes = 4 * self.store.n_cells * self._n_genes * len(times) * (2 if self.tests.has_rank_sum else 1)
+        return (
+            {t: self.store.control(f"expression_t{t}", self.block) for t in times} if n_bytes <= CONTROL_BYTES else {}
+        )
 
     def groups(self, perturbation: int) -> Iterator[Group]:
         """The groups of one of the store's perturbations that have a cell, by time point, then stratum."""
@@ -122,12 +138,13 @@ class GroupReader:
         effects = dict(zip(self.layout.effects, self.block.read("items/effects", rows).T, strict=True))
         rank_N = effects["rank"]
         replicate_N = None if self.strata.replicate_C is None else self.strata.replicate_C[cells]
-        if self._keeps_items:
-            genes: GeneStatistics | None = self._of_items(time, rows, cells, replicate_N)
+        genes: GeneStatistics | None = None
+        if self._keeps_items and self.tests.only_t:
+            genes = from_moments(self._moments(time, rows))
+        elif self._keeps_items:
+            genes = self._of_items(time, rows, cells, replicate_N)
         elif self.layout.keeps_summaries:
             genes = from_moments(self._summarised(p - self.block.first, stratum, time))
-        else:
-            genes = None
         return Group(
             perturbation=p,
             stratum=stratum,
@@ -151,19 +168,47 @@ class GroupReader:
             for narrow in _cut(stored_NG.shape[1], WORK_BYTES // (4 * n)):
                 delta_NG = stored_NG[:, narrow].astype(np.float32) / np.float32(self.layout.delta_scale)
                 genes = slice(wide.start + narrow.start, wide.start + narrow.stop)
-                control_NG = self._controls(time, cells, genes)
-                is_log1p = self.layout.expression_scale == "log1p_cp10k"
-                parts.append(statistics_of(delta_NG, control_NG, is_log1p, replicate_N, self.tests))
+                before_NG = self._values(self._before, time, cells, genes, self._is_log1p)
+                control_NG = None
+                if self.tests.has_rank_sum:
+                    control_NG = self._values(self._control, time, cells, genes, False)
+                parts.append(statistics_of(delta_NG, before_NG, self._is_log1p, replicate_N, self.tests, control_NG))
         return concatenated(parts)
 
-    def _controls(self, time: int, cells: NDArray[np.integer], genes: slice) -> NDArray[np.float32]:
-        if time in self._control:
-            return np.ascontiguousarray(self._control[time][cells, genes])
+    def _values(
+        self,
+        kept: Mapping[int, NDArray[np.float32]],
+        time: int,
+        cells: NDArray[np.integer],
+        genes: slice,
+        as_counts: bool,
+    ) -> NDArray[np.float32]:
+        """Some genes of the control expression of some cells, as counts or as it is stored."""
+        if time in kept:
+            return np.ascontiguousarray(kept[time][cells, genes])
         found = np.empty((len(cells), genes.stop - genes.start), dtype=np.float32)
         step = max(READ_BYTES // (4 * self._n_genes), 1)
         for some in _cut(len(cells), step):
-            found[some] = self.store.control(f"expression_t{time}", self.block, cells[some])[:, genes]
+            control_NG = self.store.control(f"expression_t{time}", self.block, cells[some])[:, genes]
+            found[some] = counts_of(control_NG, as_counts)
         return found
+
+    def _moments(self, time: int, rows: NDArray[np.int64]) -> Moments:
+        """Of the changes alone: the means of counts are NaN."""
+        name, nan_G = f"delta/t{time}", np.full(self._n_genes, np.nan)
+        dense = self.block.dense(name)
+        if dense is None or dense.dtype != np.float16:
+            parts = [
+                mean_and_squares(torch.from_numpy(self.block.read_part(name, rows, genes)))
+                for genes in _cut(self._n_genes, READ_BYTES // (8 * len(rows)))
+            ]
+            mean_G, m2_G = (np.concatenate(x) for x in zip(*parts, strict=True))
+        else:
+            if not hasattr(self._own, "sums"):
+                self._own.sums = TileSums(self._n_genes)
+            _, mean_G, m2_G = self._own.sums.of(dense.tiles(rows, self._own.sums.tile))
+        scale = self.layout.delta_scale
+        return Moments(len(rows), mean_G / scale, m2_G / scale**2, nan_G, nan_G)
 
     def _summarised(self, local: int, stratum: int, time: int) -> Moments:
         n_J = self._summaries[f"n_cells_t{time}"]
@@ -175,23 +220,27 @@ class GroupReader:
 
 def statistics_of(
     delta_NG: NDArray[np.floating],
-    control_NG: NDArray[np.floating],
+    before_NG: NDArray[np.floating],
     is_log1p: bool,
     replicate_N: NDArray[np.int64] | None,
     tests: ChosenTests,
+    control_NG: NDArray[np.floating] | None = None,
 ) -> GeneStatistics:
-    """Every statistic of N items, (N, G) each; over replicate means where the items have replicates."""
-    of_cells = moments_of(delta_NG, control_NG, is_log1p)
-    after_NG = control_NG + delta_NG if tests.has_rank_sum else delta_NG
-    inference = of_cells
+    """Every statistic of N items, (N, G) each; over replicate means where the items have replicates.
+
+    `before_NG` are the controls as counts (`counts_of`), `control_NG` as they are stored, for the rank-sum alone.
+    """
+    inference = of_cells = moments_of(delta_NG, before_NG, is_log1p)
+    after_NG = None if control_NG is None else control_NG + delta_NG
     if replicate_N is not None:
-        delta_NG, control_NG, after_NG = (mean_by(x, replicate_N) for x in (delta_NG, control_NG, after_NG))
-        inference = moments_of(delta_NG, control_NG, False)
+        delta_NG = mean_by(delta_NG, replicate_N)
+        inference = moments_of(delta_NG, delta_NG, False)
+        control_NG, after_NG = (None if x is None else mean_by(x, replicate_N) for x in (control_NG, after_NG))
     se_G, t_G, t_p_G = paired_t(inference)
     nan_G = np.full(delta_NG.shape[1], np.nan)
     w_G, w_p_G = signed_rank(_by_gene(delta_NG)) if len(delta_NG) > 1 else (nan_G, nan_G)
     z_G, z_p_G = (nan_G, nan_G)
-    if tests.has_rank_sum and len(delta_NG) > 1:
+    if control_NG is not None and after_NG is not None and len(delta_NG) > 1:
         z_G, z_p_G = rank_sum(_by_gene(after_NG), _by_gene(control_NG), tests.tie_correct)
     means = (of_cells.target_mean_G, of_cells.ref_mean_G)
     return GeneStatistics(inference.mean_delta_G, se_G, *means, t_G, t_p_G, w_G, w_p_G, z_G, z_p_G)

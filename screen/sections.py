@@ -188,13 +188,13 @@ class DegConfig(Section):
     """Differential expression: which test fills p_value and fdr, what counts as independent, which rows are written.
 
     replicate  obs column (donor, batch): tests are over its means; without it cells are treated as independent
-    top, max_fdr, min_delta  of every group, only so many genes by |mean change|, and only those within the thresholds
+    top, max_fdr, min_delta  of every group, only so many genes by |mean change| (0: the ranking alone), within the thresholds
     """
 
     test: Literal["paired_t", "signed_rank", "rank_sum"] = "paired_t"
     rank_sum: Literal["off", "plain", "tie_corrected"] = "off"
     replicate: str | None = None
-    top: Annotated[int, Field(ge=1)] | None = None
+    top: Annotated[int, Field(ge=0)] | None = None
     max_fdr: Annotated[float, Field(gt=0, le=1)] | None = None
     min_delta: Annotated[float, Field(ge=0)] | None = None
 

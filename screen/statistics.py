@@ -13,6 +13,7 @@ from screen.moments import Moments
 Genes = NDArray[np.float64]
 MOST_EXACT = 50
 """Up to so many changed cells without ties the signed-rank test is exact, beyond a normal approximation (as in scipy)."""
+MOST_IN_FLOAT32 = 5792
 
 
 def paired_t(moments: Moments) -> tuple[Genes, Genes, Genes]:
@@ -45,18 +46,22 @@ def signed_rank(delta_GN: NDArray[np.float32]) -> tuple[Genes, Genes]:
 
     bits_GN = np.ascontiguousarray(delta_GN, dtype=np.float32).view(np.uint32)
     # magnitude above, sign below: floats of one sign are ordered as their bits are
-    key_GN = (bits_GN << 1) | (bits_GN >> 31 ^ 1)
+    key_GN = bits_GN << 1
+    key_GN |= bits_GN >> 31 ^ 1
     key_GN.sort(axis=1)
-    size_GN = key_GN >> 1
-    n_G = np.count_nonzero(size_GN, axis=1)
-    rank_sum_G, tied_G = _rank_sums(size_GN, key_GN & 1, first_G=size_GN.shape[1] - n_G)
-    whole_G = n_G * (n_G + 1) / 2
-    smaller_G = np.minimum(rank_sum_G, whole_G - rank_sum_G)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        away_G = rank_sum_G - whole_G / 2
-        spread_G = np.sqrt(n_G * (n_G + 1) * (2 * n_G + 1) / 24 - tied_G / 48)
-        p_G = 2 * ndtr(-np.abs(away_G - 0.5 * np.sign(away_G)) / spread_G)
+    # magnitudes of 0 come first
+    n_G = np.full(len(key_GN), key_GN.shape[1])
+    some = np.flatnonzero(key_GN[:, 0] <= 1)
+    n_G[some] = np.count_nonzero(key_GN[some] > 1, axis=1)
+    rank_sum_G, tied_G = _rank_sums(key_GN, key_GN.shape[1] - n_G)
+    smaller_G = np.minimum(rank_sum_G, n_G * (n_G + 1) / 2 - rank_sum_G)
     is_exact_G = (n_G <= MOST_EXACT) & (tied_G == 0)
+    if is_exact_G.all():
+        return smaller_G, exact_signed_rank()[n_G, smaller_G.astype(np.int64)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        away_G = smaller_G - n_G * (n_G + 1) / 4
+        spread_G = np.sqrt(n_G * (n_G + 1) * (2 * n_G + 1) / 24 - tied_G / 48)
+        p_G = 2 * ndtr(-np.abs(away_G + 0.5 * (away_G < 0)) / spread_G)
     p_G[is_exact_G] = exact_signed_rank()[n_G[is_exact_G], smaller_G[is_exact_G].astype(np.int64)]
     return smaller_G, np.where(n_G == 0, 1.0, np.minimum(p_G, 1.0))
 
@@ -93,7 +98,7 @@ def rank_sum(x_GN: NDArray[np.floating], y_GM: NDArray[np.floating], tie_correct
     key_GT = ordered_GT.astype(np.uint64) << 1
     key_GT[:, :n] |= 1
     key_GT.sort(axis=1)
-    rank_sum_G, tied_G = _rank_sums(key_GT >> 1, key_GT & 1, first_G=np.zeros(len(key_GT), dtype=np.int64))
+    rank_sum_G, tied_G = _rank_sums(key_GT, np.zeros(len(key_GT), dtype=np.int64))
     t = n + m
     spread_G = np.full(len(key_GT), n * m * (t + 1) / 12)
     if tie_correct and t > 1:
@@ -104,27 +109,36 @@ def rank_sum(x_GN: NDArray[np.floating], y_GM: NDArray[np.floating], tie_correct
     return z_G, 2 * ndtr(-np.abs(z_G))
 
 
-def _rank_sums(
-    value_GN: NDArray[np.integer], is_counted_GN: NDArray[np.integer], first_G: NDArray[np.int64]
-) -> tuple[Genes, Genes]:
-    """(sum of the ranks of what counts, sum of t^3 - t over ties) of sorted rows; values before `first_G` have no rank."""
-    n = value_GN.shape[1]
+def _rank_sums(key_GN: NDArray[np.integer], first_G: NDArray[np.int64]) -> tuple[Genes, Genes]:
+    """(sum of the ranks of what counts, sum of t^3 - t over ties) of sorted keys: the value, and below it whether it counts.
+
+    Values before place `first_G` have no rank and count nothing.
+    """
+    n = key_GN.shape[1]
     place_N = np.arange(n)
-    has_rank_GN = place_N >= first_G[:, None]
-    counted_GN = (is_counted_GN != 0) & has_rank_GN
-    sum_G = counted_GN @ (place_N + 1.0) - first_G * counted_GN.sum(1)
-    tied_G = np.zeros(len(value_GN))
-    is_same_GN = (value_GN[:, 1:] == value_GN[:, :-1]) & has_rank_GN[:, :-1]
+    # sums of ranks are whole numbers: exact in float32 while they are below 2^24
+    counted_GN: NDArray[np.floating] = (key_GN & 1).astype(np.float32 if n < MOST_IN_FLOAT32 else np.float64)
+    some = np.flatnonzero(first_G)
+    counted_GN[some] = np.where(place_N >= first_G[some, None], counted_GN[some], 0)
+    sum_G = (counted_GN @ (place_N + 1).astype(counted_GN.dtype)).astype(np.float64)
+    sum_G[some] -= first_G[some] * counted_GN[some].sum(1)
+    tied_G = np.zeros(len(key_GN))
+    # first across rows as well: where the last of one row and the first of the next differ too, it is faster
+    flat = key_GN.reshape(-1)
+    if not ((flat[1:] ^ flat[:-1]) <= 1).any():
+        return sum_G, tied_G
+    is_same_GN = (key_GN[:, 1:] ^ key_GN[:, :-1]) <= 1
+    is_same_GN[some] &= place_N[:-1] >= first_G[some, None]
     some = np.flatnonzero(is_same_GN.any(1))
-    if len(some):
-        new_GN = np.concatenate([np.ones((len(some), 1), dtype=bool), ~is_same_GN[some]], axis=1)
-        last_GN = np.concatenate([new_GN[:, 1:], np.ones((len(some), 1), dtype=bool)], axis=1)
-        start_GN = np.maximum.accumulate(np.where(new_GN, place_N, 0), axis=1)
-        end_GN = np.minimum.accumulate(np.where(last_GN, place_N, n)[:, ::-1], axis=1)[:, ::-1]
-        mean_GN = (start_GN + end_GN) / 2 + 1 - first_G[some, None]
-        sum_G[some] = (mean_GN * counted_GN[some]).sum(1)
-        size_GN = (end_GN - start_GN + 1).astype(np.float64)
-        tied_G[some] = ((np.square(size_GN) - 1) * has_rank_GN[some]).sum(1)
+    edge_G1 = np.ones((len(some), 1), dtype=bool)
+    new_GN = np.concatenate([edge_G1, ~is_same_GN[some]], axis=1)
+    last_GN = np.concatenate([new_GN[:, 1:], edge_G1], axis=1)
+    start_GN = np.maximum.accumulate(np.where(new_GN, place_N, 0), axis=1)
+    end_GN = np.minimum.accumulate(np.where(last_GN, place_N, n)[:, ::-1], axis=1)[:, ::-1]
+    mean_GN = (start_GN + end_GN) / 2 + 1 - first_G[some, None]
+    sum_G[some] = (mean_GN * counted_GN[some]).sum(1)
+    size_GN = (end_GN - start_GN + 1).astype(np.float64)
+    tied_G[some] = np.where(place_N >= first_G[some, None], np.square(size_GN) - 1, 0).sum(1)
     return sum_G, tied_G
 
 

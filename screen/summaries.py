@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from screen.engine import Columns, Unit
 from screen.layout import SUMMARIES
-from screen.moments import moments_of
+from screen.moments import counts_of, moments_of
 from screen.prepared import Prepared
 from screen.segments import segment_of_rows
 
@@ -46,7 +46,8 @@ def _summarise(
         for segment in range(shape[0]):
             at = np.flatnonzero(is_screened_R & (segment_R == segment))
             if len(at):
-                moments = moments_of(delta_RG[at], controls[f"expression_t{t}"][place_R[at]], is_log1p)
+                before_NG = counts_of(controls[f"expression_t{t}"][place_R[at]], is_log1p)
+                moments = moments_of(delta_RG[at], before_NG, is_log1p)
                 for name, values in found.items():
                     values[segment] = getattr(moments, f"{name}_G")
         columns |= {f"summaries/{name}/t{t}": x for name, x in found.items()}
