@@ -1,19 +1,20 @@
 """Differential expression beside illico, pdex and scanpy on the same matrix, and beside reading the store.
 
 python benchmarks/differential.py            # about two minutes; appends to benchmarks/results.jsonl
-
-Not part of `make bench` yet: on this data pdex and scanpy are closer, and the moments slower beside a scan, than they must be.
 """
 
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,21 @@ from record import ROOT, median, p20_p80, record, rounds
 from run_all import exit_code, parser_of, said
 from store import filled, synthetic
 
-from screen.deg import Wanted, means_file, write_tables
+from screen.deg import Wanted
 from screen.engine import PackedEngine
 from screen.executor import Executor
-from screen.groups import ChosenTests, Strata, statistics_of
+from screen.groups import ChosenTests, GroupReader, Strata, statistics_of
 from screen.lanes import available_cores
-from screen.moments import mean_and_squares
+from screen.parts import gene_tables
 from screen.pilot import executor_for
 from screen.prepare import prepare
 from screen.report import Console
-from screen.resume import open_store
+from screen.resume import coverage_of, open_store
 from screen.runner import run_units
 from screen.sections import ComputeConfig
-from screen.session import load_config, write_all_tables
+from screen.session import load_config, make_tables
 from screen.statistics import rank_sum
+from screen.tables import write_coverage
 
 LEAST = {
     "deg_paired_vs_illico": 2.0,
@@ -46,41 +48,50 @@ LEAST = {
     "deg_ranksum_vs_illico": 1.0,
 }
 LEAST_MOMENTS, MOST_GB, MOST_TABLES_S = 0.5, 0.5, 30.0
+AT_ONCE = 25
+"""Perturbations that a worker takes at once."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Perturbations of one matrix, how many of them the slow tools get, cells of each, genes."""
+    """Perturbations of a matrix, how many of them the slow tools get, cells of each, of all, genes."""
 
     n_perturbations: int
     n_slow: int
     n_cells: int
+    n_controls: int
     n_genes: int
     n_rounds: int
 
 
-REAL, TINY = Work(1000, 20, 50, 2000, 3), Work(6, 3, 8, 30, 1)
+REAL, TINY = Work(1000, 20, 50, 1000, 2000, 3), Work(6, 3, 8, 20, 30, 1)
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """Log expression of control cells (N, G) and of the same cells under every perturbation (P, N, G)."""
+    """Log expression of control cells (C, G), and of some of these cells under each perturbation (P, N, G)."""
 
-    control_NG: np.ndarray
+    control_CG: np.ndarray
+    cell_PN: np.ndarray
     after_PNG: np.ndarray
 
     @staticmethod
     def random(work: Work) -> "Matrix":
         """Smooth values without ties, as a model predicts them; one gene in ten shifts."""
         rng = np.random.default_rng(0)
-        control_NG = rng.gamma(2.0, 0.5, (work.n_cells, work.n_genes)).astype(np.float32)
+        control_CG = rng.gamma(2.0, 0.5, (work.n_controls, work.n_genes)).astype(np.float32)
+        cell_PN = np.array([rng.permutation(work.n_controls)[: work.n_cells] for _ in range(work.n_perturbations)])
         shift_PG = rng.normal(0, 0.05, (work.n_perturbations, work.n_genes)) * (rng.random(work.n_genes) < 0.1)
-        noise_PNG = rng.standard_normal((work.n_perturbations, work.n_cells, work.n_genes), np.float32)
-        return Matrix(control_NG, control_NG + shift_PG[:, None].astype(np.float32) + np.float32(0.02) * noise_PNG)
+        after_PNG = rng.standard_normal((work.n_perturbations, work.n_cells, work.n_genes), np.float32)
+        after_PNG *= np.float32(0.02)
+        after_PNG += shift_PG[:, None].astype(np.float32)
+        for p, cells in enumerate(cell_PN):
+            after_PNG[p] += control_CG[cells]
+        return Matrix(control_CG, cell_PN, after_PNG)
 
     def first(self, n: int) -> "Matrix":
         """The same with fewer perturbations."""
-        return Matrix(self.control_NG, self.after_PNG[:n])
+        return Matrix(self.control_CG, self.cell_PN[:n], self.after_PNG[:n])
 
     def anndata(self) -> Any:
         """Control and perturbed cells one after another, as other tools take them."""
@@ -88,34 +99,65 @@ class Matrix:
         import pandas as pd
 
         n_p, n, g = self.after_PNG.shape
-        labels = ["control"] * n + [f"p{i}" for i in range(n_p) for _ in range(n)]
+        labels = ["control"] * len(self.control_CG) + [f"p{i}" for i in range(n_p) for _ in range(n)]
         obs = pd.DataFrame({"target": pd.Categorical(labels)}, index=[f"c{i}" for i in range(len(labels))])
         var = pd.DataFrame(index=[f"g{i}" for i in range(g)])
-        return ad.AnnData(np.concatenate([self.control_NG, self.after_PNG.reshape(-1, g)]), obs=obs, var=var)
+        return ad.AnnData(np.concatenate([self.control_CG, self.after_PNG.reshape(-1, g)]), obs=obs, var=var)
+
+    @contextmanager
+    def workers(self) -> Iterator["Workers"]:
+        """Processes that share the matrix, one per core."""
+        with tempfile.TemporaryDirectory() as folder:
+            for field in fields(self):
+                np.save(Path(folder) / f"{field.name}.npy", getattr(self, field.name))
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(available_cores(), context, initializer=Share.load, initargs=(folder,)) as pool:
+                yield Workers(pool, len(self.after_PNG))
 
 
-def on_all_cores(work: Callable[[int], object], n: int) -> float:
-    """Seconds of `work` for 0..n-1, one thread per core."""
-    torch.set_num_threads(1)
-    start = time.perf_counter()
-    with ThreadPoolExecutor(available_cores()) as pool:
-        for _ in pool.map(work, range(n)):
+class Share:
+    """What a worker process has of the matrix."""
+
+    matrix: Matrix
+    before_CG: np.ndarray
+
+    @staticmethod
+    def load(folder: str) -> None:
+        torch.set_num_threads(1)
+        Share.matrix = Matrix(*(np.load(Path(folder) / f"{f.name}.npy", mmap_mode="r") for f in fields(Matrix)))
+        Share.before_CG = np.expm1(Share.matrix.control_CG)
+
+    @staticmethod
+    def paired(numbers: range) -> None:
+        """Mean, SE, t, signed-rank and means of both, as `perturbscreen deg` computes them from a store."""
+        m = Share.matrix
+        for p in numbers:
+            cells = m.cell_PN[p]
+            delta_NG = m.after_PNG[p] - m.control_CG[cells]
+            statistics_of(delta_NG, Share.before_CG[cells], True, None, ChosenTests())
+
+    @staticmethod
+    def unpaired(numbers: range) -> None:
+        """The rank-sum against the control of the same cells."""
+        m = Share.matrix
+        for p in numbers:
+            rank_sum(*(np.ascontiguousarray(x.T) for x in (m.after_PNG[p], m.control_CG[m.cell_PN[p]])))
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Processes that run already, as the compiled code of the other tools is there already."""
+
+    pool: ProcessPoolExecutor
+    n_perturbations: int
+
+    def seconds(self, work: Callable[[range], None]) -> float:
+        """Of every perturbation."""
+        pieces = [range(i, min(i + AT_ONCE, self.n_perturbations)) for i in range(0, self.n_perturbations, AT_ONCE)]
+        start = time.perf_counter()
+        for _ in self.pool.map(work, pieces):
             pass
-    return time.perf_counter() - start
-
-
-def paired(m: Matrix) -> float:
-    """Mean, SE, t, signed-rank, means of both and fold changes of every perturbation."""
-    return on_all_cores(
-        lambda p: statistics_of(m.after_PNG[p] - m.control_NG, m.control_NG, True, None, ChosenTests()),
-        len(m.after_PNG),
-    )
-
-
-def unpaired(m: Matrix) -> float:
-    """The rank-sum of every perturbation against the control cells."""
-    control_GN = np.ascontiguousarray(m.control_NG.T)
-    return on_all_cores(lambda p: rank_sum(np.ascontiguousarray(m.after_PNG[p].T), control_GN), len(m.after_PNG))
+        return time.perf_counter() - start
 
 
 def illico(m: Matrix) -> float:
@@ -146,68 +188,108 @@ def scanpy(m: Matrix) -> float:
     return time.perf_counter() - start
 
 
-def beside_others(work: Work, results: Path) -> list[str]:
-    """Seconds per perturbation against each tool; the slow ones on fewer perturbations of the same matrix."""
-    whole = Matrix.random(work)
-    few = whole.first(work.n_slow)
-    taken = rounds(
-        {
-            "paired": lambda: paired(whole),
-            "unpaired": lambda: unpaired(whole),
-            "illico": lambda: illico(whole),
+def beside_others(work: Work, results: Path, is_screen: bool) -> list[str]:
+    """Perturbations per second against each tool; the slow ones on fewer perturbations of the same matrix.
+
+    `is_screen`: each perturbation has its own cells out of those of the screen, and the other tools, which are unpaired,
+    compare them with the control of all. Otherwise all perturbations have the same cells, which are all there are.
+    """
+    matrix = Matrix.random(work)
+    few = matrix.first(work.n_slow)
+    with matrix.workers() as workers:
+        variants = {
+            "paired": lambda: workers.seconds(Share.paired),
+            "illico": lambda: illico(matrix),
             "pdex": lambda: pdex(few),
             "scanpy": lambda: scanpy(few),
-        },
-        work.n_rounds,
-    )
+        }
+        if not is_screen:
+            variants["unpaired"] = lambda: workers.seconds(Share.unpaired)
+        taken = rounds(variants, work.n_rounds)
     faults = []
-    for name, ours, theirs, n in (
-        ("deg_paired_vs_illico", "paired", "illico", work.n_perturbations),
-        ("deg_paired_vs_pdex", "paired", "pdex", work.n_slow),
-        ("deg_paired_vs_scanpy", "paired", "scanpy", work.n_slow),
-        ("deg_ranksum_vs_illico", "unpaired", "illico", work.n_perturbations),
+    for ours, theirs, n in (
+        ("paired", "illico", work.n_perturbations),
+        ("paired", "pdex", work.n_slow),
+        ("paired", "scanpy", work.n_slow),
+        ("unpaired", "illico", work.n_perturbations),
     ):
+        if ours not in taken:
+            continue
+        name = f"deg_{'ranksum' if ours == 'unpaired' else ours}_vs_{theirs}"
+        least = LEAST[name] if is_screen or ours == "unpaired" else None
         rate, baseline = work.n_perturbations / median(taken[ours]), n / median(taken[theirs])
         line = record(
-            name, round(rate, 1), "perturbations/s", round(baseline, 3), round(rate / baseline, 2), results,
+            name if least else f"{name}_same_cells", round(rate, 1), "perturbations/s", round(baseline, 3),
+            round(rate / baseline, 2), results, n_perturbations=work.n_perturbations, n_of_the_other=n,
             p20_p80=[round(work.n_perturbations / s, 1) for s in reversed(p20_p80(taken[ours]))],
-            n_perturbations=work.n_perturbations, n_of_the_other=n, n_cells=work.n_cells, n_genes=work.n_genes,
-            n_cores=available_cores(),
+            n_cells=work.n_cells, n_controls=work.n_controls, n_genes=work.n_genes, n_cores=available_cores(),
         )  # fmt: skip
-        faults.append(said(line, at_least=LEAST[name]))
+        faults.append(said(line, at_least=least))
     return faults
 
 
-def moments(work: Work, results: Path) -> str:
-    """Mean, SE and t of every perturbation of a store, against reading the same changes through dask."""
+def forgotten(folder: Path) -> None:
+    """What the system holds of the files below a folder in memory is dropped: they are read from the disk again."""
+    for path in folder.rglob("c.*"):
+        file = os.open(path, os.O_RDONLY)
+        os.fsync(file)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(file)
+
+
+def moments(work: Work, results: Path) -> list[str]:
+    """The ranking's pass over a store (`deg: {top: 0}`), against reading the same changes through dask.
+
+    From the disk, as a store that is larger than memory, and from the system's cache.
+    """
     import dask
 
+    faults = []
     with tempfile.TemporaryDirectory() as folder:
-        screen = synthetic(work.n_cells * 20, max(work.n_perturbations // 10, 2))
-        store, _ = filled(screen, Path(folder), Executor(torch.device("cpu")))
-        block, scale = store.blocks[0], np.float64(store.layout.delta_scale)
-        n, n_threads = block.n_perturbations, available_cores()
+        screen = synthetic(work.n_controls, max(work.n_perturbations // 5, 2))
+        store, units = filled(screen, Path(folder), Executor(torch.device("cpu")))
+        del units
+        block, n_threads = store.blocks[0], available_cores()
+        strata = Strata(("all",), np.zeros(store.n_cells, dtype=np.int64))
+        reader = GroupReader(store, block, strata, ChosenTests(only_t=True))
+        size = block.n_items * block.array("delta/t1").shape[1] * 2
 
-        def one(p: int) -> None:
-            mean_G, m2_G = mean_and_squares(torch.from_numpy(block.read("delta/t1", block.rows_of(p))))
-            se_G = np.sqrt(m2_G) / scale
-            np.divide(mean_G / scale, se_G, out=se_G, where=se_G > 0)
+        def summed() -> float:
+            torch.set_num_threads(1)
+            start = time.perf_counter()
+            with ThreadPoolExecutor(n_threads) as pool:
+                for _ in pool.map(lambda p: list(reader.groups(p)), range(block.n_perturbations)):
+                    pass
+            return time.perf_counter() - start
 
-        def scan() -> float:
+        def scanned() -> float:
             chunks = store.to_dask("delta/t1").to_delayed().ravel()
             start = time.perf_counter()
             count = dask.delayed(len)
             dask.compute(*[count(c) for c in chunks], scheduler="threads", num_workers=n_threads)
             return time.perf_counter() - start
 
-        taken = rounds({"moments": lambda: on_all_cores(one, n), "scan": scan}, work.n_rounds)
-        size = block.n_items * block.array("delta/t1").shape[1] * 2
-    rate, baseline = (size / median(taken[k]) / 1e6 for k in ("moments", "scan"))
-    line = record(
-        "deg_moments_vs_scan", round(rate), "MB/s", round(baseline), round(rate / baseline, 3), results,
-        p20_p80=[round(size / s / 1e6) for s in reversed(p20_p80(taken["moments"]))], n_bytes=size, n_cores=n_threads,
-    )  # fmt: skip
-    return said(line, at_least=LEAST_MOMENTS)
+        def after_forgetting(measure: Callable[[], float]) -> Callable[[], float]:
+            def measured() -> float:
+                forgotten(Path(folder))
+                return measure()
+
+            return measured
+
+        variants = {"moments": summed, "scan": scanned}
+        for name, prepared, least in (
+            ("deg_moments_vs_scan", {k: after_forgetting(v) for k, v in variants.items()}, LEAST_MOMENTS),
+            ("deg_moments_vs_scan_cached", variants, None),
+        ):
+            taken = rounds(prepared, work.n_rounds)
+            rate, baseline = (size / median(taken[k]) / 1e6 for k in ("moments", "scan"))
+            line = record(
+                name, round(rate), "MB/s", round(baseline), round(rate / baseline, 3), results,
+                p20_p80=[round(size / s / 1e6) for s in reversed(p20_p80(taken["moments"]))], n_bytes=size,
+                n_cores=n_threads,
+            )  # fmt: skip
+            faults.append(said(line, at_least=least))
+    return faults
 
 
 def memory_child(n_perturbations: int, n_cells: int) -> dict[str, float]:
@@ -218,8 +300,8 @@ def memory_child(n_perturbations: int, n_cells: int) -> dict[str, float]:
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         before = peak_gb()
         strata = Strata(("all",), np.zeros(store.n_cells, dtype=np.int64))
-        with means_file(store, Path(folder), strata) as means:
-            write_tables(store, Path(folder), strata, Wanted(ChosenTests()), means)
+        with gene_tables(store, Path(folder), strata, Wanted(ChosenTests())):
+            pass
         return {"before_gb": before, "extra_gb": round(peak_gb() - before, 4)}
 
 
@@ -254,7 +336,8 @@ def tables(is_quick: bool, results: Path) -> str:
         store = open_store(screen, Path(folder), "", executor)
         run_units(PackedEngine(screen, executor), store, lambda *_: None)
         start = time.perf_counter()
-        write_all_tables(screen, store, Path(folder), Console())
+        write_coverage(coverage_of(screen, store), store, Path(folder))
+        make_tables(store, Path(folder), Console())
         elapsed_s = time.perf_counter() - start
         size = sum(p.stat().st_size for p in Path(folder).glob("deg/*"))
     line = record(
@@ -274,7 +357,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.child:
         sys.stdout.write(json.dumps(memory_child(*given.child)) + "\n")
         return 0
-    faults = [*beside_others(work, given.results), moments(work, given.results)]
+    same = replace(work, n_controls=work.n_cells)
+    faults = [f for w, is_screen in ((work, True), (same, False)) for f in beside_others(w, given.results, is_screen)]
+    faults += moments(work, given.results)
     faults += [memory(work, given.results, given.quick), tables(given.quick, given.results)]
     return exit_code(faults, given.quick)
 

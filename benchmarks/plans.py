@@ -32,12 +32,13 @@ from screen.plan import Window
 from screen.prepare import prepare
 from screen.prepared import Prepared
 from screen.report import Console
-from screen.resume import open_store
+from screen.resume import coverage_of, open_store
 from screen.runner import run_units
 from screen.sections import ComputeConfig
-from screen.session import load_config, write_all_tables
+from screen.session import load_config, make_tables
 from screen.store import ScreenStore
 from screen.synthetic import SyntheticSizes, every_gene, random_bank, random_model, synthetic_vocabulary
+from screen.tables import write_coverage
 from screen.tokens import SOURCE, Ragged, State, TokenBank
 
 NAIVE_CELLS = 64
@@ -174,7 +175,8 @@ def run_child(factor: int, work: Work) -> dict[str, Any]:
         run_units(PackedEngine(screen, executor), store, lambda *_: None)
         assert store.is_complete
         before_tables = peak_gb()
-        write_all_tables(screen, store, Path(folder), Console())
+        write_coverage(coverage_of(screen, store), store, Path(folder))
+        make_tables(store, Path(folder), Console())
     return {
         "n_items": screen.plan.n_items,
         "n_units": screen.plan.n_units,

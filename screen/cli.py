@@ -139,8 +139,7 @@ def _add_run_and_plan(commands: Commands) -> list[argparse.ArgumentParser]:
     run.add_argument(
         "--add", action="store_true", help="add the perturbations that a finished DIR lacks; nothing is computed again"
     )
-    run.add_argument("--workers", type=_positive, metavar="N", help="compute in N worker processes (cluster.workers)")
-    run.add_argument("--scheduler", metavar="ADDRESS", help="compute on the workers of a running Dask scheduler")
+    _add_workers(run)
     run.set_defaults(command=_run)
     plan.add_argument("--json", action="store_true", help="print the prediction as JSON, for machines")
     plan.set_defaults(command=_plan)
@@ -170,11 +169,24 @@ def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
     deg.add_argument("--test", choices=["paired_t", "signed_rank", "rank_sum"], help="fills statistic, p_value and fdr")
     deg.add_argument("--rank-sum", choices=["off", "plain", "tie_corrected"], help="also the unpaired rank-sum test")
     deg.add_argument("--replicate", metavar="COLUMN", help="tests are over the means of these groups of cells (donor)")
-    deg.add_argument("--top", type=_positive, metavar="N", help="write the N genes of each group that change most")
+    deg.add_argument(
+        "--top",
+        type=_count,
+        metavar="N",
+        help="write the N genes of each group that change most (0: the ranking alone)",
+    )
+    _add_workers(deg)
     deg.set_defaults(command=_deg)
     for sub in (status, verify, deg):
         sub.add_argument("directory", type=Path, metavar="DIR", help="a directory that `run` wrote")
     return [export, status, verify, deg]
+
+
+def _add_workers(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--workers", type=_positive, metavar="N", help="compute in N worker processes (cluster.workers)"
+    )
+    command.add_argument("--scheduler", metavar="ADDRESS", help="compute on the workers of a running Dask scheduler")
 
 
 SIZE_OPTIONS = {
@@ -205,11 +217,16 @@ def _add_bench(commands: Commands) -> argparse.ArgumentParser:
     return bench
 
 
-def _positive(text: str) -> int:
+def _positive(text: str, least: int = 1) -> int:
     """A whole number, 1 or more, or argparse's refusal."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {least} or more")
     return int(text)
+
+
+def _count(text: str) -> int:
+    """A whole number, 0 or more, or argparse's refusal."""
+    return _positive(text, 0)
 
 
 def _config(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
@@ -283,19 +300,13 @@ def _status(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _deg(arguments: argparse.Namespace, console: Console) -> int:
-    from screen.lock import only_writer
-    from screen.resume import STORE
-    from screen.store import ScreenStore, scratch_of
-    from screen.tables import present, write_all
+    from screen.session import present_again
 
-    store = ScreenStore.open(arguments.directory / STORE, "r+")
     given = {name: getattr(arguments, name) for name in ("test", "rank_sum", "replicate", "top")}
-    with only_writer(arguments.directory, scratch_of(store.path)):
-        present(store, {name: value for name, value in given.items() if value is not None})
-        with console.status("differential expression"):
-            hits, is_new = write_all(store, arguments.directory)
+    workers = {name: getattr(arguments, name) for name in ("workers", "scheduler")}
+    result, is_new = present_again(arguments.directory, given, workers, console)
     console.say("the tables are made anew" if is_new else "the tables are as asked for already")
-    describe_result(arguments.directory, hits, store.layout.has_counts, (), console)
+    describe_result(result.directory, result.hits, result.has_counts, (), console)
     return 0
 
 

@@ -70,6 +70,22 @@ class Cluster:
             finally:
                 self._client.cancel(tasks)
 
+    def tables(self, tasks: Sequence[Any], done: Callable[[], None]) -> list[Any]:
+        """Results of Dask tasks, in order, wherever they run; `done` is called as each is. Raises what a task raises."""
+        futures = self._client.compute(list(tasks), retries=self._config.retries)
+        try:
+            for task in as_completed(futures, loop=self._client.loop):
+                if isinstance(error := task.exception(), KilledWorker):
+                    raise ScreenError(
+                        f"the tables: {self._config.retries + 1} workers died while they made a part, the last at "
+                        f"{error.last_worker.address}; they may have run out of memory. `perturbscreen deg DIR` makes them here"
+                    ) from error
+                task.result()
+                done()
+            return [task.result() for task in futures]
+        finally:
+            self._client.cancel(futures)
+
     def _here(self, compute: ComputeConfig) -> ComputeConfig:
         """A worker that was given one GPU sees it as its first."""
         return compute.model_copy(update={"device": "cuda"}) if self._config.kind == "gpus" else compute

@@ -1,25 +1,16 @@
-"""Differential expression from a store, as parquet: per perturbation, stratum, time point and gene."""
+"""Differential expression: the rows of a group's table, per gene, and what the ranking keeps of it."""
 
 import math
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
-from numpy.typing import NDArray
 
-from screen.groups import ChosenTests, Group, GroupReader, Strata
+from screen.groups import ChosenTests, Group, Strata
 from screen.reading import StoreReader
 
-ROWS_PER_PART = 2_000_000
-ROWS_PER_GROUP = 64 * 1024
-MAX_PARTS = 64
 N_TOP_GENES = 10
 DEG_FDR, DEG_MIN_DELTA = 0.05, 0.01
 MEAN_FLOOR = 1e-9
@@ -43,10 +34,6 @@ class Wanted:
     top: int | None = None
     max_fdr: float | None = None
     min_delta: float | None = None
-
-
-Means: TypeAlias = NDArray[np.float32]
-"""Mean change of every group (P x S x T, G), groups by perturbation, stratum, time point; zero where there is no cell."""
 
 
 class Names:
@@ -138,93 +125,6 @@ def summarise(group: Group, names: Names, wanted: Wanted) -> Summary:
         down = [str(names.feature_symbol[i]) for i in order[:N_TOP_GENES] if mean_G[i] < 0]
     lead = (group.perturbation, group.stratum, group.time, group.n_cells, strength, n_deg)
     return Summary(*lead, group.embedding_shift, group.rank, group.length, up, down)
-
-
-@contextmanager
-def means_file(store: StoreReader, directory: Path, strata: Strata) -> Iterator[Means | None]:
-    """Room for the mean change of every group, in a file without a name; None without counts."""
-    if not store.layout.has_counts:
-        yield None
-        return
-    n_groups = len(store.perturbations("id")) * len(strata.name_S) * len(store.layout.pred_tps)
-    shape = (max(n_groups, 1), int(store.array("genes/ensembl_id").shape[0]))
-    # without a name where the system can: nothing is left behind by a run that is killed
-    with tempfile.TemporaryFile(dir=directory) as file:
-        # a full disk is an error here, not a bus error where a page is first written
-        os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])
-        yield np.memmap(file, np.float32, "w+", shape=shape)
-
-
-def write_tables(
-    store: StoreReader, directory: Path, strata: Strata, wanted: Wanted, means: Means | None
-) -> list[Summary]:
-    """Writes `deg/part-*.parquet`, sorted by target, and `means`; returns a summary of every group for the ranking.
-
-    Parts are computed by Dask, in threads, and written as they come; each has another name until it is whole. A thread
-    holds the changes of one group of cells, as far as they fit, and one row group of its part.
-    """
-    import dask
-
-    names, readers = Names(store), [GroupReader(store, b, strata, wanted.tests) for b in store.blocks]
-    perturbations = np.concatenate([np.unique(b.read("items/perturbation")) + b.first for b in store.blocks])
-    order = sorted((int(p) for p in perturbations), key=lambda p: (names.target[p], names.id[p]))
-    n_rows = len(order) * len(names.feature) * len(strata.name_S) * len(store.layout.pred_tps)
-    n_cores = os.cpu_count() or 1
-    n_parts = min(MAX_PARTS, len(order), max(-(-n_rows // ROWS_PER_PART), n_cores))
-    folder = directory / "deg"
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("part-*.parquet"):
-        old.unlink()
-    make = dask.delayed(_write_part, pure=False)
-    with dask.config.set(scheduler="threads", num_workers=n_cores):
-        parts = dask.compute(
-            *[
-                make(readers, folder / f"part-{i:04d}.parquet", [int(p) for p in chunk], names, strata, wanted, means)
-                for i, chunk in enumerate(np.array_split(order, n_parts))
-            ]
-        )
-    return [s for part in parts for s in part]
-
-
-def _write_part(
-    readers: Sequence[GroupReader], path: Path, perturbations: list[int], names: Names, strata: Strata, wanted: Wanted,
-    means: Means | None,
-) -> list[Summary]:  # fmt: skip
-    """One file, at most ROWS_PER_GROUP rows in memory."""
-    # parts run side by side: each has one thread
-    torch.set_num_threads(1)
-    summaries: list[Summary] = []
-    waiting: list[pl.DataFrame] = []
-    partial, writer = path.with_name(f".{path.name}"), None
-    for p in perturbations:
-        reader = next(r for r in reversed(readers) if r.block.first <= p)
-        for group in reader.groups(p):
-            summaries.append(summarise(group, names, wanted))
-            if group.genes is not None and means is not None:
-                pred_tps = reader.layout.pred_tps
-                means[(p * len(strata.name_S) + group.stratum) * len(pred_tps) + pred_tps.index(group.time)] = (
-                    group.genes.mean_delta
-                )
-                waiting.append(frame(group, names, strata, wanted))
-            if sum(f.height for f in waiting) >= ROWS_PER_GROUP:
-                writer = _flush(waiting, writer, partial)
-    if waiting:
-        writer = _flush(waiting, writer, partial)
-    if writer is not None:
-        writer.close()
-        partial.replace(path)
-    return summaries
-
-
-def _flush(waiting: list[pl.DataFrame], writer: Any, path: Path) -> Any:
-    """Writes and forgets the waiting rows as one row group."""
-    import pyarrow.parquet as pq
-
-    table = pl.concat(waiting).to_arrow(compat_level=pl.CompatLevel.oldest())
-    waiting.clear()
-    writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
-    writer.write_table(table)
-    return writer
 
 
 def scan(directory: str | Path) -> pl.LazyFrame:

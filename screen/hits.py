@@ -8,8 +8,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from screen.deg import Means, Names, Summary
+from screen.deg import Names, Summary
 from screen.null import Calibration, baseline_residual, calibrate
+from screen.parts import Means
 from screen.plan import Coverage
 from screen.statistics import benjamini_hochberg
 
@@ -143,10 +144,10 @@ def _specific(
     if len(chosen) < 2:
         return cosine_P, rest_P
     pieces = [chosen[i : i + ROWS_AT_ONCE] for i in range(0, len(chosen), ROWS_AT_ONCE)]
-    total_G = np.sum([means[place_P[some]].sum(0, dtype=np.float64) for some in pieces], axis=0)
+    total_G = np.sum([means.rows(place_P[some]).sum(0) for some in pieces], axis=0)
     unit_G = total_G / max(float(np.linalg.norm(total_G)), np.finfo(float).tiny)
     for some in pieces:
-        mean_NG = means[place_P[some]].astype(np.float64)
+        mean_NG = means.rows(place_P[some])
         along_N, square_N = mean_NG @ unit_G, np.square(mean_NG).sum(1)
         with np.errstate(invalid="ignore"):
             cosine_P[some] = along_N / np.sqrt(square_N)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -78,6 +79,24 @@ class Console:
 
         yield count
         lines.say(rates.text(0, 0, 0), rates)
+
+    def parts(self, text: str) -> Callable[[int], Callable[[], None]]:
+        """For work in parts: told how many there are, returns what to call as each is done; a line now and then."""
+
+        def begin(n_parts: int) -> Callable[[], None]:
+            n_done, last, lock = 0, time.monotonic(), threading.Lock()
+
+            def done() -> None:
+                nonlocal n_done, last
+                with lock:
+                    n_done += 1
+                    if time.monotonic() - last >= LINE_EVERY_S and n_done < n_parts:
+                        last = time.monotonic()
+                        self._err.print(f"{text}: {n_done} of {n_parts} parts", markup=False)
+
+            return done
+
+        return begin
 
 
 def _bar(console: rich.console.Console) -> Progress:

@@ -1,8 +1,8 @@
 """One `perturbscreen run`: configuration in, store and tables out."""
 
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +16,7 @@ from screen.executor import Executor
 from screen.handoff import write_handoff
 from screen.importers.perturbgen_yaml import from_upstream, is_upstream
 from screen.lock import only_writer
+from screen.parts import Compute, on_threads
 from screen.pilot import Decision, executor_for
 from screen.preflight import disk_bytes
 from screen.prepare import prepare
@@ -26,7 +27,7 @@ from screen.resume import STORE, coverage_of, has_work, left, open_store, other_
 from screen.runner import make_engine, run_units
 from screen.sections import ClusterConfig, ComputeConfig
 from screen.store import ScreenStore, scratch_of
-from screen.tables import write_all, write_coverage
+from screen.tables import present, write_all, write_coverage
 
 if TYPE_CHECKING:
     from screen.cluster import Cluster
@@ -95,7 +96,8 @@ def run(config: ScreenConfig, config_text: str, directory: Path, console: Consol
         figures = None if decision.agreement is None else decision.agreement.figures()
         store = open_store(screen, directory, config_text, decision.executor, figures, add)
         _compute(screen, store, decision, workers, console)
-        table = write_all_tables(screen, store, directory, console)
+        write_coverage(coverage_of(screen, store), store, directory)
+        table, _ = make_tables(store, directory, console, workers.tables)
     return Result(directory, table, screen.layout.has_counts, tuple(reasons(screen, screen.unscreened())))
 
 
@@ -107,6 +109,9 @@ class _Workers(Protocol):
 
     def compute(self, store: ScreenStore, block: Block, part: Prepared, executor: Executor, progress: Progress) -> None:
         """Every unit that a library block lacks."""
+
+    def tables(self, tasks: Sequence[Any], done: Callable[[], None]) -> list[Any]:
+        """Dask tasks, after the last unit."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,9 @@ class _Here:
     def compute(self, store: ScreenStore, block: Block, part: Prepared, executor: Executor, progress: Progress) -> None:
         run_units(make_engine(self.config.compute, part, executor), store, progress, block)
 
+    def tables(self, tasks: Sequence[Any], done: Callable[[], None]) -> list[Any]:
+        return on_threads(tasks, done)
+
 
 @dataclass(frozen=True)
 class _There:
@@ -139,6 +147,9 @@ class _There:
 
     def compute(self, store: ScreenStore, block: Block, part: Prepared, executor: Executor, progress: Progress) -> None:
         self.cluster.compute(store, block, self._handoff(part), executor, self.config.compute, progress)
+
+    def tables(self, tasks: Sequence[Any], done: Callable[[], None]) -> list[Any]:
+        return self.cluster.tables(tasks, done)
 
     def _handoff(self, screen: Prepared) -> Path:
         folder = self.scratch / f"screen-{screen.plan.fingerprint()[:16]}"
@@ -209,11 +220,34 @@ def _decided(directory: Path) -> dict[str, Any] | None:
     return decided
 
 
-def write_all_tables(screen: Prepared, store: ScreenStore, directory: Path, console: Console) -> pl.DataFrame:
-    """coverage.parquet, deg/part-*.parquet and hits.parquet; made again unless those there were made of these results."""
-    write_coverage(coverage_of(screen, store), store, directory)
-    with console.status("differential expression"):
-        return write_all(store, directory)[0]
+def make_tables(
+    store: ScreenStore, directory: Path, console: Console, compute: Compute = on_threads
+) -> tuple[pl.DataFrame, bool]:
+    """(hits.parquet, whether any table was made): deg/part-*.parquet and hits.parquet, beside coverage.parquet."""
+    text = "differential expression"
+    with console.status(text):
+        return write_all(store, directory, compute, console.parts(text))
+
+
+def present_again(
+    directory: Path, changes: Mapping[str, object], workers: Mapping[str, object], console: Console
+) -> tuple[Result, bool]:
+    """(result, whether any table was made): the tables of a finished screen, with other settings of `deg` where given.
+
+    `workers` has the command line's `workers` and `scheduler`. Raises StoreError, ConfigError.
+    """
+    store = ScreenStore.open(directory / STORE, "r+")
+    cluster = _cluster(None, workers, store.path)
+    with ExitStack() as stack:
+        stack.enter_context(only_writer(directory, scratch_of(store.path)))
+        present(store, {name: value for name, value in changes.items() if value is not None})
+        compute = on_threads
+        if cluster is not None:
+            from screen.cluster import started
+
+            compute = stack.enter_context(started(cluster, ComputeConfig(), console.say)).tables
+        hits, is_new = make_tables(store, directory, console, compute)
+    return Result(directory, hits, store.layout.has_counts, ()), is_new
 
 
 def reasons(screen: Prepared, perturbations: list[int]) -> list[str]:

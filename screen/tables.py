@@ -4,7 +4,7 @@ They are made again unless those there were made of the same results, presented 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import polars as pl
 
 from screen.arrays import stored_name
 from screen.config import parse_section
-from screen.deg import Names, Wanted, means_file, write_tables
+from screen.deg import Names, Wanted
 from screen.errors import ConfigError, StoreError
 from screen.groups import ChosenTests, Strata
 from screen.hits import hits, write_whole
+from screen.parts import Compute, gene_tables, on_threads
 from screen.plan import Coverage
 from screen.reading import StoreReader
 from screen.sections import DegConfig
@@ -91,25 +92,37 @@ def present(store: ScreenStore, changes: Mapping[str, object]) -> None:
         store.finish()
 
 
-def write_all(store: ScreenStore, directory: Path) -> tuple[pl.DataFrame, bool]:
-    """(hits.parquet, whether any table was made): everything that follows from the store and its coverage."""
+def write_all(
+    store: ScreenStore,
+    directory: Path,
+    compute: Compute = on_threads,
+    show: Callable[[int], Callable[[], None]] = lambda n_parts: lambda: None,
+) -> tuple[pl.DataFrame, bool]:
+    """(hits.parquet, whether any table was made): everything that follows from the store and its coverage.
+
+    `compute` and `show` are those of `gene_tables`.
+    """
     digest = store.results_digest()
     if _stamp(directory) == {"results": digest, "files": _sizes(directory)}:
         return pl.read_parquet(directory / "hits.parquet"), False
     view: Mapping[str, Any] = store.provenance["view"]
     config, coverage = DegConfig.model_validate(view["deg"]), read_coverage(directory, store)
     strata = strata_of(store, view["strata"], config.replicate)
-    tests = ChosenTests(config.test, config.rank_sum != "off", config.rank_sum == "tie_corrected")
-    wanted = Wanted(tests, config.top, config.max_fdr, config.min_delta)
     (directory / STAMP).unlink(missing_ok=True)
-    with means_file(store, directory, strata) as means:
-        summaries = write_tables(store, directory, strata, wanted, means)
+    with gene_tables(store, directory, strata, wanted_of(config), compute, show) as (summaries, means):
         table = hits(summaries, Names(store), coverage, store.layout.pred_tps, view["min_cells"], means)
     write_whole(table, directory / "hits.parquet")
     stamp = directory / f".{STAMP}.partial"
     stamp.write_text(json.dumps({"results": digest, "files": _sizes(directory)}, indent=2))
     stamp.replace(directory / STAMP)
     return table, True
+
+
+def wanted_of(config: DegConfig) -> Wanted:
+    """Tests and rows that a configuration asks for; no more is computed than is asked for."""
+    only_t = config.top == 0 and config.test == "paired_t" and config.rank_sum == "off" and config.replicate is None
+    tests = ChosenTests(config.test, config.rank_sum != "off", config.rank_sum == "tie_corrected", only_t)
+    return Wanted(tests, config.top, config.max_fdr, config.min_delta)
 
 
 def _stamp(directory: Path) -> object:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import psutil
 import pytest
 import torch
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from stores import assert_same_arrays
 from tiny import E2E, tiny, write
 
+from screen import deg
 from screen.cli import main
 from screen.cluster import cut, gpu_environments, slurm_cluster
 from screen.engine import PackedEngine
@@ -71,11 +73,23 @@ def test_the_bytes_do_not_depend_on_how_many_workers_there_are(
     assert f"{n_workers} worker(s)" in said.out
     assert "dashboard http" in said.out
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in whole.iterdir())
+    assert deg.scan(out).collect().equals(deg.scan(whole).collect())
+    assert pl.read_parquet(out / "hits.parquet").equals(pl.read_parquet(whole / "hits.parquet"))
     # a finished screen needs nobody, however it is asked for
     assert main(["run", str(config_in(tmp_path)), "--out", str(out), "--workers", str(n_workers)]) == 0
     said_again = capsys.readouterr().out
     assert "is complete" in said_again
     assert "worker(s)" not in said_again
+
+
+def test_workers_make_the_same_tables(whole: Path, capsys: Any) -> None:
+    before = deg.scan(whole).collect()
+    assert main(["deg", str(whole), "--test", "signed_rank"]) == 0
+    by_rank = deg.scan(whole).collect()
+    assert not by_rank.equals(before)
+    assert main(["deg", str(whole), "--test", "paired_t", "--workers", "2"]) == 0
+    assert "2 worker(s)" in capsys.readouterr().out
+    assert deg.scan(whole).collect().equals(before)
 
 
 def workers_of_this_process() -> list[psutil.Process]:

@@ -12,7 +12,7 @@ FLOORS = (
     ("tokens", "plan", "pack", "rows", "library", "effects", "layout", "columns", "models", "importers"),
     ("segments", "moments", "statistics", "dense"),
     ("executor", "lanes", "resident", "control", "decompose", "arrays", "reading", "export", "store", "lock"),
-    ("prepared", "prepare", "synthetic", "decide", "groups", "null", "deg", "hits", "tables"),
+    ("prepared", "prepare", "synthetic", "decide", "groups", "null", "deg", "parts", "hits", "tables"),
     (
         "engine",
         "sample",
@@ -38,7 +38,7 @@ HOMES = {
     "anndata": {"importers", "export", "demo"},
     "h5py": {"importers", "demo"},
     "pandas": {"importers", "export", "demo"},
-    "dask": {"deg", "cluster", "reading"},
+    "dask": {"parts", "cluster", "reading"},
     "distributed": {"cluster", "worker"},
     "triton": set(),
     "datasets": set(),
