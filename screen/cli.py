@@ -175,6 +175,9 @@ def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
         metavar="N",
         help="write the N genes of each group that change most (0: the ranking alone)",
     )
+    deg.add_argument(
+        "--gene-sets", type=Path, nargs="+", default=[], metavar="GMT", help="test what changes against these gene sets"
+    )
     _add_workers(deg)
     deg.set_defaults(command=_deg)
     for sub in (status, verify, deg):
@@ -248,7 +251,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
     config, text = _config(arguments)
     directory = arguments.out or config.output.directory or Path("runs") / arguments.config.stem
     result = run(config, text, directory, console, arguments.add)
-    describe_result(result.directory, result.hits, result.has_counts, result.unscreened, console)
+    describe_result(result.directory, result.hits, result.ranked, result.has_counts, result.unscreened, console)
     return 2 if result.unscreened and not config.output.allow_missing else 0
 
 
@@ -304,9 +307,10 @@ def _deg(arguments: argparse.Namespace, console: Console) -> int:
 
     given = {name: getattr(arguments, name) for name in ("test", "rank_sum", "replicate", "top")}
     workers = {name: getattr(arguments, name) for name in ("workers", "scheduler")}
-    result, is_new = present_again(arguments.directory, given, workers, console)
+    gene_sets = [p.absolute() for p in arguments.gene_sets]
+    result, is_new = present_again(arguments.directory, given, gene_sets, workers, console)
     console.say("the tables are made anew" if is_new else "the tables are as asked for already")
-    describe_result(result.directory, result.hits, result.has_counts, (), console)
+    describe_result(result.directory, result.hits, result.ranked, result.has_counts, (), console)
     return 0
 
 

@@ -13,6 +13,7 @@ from screen.sections import (
     ClusterConfig,
     ComputeConfig,
     DegConfig,
+    EnrichConfig,
     LibraryConfig,
     ModelConfig,
     NullConfig,
@@ -23,7 +24,7 @@ from screen.sections import (
 
 
 class ScreenConfig(Section):
-    """One screen: model, cells, library, prediction, output, computation, cluster. `notes` is what an importer wants said to the user."""
+    """One screen, section by section. `notes` is what an importer wants said to the user."""
 
     model: ModelConfig
     cells: CellsConfig
@@ -32,6 +33,7 @@ class ScreenConfig(Section):
     null: NullConfig | None = None
     output: OutputConfig = OutputConfig()
     deg: DegConfig = DegConfig()
+    enrich: EnrichConfig | None = None
     compute: ComputeConfig = ComputeConfig()
     cluster: ClusterConfig | None = None
     notes: list[str] = Field(default_factory=list)
@@ -156,6 +158,7 @@ def _allowed_keys(place: list[str]) -> list[str]:
         "null": NullConfig,
         "output": OutputConfig,
         "deg": DegConfig,
+        "enrich": EnrichConfig,
         "compute": ComputeConfig,
         "cluster": ClusterConfig,
     }

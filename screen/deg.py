@@ -11,6 +11,7 @@ import polars as pl
 from screen.groups import ChosenTests, Group, Strata
 from screen.reading import StoreReader
 
+FOLDER = "deg"
 N_TOP_GENES = 10
 DEG_FDR, DEG_MIN_DELTA = 0.05, 0.01
 MEAN_FLOOR = 1e-9
@@ -54,7 +55,7 @@ def frame(group: Group, names: Names, strata: Strata, wanted: Wanted) -> pl.Data
     """SCHEMA, one row per gene that is wanted."""
     genes, p = group.genes, group.perturbation
     assert genes is not None
-    statistic, p_value, fdr = group.primary(wanted.tests.test)
+    statistic, p_value, fdr = group.primary
     floor = MEAN_FLOOR
     fold = np.log2(np.maximum(genes.target_mean, 0) + floor) - np.log2(np.maximum(genes.ref_mean, 0) + floor)
     kept = _kept(genes.mean_delta, fdr, wanted)
@@ -112,15 +113,21 @@ class Summary:
     top_down: list[str]
 
 
-def summarise(group: Group, names: Names, wanted: Wanted) -> Summary:
+def is_changed(group: Group) -> np.ndarray[Any, Any]:
+    """(G,) which genes count as differentially expressed: false discovery rate below DEG_FDR, |mean change| above DEG_MIN_DELTA."""
+    assert group.genes is not None
+    _, _, fdr_G = group.primary
+    return (fdr_G < DEG_FDR) & (np.abs(group.genes.mean_delta) > DEG_MIN_DELTA)
+
+
+def summarise(group: Group, names: Names) -> Summary:
     """The numbers of a group that a ranking needs, without its genes."""
     strength, n_deg, up, down = math.nan, None, list[str](), list[str]()
     if group.genes is not None:
         mean_G = group.genes.mean_delta
         order = np.argsort(mean_G, kind="stable")
         strength = float(np.sqrt(np.mean(mean_G**2)))
-        _, _, fdr_G = group.primary(wanted.tests.test)
-        n_deg = int(np.sum((fdr_G < DEG_FDR) & (np.abs(mean_G) > DEG_MIN_DELTA)))
+        n_deg = int(is_changed(group).sum())
         up = [str(names.feature_symbol[i]) for i in order[::-1][:N_TOP_GENES] if mean_G[i] > 0]
         down = [str(names.feature_symbol[i]) for i in order[:N_TOP_GENES] if mean_G[i] < 0]
     lead = (group.perturbation, group.stratum, group.time, group.n_cells, strength, n_deg)
@@ -129,4 +136,4 @@ def summarise(group: Group, names: Names, wanted: Wanted) -> Summary:
 
 def scan(directory: str | Path) -> pl.LazyFrame:
     """The differential-expression table of a screen directory, SCHEMA, read lazily."""
-    return pl.scan_parquet(Path(directory) / "deg" / "part-*.parquet")
+    return pl.scan_parquet(Path(directory) / FOLDER / "part-*.parquet")

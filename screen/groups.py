@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -80,16 +81,18 @@ class Group:
     embedding_shift: float
     rank: float
     length: float
+    test: Test = "paired_t"
 
-    def primary(self, test: Test) -> tuple[Genes, Genes, Genes]:
-        """(statistic, p, false discovery rate) of the chosen test."""
+    @cached_property
+    def primary(self) -> tuple[Genes, Genes, Genes]:
+        """(statistic, p, false discovery rate) of the chosen test, per gene."""
         genes = self.genes
         assert genes is not None
         statistic, p = {
             "paired_t": (genes.t, genes.t_p_value),
             "signed_rank": (genes.signed_rank, genes.signed_rank_p_value),
             "rank_sum": (genes.rank_sum_z, genes.rank_sum_p_value),
-        }[test]
+        }[self.test]
         return statistic, p, benjamini_hochberg(p)
 
 
@@ -155,6 +158,7 @@ class GroupReader:
             embedding_shift=float(np.mean(1 - effects[f"embedding_cosine_t{time}"], dtype=np.float64)),
             rank=float(rank_N[rank_N >= 0].mean(dtype=np.float64)) if (rank_N >= 0).any() else float("nan"),
             length=float(effects["length"].mean(dtype=np.float64)),
+            test=self.tests.test,
         )
 
     def _of_items(

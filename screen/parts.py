@@ -3,17 +3,19 @@
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from screen.deg import SCHEMA, Names, Summary, Wanted, frame, summarise
+from screen import enrich
+from screen.deg import FOLDER, SCHEMA, Names, Summary, Wanted, frame, summarise
+from screen.enrich import OverRepresentation
 from screen.groups import GroupReader, Strata
 from screen.lanes import available_cores
 from screen.reading import StoreReader
@@ -26,13 +28,22 @@ Compute = Callable[[Sequence[Any], Callable[[], None]], list[Any]]
 
 
 @dataclass(frozen=True)
+class Tested:
+    """Gene sets that the changed genes of every group are tested against, and the false discovery rate of written rows."""
+
+    test: OverRepresentation
+    max_fdr: float
+
+
+@dataclass(frozen=True)
 class Job:
     """What every part has in common. Workers, maybe on other machines, find the store under the same path."""
 
     store: Path
-    folder: Path
+    directory: Path
     strata: Strata
     wanted: Wanted
+    sets: Tested | None = None
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -43,15 +54,15 @@ class Means:
         self, folder: Path, parts: Sequence[Sequence[Summary]], n_strata: int, times: Sequence[int], n_genes: int
     ):
         self._folder, self._times, self._n_strata, self._n_genes = folder, list(times), n_strata, n_genes
-        places = [np.array([self.place(s) for s in part], dtype=np.int64) for part in parts]
+        places = [np.array([self.place(s.perturbation, s.stratum, s.time) for s in p], dtype=np.int64) for p in parts]
         size = 1 + max((int(p.max()) for p in places if len(p)), default=0)
         self._part_N, self._row_N = np.full((2, size), -1, dtype=np.int32)
         for number, place in enumerate(places):
             self._part_N[place], self._row_N[place] = number, np.arange(len(place))
 
-    def place(self, s: Summary) -> int:
+    def place(self, perturbation: int, stratum: int, time: int) -> int:
         """Number of a group: by perturbation, stratum, time point."""
-        return (s.perturbation * self._n_strata + s.stratum) * len(self._times) + self._times.index(s.time)
+        return (perturbation * self._n_strata + stratum) * len(self._times) + self._times.index(time)
 
     def rows(self, place_N: NDArray[np.integer]) -> NDArray[np.float64]:
         """(N, G) of groups, which all have a cell."""
@@ -73,12 +84,22 @@ def on_threads(tasks: Sequence[Any], done: Callable[[], None]) -> list[Any]:
         return list(dask.compute(*tasks, scheduler="threads", num_workers=available_cores()))
 
 
+def each(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """The function's results, in order, computed on the threads of this process."""
+    import dask
+
+    return on_threads([dask.delayed(function, pure=False, traverse=False)(*a) for a in arguments], lambda: None)
+
+
 @contextmanager
 def gene_tables(
-    store: StoreReader, directory: Path, strata: Strata, wanted: Wanted, compute: Compute = on_threads,
+    store: StoreReader, directory: Path, strata: Strata, wanted: Wanted, sets: Tested | None = None,
+    compute: Compute = on_threads,
     show: Callable[[int], Callable[[], None]] = lambda n_parts: lambda: None,
 ) -> Iterator[tuple[list[Summary], Means | None]]:  # fmt: skip
-    """Writes `deg/part-*.parquet`, sorted by target; yields a summary of every group and, with counts, its mean changes.
+    """Writes `deg/part-*.parquet`, sorted by target, and with gene sets `enrichment/part-*.parquet`, in the same order.
+
+    Yields a summary of every group and, with counts, its mean changes.
 
     A part is written as it comes and has another name until it is whole. A thread holds the changes of one group of cells,
     as far as they fit, and one row group of its part. `show` is told the number of parts, and returns what to call as
@@ -86,29 +107,36 @@ def gene_tables(
     """
     import dask
 
-    names, folder = Names(store), directory / "deg"
+    names, folder = Names(store), directory / FOLDER
     perturbations = np.concatenate([np.unique(b.read("items/perturbation")) + b.first for b in store.blocks])
     order = sorted((int(p) for p in perturbations), key=lambda p: (names.target[p], names.id[p]))
     n_rows = len(order) * len(names.feature) * len(strata.name_S) * len(store.layout.pred_tps)
     n_parts = min(MAX_PARTS, len(order), max(-(-n_rows // ROWS_PER_PART), available_cores()))
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in [*folder.glob("part-*.parquet"), *folder.glob(".part-*")]:
-        old.unlink()
-    job = Job(store.path.absolute(), folder.absolute(), strata, wanted)
+    tables = {folder: SCHEMA} if store.layout.has_counts else {}
+    if sets is not None:
+        tables[directory / enrich.FOLDER] = enrich.CHANGED_SCHEMA
+    for place in (folder, directory / enrich.FOLDER):
+        for old in [*place.glob("*.parquet"), *place.glob(".part-*")]:
+            old.unlink()
+    for place in (folder, *tables):
+        place.mkdir(parents=True, exist_ok=True)
+    job = dask.delayed(Job(store.path.absolute(), directory.absolute(), strata, wanted, sets), traverse=False)
     make = dask.delayed(write_part, pure=False)
     tasks = [make(job, i, [int(p) for p in some]) for i, some in enumerate(np.array_split(order, max(n_parts, 1)))]
     try:
         parts: list[list[Summary]] = compute(tasks, show(len(tasks)))
-        if store.layout.has_counts and not any(folder.glob("part-*.parquet")):
-            # nobody has to ask whether there is a table
-            pl.DataFrame(schema=SCHEMA).write_parquet(_part_of(folder, 0))
+        for place, schema in tables.items():
+            if not any(place.glob("part-*.parquet")):
+                # nobody has to ask whether there is a table
+                pl.DataFrame(schema=schema).write_parquet(_part_of(place, 0))
         has_means = store.layout.has_counts
         times, n_genes = store.layout.pred_tps, len(names.feature)
         means = Means(folder, parts, len(strata.name_S), times, n_genes) if has_means else None
         yield [s for part in parts for s in part], means
     finally:
-        for left in folder.glob(".part-*"):
-            left.unlink(missing_ok=True)
+        for place in (folder, *tables):
+            for left in place.glob(".part-*"):
+                left.unlink(missing_ok=True)
 
 
 class _Opened:
@@ -137,20 +165,23 @@ def write_part(job: Job, number: int, perturbations: Sequence[int]) -> list[Summ
     torch.set_num_threads(1)
     names, readers = _OPENED.of(job)
     summaries: list[Summary] = []
-    with _PartWriter(job.folder, number) as writer, _means_of(job.folder, number).open("wb") as means:
+    folder, sets = job.directory / FOLDER, job.sets
+    with ExitStack() as stack:
+        rows = stack.enter_context(_PartWriter(folder, number))
+        changed = stack.enter_context(_PartWriter(job.directory / enrich.FOLDER, number))
+        means = stack.enter_context(_means_of(folder, number).open("wb"))
         for p in perturbations:
             reader = next(r for r in reversed(readers) if r.block.first <= p)
             for group in reader.groups(p):
-                summaries.append(summarise(group, names, job.wanted))
-                if group.genes is not None:
-                    _put(means, group.genes.mean_delta)
-                    if job.wanted.top != 0:
-                        writer.add(frame(group, names, job.strata, job.wanted))
+                summaries.append(summarise(group, names))
+                if group.genes is None:
+                    continue
+                means.write(group.genes.mean_delta.astype(np.float32).tobytes())
+                if job.wanted.top != 0:
+                    rows.add(frame(group, names, job.strata, job.wanted))
+                if sets is not None:
+                    changed.add(enrich.changed(group, names, job.strata, sets.test, sets.max_fdr))
     return summaries
-
-
-def _put(file: BinaryIO, mean_G: NDArray[np.float64]) -> None:
-    file.write(mean_G.astype(np.float32).tobytes())
 
 
 class _PartWriter:
@@ -163,7 +194,8 @@ class _PartWriter:
 
     def add(self, rows: pl.DataFrame) -> None:
         """Takes rows, and writes them when there are enough."""
-        self._waiting.append(rows)
+        if rows.height:
+            self._waiting.append(rows)
         if sum(f.height for f in self._waiting) >= ROWS_PER_GROUP:
             self._flush()
 

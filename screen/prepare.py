@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from screen.config import ScreenConfig
 from screen.decompose import planned
-from screen.errors import CellError, CheckpointError, GeneError, some
+from screen.errors import CellError, CheckpointError, ConfigError, GeneError, some
+from screen.gene_sets import GeneSets
 from screen.genes import Vocabulary
 from screen.importers.anndata import read_h5ad_cells
 from screen.importers.perturbgen_cells import gene_columns, read_tokenised_cells, time_points
@@ -25,7 +26,7 @@ from screen.perturbations import MANY_JOINT_GENES, Library
 from screen.plan import Window, select_items
 from screen.prepared import Prepared
 from screen.rows import RowBuilder
-from screen.sections import ModelConfig, PredictConfig
+from screen.sections import EnrichConfig, ModelConfig, PredictConfig
 from screen.tokens import SOURCE, TokenBank, combined
 
 
@@ -60,7 +61,26 @@ def prepare(config: ScreenConfig) -> Prepared:
     notes = (*_notes(config, bank, sizes), *_idle(config, checkpoint.has_own_encoder), *_joint(library))
     if config.deg.replicate is not None:
         _strata(bank, [config.deg.replicate], window.pred_tps)
-    return Prepared(config.output, vocabulary, bank, library, plan, window, adapter, rows, layout, notes, config.deg)
+    return Prepared(
+        config.output, vocabulary, bank, library, plan, window, adapter, rows, layout,
+        (*notes, *_gene_sets(config.enrich, vocabulary, layout)), config.deg, config.enrich,
+    )  # fmt: skip
+
+
+def _gene_sets(config: EnrichConfig | None, vocabulary: Vocabulary, layout: Layout) -> list[str]:
+    """What is left of the gene sets; better now than when everything is computed. Raises ConfigError."""
+    if config is None:
+        return []
+    if not layout.has_counts:
+        raise ConfigError(
+            "enrich needs predicted counts, and this screen has embeddings only; remove the section `enrich`"
+        )
+    sizes = config.min_size, config.max_size
+    sets = GeneSets.read(config.gene_sets, vocabulary.ensembl_id, vocabulary.symbol, *sizes)
+    files = ", ".join(p.name for p in config.gene_sets)
+    return [
+        f"{len(sets):,} gene sets of {files} have {sizes[0]} to {sizes[1]} of the model's {len(vocabulary):,} genes"
+    ]
 
 
 def _adapter(

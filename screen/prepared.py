@@ -17,7 +17,7 @@ from screen.pack import RowLengths
 from screen.perturbations import Library
 from screen.plan import Plan, Window, edited_states
 from screen.rows import RowBuilder
-from screen.sections import DegConfig, OutputConfig
+from screen.sections import DegConfig, EnrichConfig, OutputConfig
 from screen.tokens import TokenBank
 
 NUMERICS_VERSION = 2
@@ -39,6 +39,7 @@ class Prepared:
     layout: Layout
     notes: tuple[str, ...] = ()
     deg: DegConfig = field(default_factory=DegConfig)
+    enrich: EnrichConfig | None = None
 
     @property
     def condition_ids(self) -> tuple[int, ...]:

@@ -206,9 +206,14 @@ def _duration(seconds: float) -> str:
 
 
 def describe_result(
-    directory: Path, hits: pl.DataFrame, has_counts: bool, unscreened: Sequence[str], console: Console
+    directory: Path,
+    hits: pl.DataFrame,
+    gene_sets: pl.DataFrame | None,
+    has_counts: bool,
+    unscreened: Sequence[str],
+    console: Console,
 ) -> None:
-    """The strongest perturbations, where the files are, and what could not be screened."""
+    """The strongest perturbations, the gene sets they shift (None: not asked for), the files, and what was not screened."""
     ranked = hits.drop_nulls("strength_rank")
     # an insertion moves a cell more than a knock-out: in one list it would hide them all
     modes = ranked["mode"].unique(maintain_order=True).to_list()
@@ -225,9 +230,32 @@ def describe_result(
     n_unranked = hits["strength"].count() - hits["strength_rank"].count()
     if n_unranked:
         console.say(f"{n_unranked} more rest on too few cells for a rank (output.min_cells); they are in hits.parquet")
+    if gene_sets is not None:
+        describe_gene_sets(gene_sets, console)
     written = "screen.zarr, hits.parquet" + (", deg/part-*.parquet" if has_counts else "")
+    written += "" if gene_sets is None else ", enrichment/*.parquet"
     console.say(f"{directory}: {written}, coverage.parquet, provenance.json")
     describe_unscreened(unscreened, console)
+
+
+def describe_gene_sets(ranked: pl.DataFrame, console: Console) -> None:
+    """The gene sets that the strongest perturbations shift most, a line each."""
+    import polars as pl
+
+    rows = ranked.unique(["perturbation", "stratum", "time"], keep="first", maintain_order=True)
+    rows = rows.filter(pl.int_range(pl.len()).over("mode") < N_TOP_OF_MODE)
+    if rows.is_empty():
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("gene", "edit", "stratum", "t", "gene set shifted most", "genes", "NES", "q"):
+        justify: Literal["left", "right"] = "right" if name in ("t", "genes", "NES", "q") else "left"
+        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", max_width=2 * MAX_COLUMN)
+    for row in rows.iter_rows(named=True):
+        which = row["target_symbol"], f"{row['site']}:{row['mode']}", row["stratum"], str(row["time"]), row["gene_set"]
+        nes, q = ("-" if x is None else f"{x:.2g}" for x in (row["nes"], row["fdr"]))
+        table.add_row(*which, str(row["n_set"]), nes, q)
+    console.say("\nGene sets, by all genes in order of their mean change (NES: normalised enrichment score)")
+    console.show(table)
 
 
 def _described_null(ranked: pl.DataFrame) -> str:

@@ -13,7 +13,8 @@ from screen.perturbations import Library, parse_perturbation
 from screen.plan import Coverage, Selection, order, select_items
 from screen.prepared import Prepared
 from screen.reading import FORMAT_VERSION, Block
-from screen.store import ScreenStore
+from screen.store import ScreenStore, jsonable
+from screen.tables import view_of_gene_sets
 
 STORE = "screen.zarr"
 VIEW = ("var_list", "export_batch_size", "strata", "min_cells")
@@ -43,7 +44,8 @@ def open_store(
     Raises StoreError saying what differs if another screen is there.
     """
     path = directory / STORE
-    view = {name: getattr(screen.output, name) for name in VIEW} | {"deg": screen.deg.model_dump()}
+    view = {name: getattr(screen.output, name) for name in VIEW}
+    view |= {"deg": screen.deg.model_dump(), "enrich": view_of_gene_sets(screen.enrich)}
     if ScreenStore.exists(path):
         store = ScreenStore.open(path, "r+")
         _require_same(store, screen, executor)
@@ -51,7 +53,7 @@ def open_store(
         new = _new(screen.library, store, screen)
         if len(new):
             _require_add(store, screen, new, add)
-        if store.provenance["view"] != view:
+        if store.provenance["view"] != jsonable(view):
             store.set_view(view)
         if len(new):
             smaller = _screen_of(screen, new, cells_per_block=store.blocks[0].cells_per_block)

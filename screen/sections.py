@@ -205,6 +205,24 @@ class DegConfig(Section):
         return self
 
 
+class EnrichConfig(Section):
+    """Gene sets that changed genes, and the targets of strong perturbations, are tested against.
+
+    gene_sets  GMT files, genes by symbol or Ensembl ID
+    min_size, max_size  of a set, counting the model's genes
+    max_fdr    over-representation is written up to here
+    ranked     so many of the strongest perturbations of each mode, site, stratum and time point get a ranked test (GSEA)
+    targets    the targets of so many of the strongest are tested together
+    """
+
+    gene_sets: Annotated[list[FilePath], Field(min_length=1)]
+    min_size: Annotated[int, Field(ge=1)] = 5
+    max_size: Annotated[int, Field(ge=1)] = 500
+    max_fdr: Annotated[float, Field(gt=0, le=1)] = 0.25
+    ranked: Annotated[int, Field(ge=0)] = 10
+    targets: Annotated[int, Field(ge=1)] = 50
+
+
 class ComputeConfig(Section):
     """How results are computed. `auto` is decided once, when the output directory is created, and kept there."""
 

@@ -11,6 +11,7 @@ import polars as pl
 
 from screen.config import ScreenConfig, parse_config, parse_section, read_yaml
 from screen.engine import Progress
+from screen.enrich import ranked_in
 from screen.errors import CellError
 from screen.executor import Executor
 from screen.handoff import write_handoff
@@ -35,10 +36,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left behind. `unscreened` are labels of requested perturbations without any item, each with its reason."""
+    """What a run left behind.
+
+    ranked      gene sets of the strongest perturbations, None where none were asked for
+    unscreened  labels of requested perturbations without any item, each with its reason
+    """
 
     directory: Path
     hits: pl.DataFrame
+    ranked: pl.DataFrame | None
     has_counts: bool
     unscreened: tuple[str, ...]
 
@@ -98,7 +104,9 @@ def run(config: ScreenConfig, config_text: str, directory: Path, console: Consol
         _compute(screen, store, decision, workers, console)
         write_coverage(coverage_of(screen, store), store, directory)
         table, _ = make_tables(store, directory, console, workers.tables)
-    return Result(directory, table, screen.layout.has_counts, tuple(reasons(screen, screen.unscreened())))
+    return Result(
+        directory, table, ranked_in(directory), screen.layout.has_counts, tuple(reasons(screen, screen.unscreened()))
+    )
 
 
 class _Workers(Protocol):
@@ -230,9 +238,14 @@ def make_tables(
 
 
 def present_again(
-    directory: Path, changes: Mapping[str, object], workers: Mapping[str, object], console: Console
+    directory: Path,
+    changes: Mapping[str, object],
+    gene_sets: Sequence[Path],
+    workers: Mapping[str, object],
+    console: Console,
 ) -> tuple[Result, bool]:
-    """(result, whether any table was made): the tables of a finished screen, with other settings of `deg` where given.
+    """(result, whether any table was made): the tables of a finished screen, with other settings of `deg`, or gene sets,
+    where given.
 
     `workers` has the command line's `workers` and `scheduler`. Raises StoreError, ConfigError.
     """
@@ -240,14 +253,14 @@ def present_again(
     cluster = _cluster(None, workers, store.path)
     with ExitStack() as stack:
         stack.enter_context(only_writer(directory, scratch_of(store.path)))
-        present(store, {name: value for name, value in changes.items() if value is not None})
+        present(store, {name: value for name, value in changes.items() if value is not None}, gene_sets)
         compute = on_threads
         if cluster is not None:
             from screen.cluster import started
 
             compute = stack.enter_context(started(cluster, ComputeConfig(), console.say)).tables
         hits, is_new = make_tables(store, directory, console, compute)
-    return Result(directory, hits, store.layout.has_counts, ()), is_new
+    return Result(directory, hits, ranked_in(directory), store.layout.has_counts, ()), is_new
 
 
 def reasons(screen: Prepared, perturbations: list[int]) -> list[str]:

@@ -14,14 +14,16 @@ import polars as pl
 from screen.arrays import stored_name
 from screen.config import parse_section
 from screen.deg import Names, Wanted
-from screen.errors import ConfigError, StoreError
+from screen.enrich import RANKED, TARGETS, OverRepresentation, joined, of_targets, ranked
+from screen.errors import ConfigError, StoreError, some
+from screen.gene_sets import GeneSets, checksums_of
 from screen.groups import ChosenTests, Strata
 from screen.hits import hits, write_whole
-from screen.parts import Compute, gene_tables, on_threads
+from screen.parts import Compute, Means, Tested, each, gene_tables, on_threads
 from screen.plan import Coverage
 from screen.reading import StoreReader
-from screen.sections import DegConfig
-from screen.store import ScreenStore
+from screen.sections import DegConfig, EnrichConfig
+from screen.store import ScreenStore, jsonable
 from screen.tokens import combined
 
 STAMP, COVERAGE = "tables.json", "coverage.parquet"
@@ -78,7 +80,7 @@ def _obs(store: StoreReader, column: str) -> Any:
     raise ConfigError(f'the cells have no column "{column}" (deg.replicate); columns: {", ".join(there) or "none"}')
 
 
-def present(store: ScreenStore, changes: Mapping[str, object]) -> None:
+def present(store: ScreenStore, changes: Mapping[str, object], gene_sets: Sequence[Path] = ()) -> None:
     """Changes how tables present the results, from now on. Raises StoreError for an unfinished screen, or ConfigError."""
     if not store.is_complete:
         raise StoreError(
@@ -87,9 +89,41 @@ def present(store: ScreenStore, changes: Mapping[str, object]) -> None:
     before: Mapping[str, Any] = store.provenance["view"]
     deg = parse_section(DegConfig, {**before["deg"], **changes}, store.path)
     strata_of(store, before["strata"], deg.replicate)
-    if deg.model_dump() != before["deg"]:
-        store.set_view({**before, "deg": deg.model_dump()})
+    enrich = before.get("enrich")
+    if gene_sets:
+        config = parse_section(EnrichConfig, {**_config_of(enrich), "gene_sets": list(gene_sets)}, store.path)
+        enrich = view_of_gene_sets(config)
+        _gene_sets(enrich, store)
+    view = {**before, "deg": deg.model_dump(), "enrich": enrich}
+    if jsonable(view) != before:
+        store.set_view(view)
         store.finish()
+
+
+def view_of_gene_sets(config: EnrichConfig | None) -> dict[str, Any] | None:
+    """How gene sets present the results, and what their files held."""
+    return None if config is None else {**config.model_dump(), "files": checksums_of(config.gene_sets)}
+
+
+def _config_of(view: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {k: v for k, v in (view or {}).items() if k != "files"}
+
+
+def _gene_sets(view: Mapping[str, Any] | None, store: StoreReader) -> tuple[EnrichConfig, GeneSets] | None:
+    """Raises ConfigError for files that cannot be read, or that are others than when the tables were asked for."""
+    if view is None:
+        return None
+    if not store.layout.has_counts:
+        raise ConfigError("gene sets need predicted counts, and this screen has embeddings only")
+    config = EnrichConfig.model_validate(_config_of(view))
+    changed = [p for p, found in checksums_of(config.gene_sets).items() if view["files"].get(p) != found]
+    if changed:
+        raise ConfigError(
+            f"the gene sets {some(changed)} are others than when they were asked for; "
+            "`perturbscreen deg DIR --gene-sets FILE ...` takes them as they are now"
+        )
+    ensembl_id, symbol = (store.strings(f"genes/{name}").tolist() for name in ("ensembl_id", "symbol"))
+    return config, GeneSets.read(config.gene_sets, ensembl_id, symbol, config.min_size, config.max_size)
 
 
 def write_all(
@@ -107,15 +141,39 @@ def write_all(
         return pl.read_parquet(directory / "hits.parquet"), False
     view: Mapping[str, Any] = store.provenance["view"]
     config, coverage = DegConfig.model_validate(view["deg"]), read_coverage(directory, store)
-    strata = strata_of(store, view["strata"], config.replicate)
+    strata, names = strata_of(store, view["strata"], config.replicate), Names(store)
+    enrich = _gene_sets(view.get("enrich"), store)
+    tested = None if enrich is None else Tested(OverRepresentation(enrich[1]), enrich[0].max_fdr)
     (directory / STAMP).unlink(missing_ok=True)
-    with gene_tables(store, directory, strata, wanted_of(config), compute, show) as (summaries, means):
-        table = hits(summaries, Names(store), coverage, store.layout.pred_tps, view["min_cells"], means)
+    with gene_tables(store, directory, strata, wanted_of(config), tested, compute, show) as (summaries, means):
+        table = hits(summaries, names, coverage, store.layout.pred_tps, view["min_cells"], means)
+        if enrich is not None and means is not None:
+            _write_enrichment(*enrich, table, names, strata, means, directory)
     write_whole(table, directory / "hits.parquet")
     stamp = directory / f".{STAMP}.partial"
     stamp.write_text(json.dumps({"results": digest, "files": _sizes(directory)}, indent=2))
     stamp.replace(directory / STAMP)
     return table, True
+
+
+def _write_enrichment(
+    config: EnrichConfig,
+    sets: GeneSets,
+    table: pl.DataFrame,
+    names: Names,
+    strata: Strata,
+    means: Means,
+    directory: Path,
+) -> None:
+    """Gene sets of the strongest perturbations: by their targets, and by all genes in order of their change."""
+    write_whole(of_targets(table, sets, names, config.targets, config.max_fdr), directory / TARGETS)
+    strongest = table.filter(pl.col("strength_rank").is_not_null())
+    strongest = strongest.filter(pl.int_range(pl.len()).over("mode", "site", "stratum", "time") < config.ranked)
+    number = {perturbation: i for i, perturbation in enumerate(names.id.tolist())}
+    groups = strongest.select("perturbation", "stratum", "time").rows()
+    place_N = [means.place(number[p], strata.name_S.index(s), t) for p, s, t in groups]
+    found = each(ranked, [(mean_G, sets, names) for mean_G in means.rows(np.array(place_N, dtype=np.int64))])
+    write_whole(joined(strongest, found), directory / RANKED)
 
 
 def wanted_of(config: DegConfig) -> Wanted:
@@ -136,4 +194,5 @@ def _stamp(directory: Path) -> object:
 def _sizes(directory: Path) -> dict[str, int]:
     """Name -> bytes of every table."""
     tables = [*(directory / n for n in ("hits.parquet", COVERAGE)), *sorted(directory.glob("deg/part-*.parquet"))]
+    tables += sorted(directory.glob("enrichment/*.parquet"))
     return {str(p.relative_to(directory)): p.stat().st_size for p in tables if p.is_file()}
