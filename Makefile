@@ -46,7 +46,7 @@ demo-data: $(VENV)/.installed
 demo-model: $(VENV)/.installed
 	$(BIN)/python -m screen.demo.train --seed 0 --out screen/demo/data/demo.ckpt
 
-# Speed, padding, memory and precision on this machine, in about twelve minutes of two quiet cores: appends to
+# Speed, padding, memory and precision on this machine, in about sixteen minutes of two quiet cores: appends to
 # benchmarks/results.jsonl and makes README's table of it. One part: make bench ONLY=precision
 bench: $(VENV)/.installed
 	@$(BIN)/python benchmarks/run_all.py $(addprefix --only ,$(ONLY))

@@ -1,6 +1,6 @@
 """All benchmarks of a CPU, one script after another, then the table of README.md: what `make bench` calls.
 
-python benchmarks/run_all.py                     # about twelve minutes on two quiet cores
+python benchmarks/run_all.py                     # about sixteen minutes on two quiet cores
 python benchmarks/run_all.py --only precision    # one script; may be given more than once
 """
 
@@ -25,6 +25,8 @@ LIMITS = {
     "reference": 150,
     "store": 150,
     "scale_out": 150,
+    "differential": 420,
+    "power": 60,
 }
 
 

@@ -30,7 +30,7 @@ class ScreenConfig(Section):
     cells: CellsConfig
     library: list[LibraryConfig]
     predict: PredictConfig
-    null: NullConfig | None = None
+    null: NullConfig = NullConfig()
     output: OutputConfig = OutputConfig()
     deg: DegConfig = DegConfig()
     enrich: EnrichConfig | None = None
@@ -38,7 +38,7 @@ class ScreenConfig(Section):
     cluster: ClusterConfig | None = None
     notes: list[str] = Field(default_factory=list)
 
-    @field_validator("output", "deg", "compute", mode="before")
+    @field_validator("null", "output", "deg", "compute", mode="before")
     @classmethod
     def _empty_is_default(cls, value: object) -> object:
         return {} if value is None else value
@@ -90,6 +90,9 @@ class _StrictLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
+            if key_node.tag == "tag:yaml.org,2002:null":
+                # the section `null`, unless it is quoted
+                key_node.tag = "tag:yaml.org,2002:str"
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int | float | bool | None):
                 raise yaml.constructor.ConstructorError(

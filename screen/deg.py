@@ -49,6 +49,9 @@ class Names:
         self.must_screen, self.is_null = (
             np.concatenate([b.read(f"perturbations/{n}") for b in store.blocks]) for n in ("must_screen", "is_null")
         )
+        # random genes of a first run that a later one asks for
+        named = np.isin(self.id.astype(str), store.provenance["view"].get("named", []))
+        self.must_screen, self.is_null = self.must_screen | named, self.is_null & ~named
 
 
 def frame(group: Group, names: Names, strata: Strata, wanted: Wanted) -> pl.DataFrame:

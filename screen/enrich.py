@@ -125,8 +125,8 @@ def ranked(mean_G: NDArray[np.float64], sets: GeneSets, names: Names, seed: int 
     """The running-sum test (GSEA) of all genes in order of their mean change, a row per set, best first.
 
     By gseapy, preranked: p is the share of N_PERMUTATIONS draws of genes with as large a score of the same sign, the same for
-    the same seed. Nothing where no gene changes. Source: Subramanian et al. 2005. (gseapy's adaptive
-    method was seen not to end where many genes do not change.)
+    the same seed, and not below 1 / (N_PERMUTATIONS + 1). Nothing where no gene changes. Source: Subramanian et al. 2005.
+    (gseapy's adaptive method was seen not to end where many genes do not change.)
     """
     import gseapy
     import pandas as pd
@@ -154,6 +154,8 @@ def ranked(mean_G: NDArray[np.float64], sets: GeneSets, names: Names, seed: int 
             "leading_edge": [[symbol[g] for g in text.split(";") if g][:N_GENES_SHOWN] for text in found["Lead_genes"]],
         }
     )
+    # none of so many draws as large is not never
+    table = table.with_columns(pl.col("p_value", "fdr").clip(1 / (N_PERMUTATIONS + 1)))
     best = [pl.col("p_value"), -pl.col("nes").abs(), pl.col("gene_set")]
     return table.sort(best).with_columns(pl.selectors.float().fill_nan(None))
 

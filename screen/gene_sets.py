@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from screen.errors import ConfigError, some
 from screen.genes import strip_version
+from screen.sections import EnrichConfig
 
 Listed = tuple[str, str, tuple[str, ...]]
 """Collection (the file's name), set, and the genes that the file lists for it."""
@@ -85,6 +87,11 @@ def checksums_of(paths: Sequence[Path]) -> Mapping[str, str]:
         return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
     except OSError as error:
         raise ConfigError(f"cannot read the gene sets {error.filename}: {error.strerror}") from error
+
+
+def view_of_gene_sets(config: EnrichConfig | None) -> dict[str, Any] | None:
+    """How gene sets present the results, and what their files held."""
+    return None if config is None else {**config.model_dump(), "files": checksums_of(config.gene_sets)}
 
 
 def _nothing_left(

@@ -10,7 +10,7 @@ from screen.errors import CellError, ConfigError
 from screen.genes import NO_TOKEN, Vocabulary
 from screen.perturbations import Library, Perturbation, Site, make_library, make_perturbation
 from screen.plan import Window, index_genes
-from screen.sections import LibraryConfig, NullConfig
+from screen.sections import FEWEST_NULLS, MANY_NULLS, LibraryConfig, NullConfig
 from screen.tokens import SOURCE, TokenBank
 
 
@@ -23,7 +23,7 @@ def expand(
 ) -> Library:
     """What the user wrote -> perturbations, then the random ones of the matched null."""
     library = make_library((list(_block(b, bank, vocabulary, window)), b.genes != "all") for b in blocks)
-    if null is None:
+    if null is None or null.n == 0:
         return library
     random = [p for b in blocks for p in _random(b, null, library, bank, vocabulary, window)]
     added = tuple(p for p in dict.fromkeys(random) if p not in set(library.perturbations))
@@ -51,16 +51,19 @@ def _random(
         found = _all_genes(mode == "overexpress", sites, tps, bank, vocabulary, window)
         free = [g for g in found if g not in taken]
         k = max(len(p.genes) for p in library.perturbations if p.mode == mode)
-        draw = np.random.Generator(np.random.Philox(key=null.seed))
-        if len(free) < null.n + k:
+        n = min(MANY_NULLS, len(free) - k) if null.n is None else null.n
+        if len(free) < n + k:
             raise ConfigError(
-                f"null.n is {null.n}, but only {len(free)} genes beside those of the library can be edited ({mode}); "
+                f"null.n is {n}, but only {len(free)} genes beside those of the library can be edited ({mode}); "
                 "ask for fewer, or for `genes: all`, which needs no null perturbations"
             )
+        if n < FEWEST_NULLS:
+            continue
+        draw = np.random.Generator(np.random.Philox(key=null.seed))
+        # another gene of the user's leaves the others as they are
+        shuffled = [g for g in draw.permutation(found).tolist() if g not in taken]
         groups = (
-            [draw.choice(free, k, replace=False).tolist() for _ in range(null.n)]
-            if k > 1
-            else (draw.choice(free, (null.n, 1), replace=False).tolist())
+            [draw.choice(free, k, replace=False).tolist() for _ in range(n)] if k > 1 else [[g] for g in shuffled[:n]]
         )
         made += [make_perturbation(g, mode, sites, tps, vocabulary) for g in groups]
     return made

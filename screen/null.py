@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from screen.sections import FEWEST_NULLS
+
 Values = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 BIWEIGHT = 4.685
@@ -17,7 +19,6 @@ N_ROUNDS = 30
 MAD_TO_SD = 1.4826
 MOST_KNOTS, ROWS_PER_COLUMN = 5, 12
 """A covariate has at most so many spline columns; and a fit at least so many perturbations per column."""
-FEWEST = 20
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ def calibrate(strength_P: Values, covariate_PK: Values, is_null_P: Bools | None 
     Designated null perturbations are the pool, and their upper tail is p; a null perturbation is judged by the others.
     Without any, all perturbations are fitted, and the pool is the lower half of the residuals and its mirror image: hits
     are strong, so the lower half is free of them (as in Efron 2004, the centre of the distribution is the null).
-    Fewer than FEWEST of them give no p. Strengths of 0 are the weakest there are. NaN covariates take the median.
+    Fewer than FEWEST_NULLS of them give no p. Strengths of 0 are the weakest there are. NaN covariates take the median.
     """
     known_P = np.isfinite(strength_P) & (strength_P > 0)
     fit_P = known_P & (np.ones(len(strength_P), dtype=bool) if is_null_P is None else is_null_P)
     nothing = np.full(len(strength_P), np.nan)
-    if np.count_nonzero(fit_P) < FEWEST:
+    if np.count_nonzero(fit_P) < FEWEST_NULLS:
         return Calibration(nothing, nothing.copy(), 0)
     z_P, leverage_P = _standardised(np.log(np.where(known_P, strength_P, 1.0)), covariate_PK, fit_P)
     z_P[~known_P] = np.where(strength_P[~known_P] == 0, -np.inf, np.nan)

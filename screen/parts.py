@@ -117,7 +117,7 @@ def gene_tables(
         tables[directory / enrich.FOLDER] = enrich.CHANGED_SCHEMA
     for place in (folder, directory / enrich.FOLDER):
         for old in [*place.glob("*.parquet"), *place.glob(".part-*")]:
-            old.unlink()
+            old.unlink(missing_ok=True)
     for place in (folder, *tables):
         place.mkdir(parents=True, exist_ok=True)
     job = dask.delayed(Job(store.path.absolute(), directory.absolute(), strata, wanted, sets), traverse=False)

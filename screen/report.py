@@ -167,7 +167,9 @@ def describe_plan(screen: Prepared, console: Console) -> None:
     )
     n_null = sum(screen.library.is_null)
     if n_null:
-        console.say(f"  {n_null:,} of the perturbations are random genes for the matched null (null: n)")
+        console.say(
+            f"  {n_null:,} of the perturbations are random genes for the matched null (`null: {n: 0}` for none)"
+        )
     n_table_rows = len(screen.library) * len(screen.vocabulary) * len(coverage.stratum) * len(layout.pred_tps)
     if layout.has_counts:
         console.say(f"  differential expression: up to {n_table_rows:,} rows before deg.top and thresholds")
@@ -262,7 +264,7 @@ def _described_null(ranked: pl.DataFrame) -> str:
     """What p and q of the ranking rest on."""
     judged = ranked.drop_nulls("p_value")
     if judged.is_empty():
-        return "p: no matched null; screen `genes: all`, or add `null: {n: 100}` for random genes to compare with"
+        return "p: no matched null; screen `genes: all`, or leave `null` out of the configuration, for random genes to compare with"
     n_pool = min(judged["n_pool"].to_list())
     n_tested = max(len(part) for part in judged.partition_by("mode", "site", "stratum", "time"))
     smallest = 1 / (1 + n_pool)

@@ -7,14 +7,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from screen.errors import StoreError, some
 from screen.executor import Executor, own_version
+from screen.gene_sets import view_of_gene_sets
 from screen.perturbations import Library, parse_perturbation
 from screen.plan import Coverage, Selection, order, select_items
 from screen.prepared import Prepared
 from screen.reading import FORMAT_VERSION, Block
 from screen.store import ScreenStore, jsonable
-from screen.tables import view_of_gene_sets
 
 STORE = "screen.zarr"
 VIEW = ("var_list", "export_batch_size", "strata", "min_cells")
@@ -53,6 +55,7 @@ def open_store(
         new = _new(screen.library, store, screen)
         if len(new):
             _require_add(store, screen, new, add)
+        view |= {"named": _named_since(screen, store)}
         if store.provenance["view"] != jsonable(view):
             store.set_view(view)
         if len(new):
@@ -67,7 +70,7 @@ def open_store(
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "perturbscreen": own_version(),
             "notes": list(screen.notes),
-            "view": view,
+            "view": view | {"named": []},
         }
         store = ScreenStore.create(
             path, screen.vocabulary, screen.bank, screen.layout, provenance,
@@ -150,6 +153,15 @@ def _new(library: Library, store: ScreenStore, screen: Prepared) -> Library:
     """The perturbations that the store lacks."""
     known = set(store.perturbations("id"))
     return library.take([i for i, name in enumerate(library.ids(screen.vocabulary)) if name not in known])
+
+
+def _named_since(screen: Prepared, store: ScreenStore) -> list[str]:
+    """What the store has as random perturbations and the user asks for now."""
+    is_null = np.concatenate([b.read("perturbations/is_null") for b in store.blocks])
+    random = set(store.perturbations("id")[is_null])
+    library = screen.library
+    ids = library.ids(screen.vocabulary)
+    return [name for name, is_random in zip(ids, library.is_null, strict=True) if name in random and not is_random]
 
 
 def _require_add(store: ScreenStore, screen: Prepared, new: Library, add: bool) -> None:

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 
 from screen.perturbations import Mode, Site
 
+FEWEST_NULLS, MANY_NULLS = 20, 100
 TimePoint = Annotated[int, Field(ge=1, le=9)]
 
 
@@ -142,10 +143,20 @@ class LibraryConfig(Section):
 
 
 class NullConfig(Section):
-    """Random perturbations that are screened beside the user's, for the matched null: `n` for every edit he asks for."""
+    """Random perturbations that are screened beside the user's, for the matched null: `n` for every edit he asks for.
 
-    n: Annotated[int, Field(ge=20)] = 100
+    Without n: MANY_NULLS, or as many as there are; none beside `genes: all`, which is its own null. 0: none.
+    """
+
+    n: Annotated[int, Field(ge=0)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("n")
+    @classmethod
+    def _enough(cls, value: int | None) -> int | None:
+        if value is not None and 0 < value < FEWEST_NULLS:
+            raise ValueError(f"{value} give no p-value; ask for {FEWEST_NULLS} or more, or for 0")
+        return value
 
 
 class PredictConfig(Section):

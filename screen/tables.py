@@ -16,7 +16,7 @@ from screen.config import parse_section
 from screen.deg import Names, Wanted
 from screen.enrich import RANKED, TARGETS, OverRepresentation, joined, of_targets, ranked
 from screen.errors import ConfigError, StoreError, some
-from screen.gene_sets import GeneSets, checksums_of
+from screen.gene_sets import GeneSets, checksums_of, view_of_gene_sets
 from screen.groups import ChosenTests, Strata
 from screen.hits import hits, write_whole
 from screen.parts import Compute, Means, Tested, each, gene_tables, on_threads
@@ -98,11 +98,6 @@ def present(store: ScreenStore, changes: Mapping[str, object], gene_sets: Sequen
     if jsonable(view) != before:
         store.set_view(view)
         store.finish()
-
-
-def view_of_gene_sets(config: EnrichConfig | None) -> dict[str, Any] | None:
-    """How gene sets present the results, and what their files held."""
-    return None if config is None else {**config.model_dump(), "files": checksums_of(config.gene_sets)}
 
 
 def _config_of(view: Mapping[str, Any] | None) -> dict[str, Any]:

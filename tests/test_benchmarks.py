@@ -12,7 +12,9 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
 import bare
 import cases
+import differential
 import plans
+import power
 import precision
 import real_size
 import record
@@ -222,6 +224,26 @@ def test_workers_and_kills_leave_every_array_as_it_is(tmp_path: Path) -> None:
     assert line["value"] == line["baseline"] > 20
     assert 2 <= line["n_units_kept_by_the_killed"] <= line["n_units"]
     assert set(line["elapsed_s"]) == {"none", "1", "3"}
+
+
+def test_statistics_are_recorded_beside_other_tools(tmp_path: Path) -> None:
+    found = figures(differential, tmp_path)
+    compared = {f"deg_paired_vs_{tool}{on}" for tool in ("illico", "pdex", "scanpy") for on in ("", "_same_cells")}
+    compared |= {"deg_ranksum_vs_illico", "deg_moments_vs_scan", "deg_moments_vs_scan_cached"}
+    assert set(found) == compared | {"deg_extra_memory", "deg_tables_demo", "deg_read_one"}
+    for name in compared:
+        assert found[name]["ratio"] == pytest.approx(found[name]["value"] / found[name]["baseline"], rel=0.02), name
+    assert found["deg_paired_vs_scanpy"]["n_controls"] > found["deg_paired_vs_scanpy"]["n_cells"]
+    assert found["deg_paired_vs_scanpy_same_cells"]["n_controls"] == found["deg_paired_vs_scanpy"]["n_cells"]
+
+
+def test_power_and_false_discoveries_of_planted_effects_are_recorded(tmp_path: Path) -> None:
+    found = figures(power, tmp_path)
+    kinds = {"all", "random_genes", "genes_t", "genes_signed_rank", "genes_rank_sum"}
+    assert set(found) == {f"{what}_{kind}" for what in ("power", "fdr") for kind in kinds}
+    assert all(0 <= line["value"] <= 1 for line in found.values())
+    # the same cells, paired: what differs between cells does not hide what changes within them
+    assert found["power_genes_t"]["value"] > found["power_genes_rank_sum"]["value"]
 
 
 def test_make_bench_calls_the_runner_and_every_script_is_there() -> None:

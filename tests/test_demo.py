@@ -155,6 +155,7 @@ def test_a_slice_of_the_demo_runs_end_to_end(tmp_path: Path, capsys: pytest.Capt
     raw = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text().replace("../screen", str(ROOT / "screen")))
     raw["cells"]["max_cells"] = 4
     raw["library"] = [{"genes": ["ISG15", "CCL2", "B2M", "FTH1"], "modes": ["mask", "overexpress"]}]
+    raw["null"] = {"n": 0}
     raw["output"]["allow_missing"] = True
     (tmp_path / "slice.yaml").write_text(yaml.safe_dump(raw))
     assert main(["run", str(tmp_path / "slice.yaml"), "--out", str(tmp_path / "out")]) == 0

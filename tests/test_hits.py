@@ -1,5 +1,7 @@
 """hits.parquet of whole screens: random genes for the null, what p rests on, and the response that all share."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,9 @@ from screen.store import ScreenStore
 NAMED = [f"ENSG{100_000 + 7 * i:011d}" for i in range(6)]
 
 
-def run(folder: Path, **sections: Any) -> Path:
+def run(folder: Path, more: Sequence[str] = (), **sections: Any) -> Path:
     config = tiny(library=sections.pop("library")) | sections
-    assert main(["run", str(write(config, folder / "s.yaml")), "--out", str(folder / "out")]) == 0
+    assert main(["run", str(write(config, folder / "s.yaml")), "--out", str(folder / "out"), *more]) == 0
     return folder / "out"
 
 
@@ -73,6 +75,42 @@ def test_genes_that_the_user_chose_are_no_null(tmp_path: Path, capsys: Any) -> N
     out = run(tmp_path, library={"genes": names, "modes": ["overexpress"]})
     assert pl.read_parquet(out / "hits.parquet")["p_value"].null_count() == 80
     assert "no matched null" in capsys.readouterr().out
+
+
+def test_a_small_screen_gets_random_genes_by_itself_as_many_as_there_are(tmp_path: Path, capsys: Any) -> None:
+    def nulls(genes: Any, modes: list[str]) -> dict[str, int]:
+        config = tiny(library={"genes": genes, "modes": modes}) | {"null": None}
+        screen = prepare(load_config(write(config, tmp_path / "s.yaml"))[0])
+        random = zip(screen.library.perturbations, screen.library.is_null, strict=True)
+        return Counter(p.mode for p, is_null in random if is_null)
+
+    # one gene is expressed in no cell
+    assert nulls(NAMED, ["overexpress", "delete"]) == {"overexpress": 54, "delete": 53}
+    # too few are left for a p-value; and all genes are their own null
+    assert nulls([f"ENSG{100_000 + 7 * i:011d}" for i in range(45)], ["overexpress"]) == {}
+    assert nulls("all", ["overexpress"]) == {}
+    config = tiny(library={"genes": NAMED}) | {"null": {"n": 7}}
+    assert main(["plan", str(write(config, tmp_path / "s.yaml"))]) == 2
+    assert "7 give no p-value; ask for 20 or more, or for 0" in capsys.readouterr().err
+
+
+def test_the_section_null_needs_no_quotes(tmp_path: Path) -> None:
+    path = write(tiny(library={"genes": NAMED}), tmp_path / "s.yaml")
+    text = path.read_text()
+    assert "'null':" in text
+    path.write_text(text.replace("'null':", "null:").replace("n: 0", "n: 30"))
+    assert load_config(path)[0].null.n == 30
+
+
+def test_a_random_gene_that_is_asked_for_later_is_ranked_and_the_other_random_ones_stay(tmp_path: Path) -> None:
+    before = pl.read_parquet(run(tmp_path, library={"genes": NAMED}, null={"n": 25}) / "hits.parquet")
+    asked = before.filter("is_null", pl.col("n_cells") > 0)["target"][0]
+    out = run(tmp_path, ["--add"], library={"genes": [*NAMED, asked]}, null={"n": 25})
+    after = pl.read_parquet(out / "hits.parquet").filter(time=1)
+    assert after.filter(target=asked)["is_null"].to_list() == [False]
+    assert after.filter("is_null").height == 25
+    kept = before.filter("is_null", pl.col("target") != asked)["target"].unique()
+    assert set(kept) <= set(after.filter("is_null")["target"])
 
 
 def test_the_response_that_all_share_is_projected_out(small: Path) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from screen.null import FEWEST, Calibration, baseline_residual, calibrate
+from screen.null import Calibration, baseline_residual, calibrate
+from screen.sections import FEWEST_NULLS
 from screen.statistics import benjamini_hochberg
 
 
@@ -93,7 +94,7 @@ def test_p_counts_the_pool_and_a_member_is_judged_by_the_others() -> None:
 
 
 def test_too_few_strengths_give_no_p_and_odd_values_no_error() -> None:
-    few = calibrate(np.ones(FEWEST - 1), np.zeros((FEWEST - 1, 2)))
+    few = calibrate(np.ones(FEWEST_NULLS - 1), np.zeros((FEWEST_NULLS - 1, 2)))
     assert few.n_pool == 0
     assert np.isnan(few.p_P).all()
     same = calibrate(np.full(50, 0.1), np.full((50, 3), np.nan))

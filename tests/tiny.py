@@ -26,6 +26,7 @@ def tiny(**changes: dict[str, Any]) -> dict[str, Any]:
         "library": {"genes": "all", "modes": ["mask"]},
         "predict": {"pred_tps": [1, 2]},
         "output": {"store_dtype": "float32"},
+        "null": {"n": 0},
     }
     for section, keys in changes.items():
         config[section] = {**config[section], **keys}

@@ -94,6 +94,7 @@ def from_upstream(raw: Mapping[str, Any], path: Path) -> ScreenConfig:
             "size_factor": "observed",
             "upstream_pooling": True,
         },
+        "null": {"n": 0},
         "output": {
             **_given(trainer, ("output_dir", "directory")),
             "var_list": _as_list(trainer.get("var_list")),
