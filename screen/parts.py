@@ -125,6 +125,7 @@ def gene_tables(
     tasks = [make(job, i, [int(p) for p in some]) for i, some in enumerate(np.array_split(order, max(n_parts, 1)))]
     try:
         parts: list[list[Summary]] = compute(tasks, show(len(tasks)))
+        _OPENED.forget()
         for place, schema in tables.items():
             if not any(place.glob("part-*.parquet")):
                 # nobody has to ask whether there is a table
@@ -154,6 +155,11 @@ class _Opened:
                 readers = [GroupReader(store, b, job.strata, job.wanted.tests) for b in store.blocks]
                 self._token, self._found = job.token, (Names(store), readers)
             return self._found
+
+    def forget(self) -> None:
+        """Lets go of what this process holds."""
+        with self._lock:
+            self._found = None
 
 
 _OPENED = _Opened()
