@@ -72,7 +72,7 @@ class OverRepresentation:
         from scipy.stats import hypergeom
 
         query_G = query_G if self.background_G is None else query_G & self.background_G
-        n_overlap_S = self._member_GS[query_G].sum(0).astype(np.int64)
+        n_overlap_S = (query_G.astype(np.float32) @ self._member_GS).astype(np.int64)
         p_S = np.ones(len(self.sets))
         # without a common gene p is 1
         at = np.flatnonzero(n_overlap_S)

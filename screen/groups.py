@@ -167,34 +167,31 @@ class GroupReader:
         """Genes some at a time: as many as fit, stored, and of these as many as fit decoded."""
         name, n, parts = f"delta/t{time}", len(rows), []
         item_bytes = self.block.array(name).dtype.itemsize
-        for wide in _cut(self._n_genes, READ_BYTES // (n * item_bytes)):
+        for wide in _cut(self._n_genes, READ_BYTES // (n * (item_bytes + 4))):
             stored_NG = self.block.read_part(name, rows, wide)
+            # read once for all the narrow pieces, unless those of all cells are at hand
+            read_NG = None if time in self._before else self._controls(time, cells, wide)
             for narrow in _cut(stored_NG.shape[1], WORK_BYTES // (4 * n)):
                 delta_NG = stored_NG[:, narrow].astype(np.float32) / np.float32(self.layout.delta_scale)
                 genes = slice(wide.start + narrow.start, wide.start + narrow.stop)
-                before_NG = self._values(self._before, time, cells, genes, self._is_log1p)
                 control_NG = None
-                if self.tests.has_rank_sum:
-                    control_NG = self._values(self._control, time, cells, genes, False)
+                if read_NG is None:
+                    before_NG = np.ascontiguousarray(self._before[time][cells, genes])
+                    if self.tests.has_rank_sum:
+                        control_NG = np.ascontiguousarray(self._control[time][cells, genes])
+                else:
+                    piece_NG = np.ascontiguousarray(read_NG[:, narrow])
+                    before_NG = counts_of(piece_NG, self._is_log1p)
+                    control_NG = piece_NG if self.tests.has_rank_sum else None
                 parts.append(statistics_of(delta_NG, before_NG, self._is_log1p, replicate_N, self.tests, control_NG))
         return concatenated(parts)
 
-    def _values(
-        self,
-        kept: Mapping[int, NDArray[np.float32]],
-        time: int,
-        cells: NDArray[np.integer],
-        genes: slice,
-        as_counts: bool,
-    ) -> NDArray[np.float32]:
-        """Some genes of the control expression of some cells, as counts or as it is stored."""
-        if time in kept:
-            return np.ascontiguousarray(kept[time][cells, genes])
+    def _controls(self, time: int, cells: NDArray[np.integer], genes: slice) -> NDArray[np.float32]:
+        """Some genes of the control expression of some cells, as it is stored."""
         found = np.empty((len(cells), genes.stop - genes.start), dtype=np.float32)
         step = max(READ_BYTES // (4 * self._n_genes), 1)
         for some in _cut(len(cells), step):
-            control_NG = self.store.control(f"expression_t{time}", self.block, cells[some])[:, genes]
-            found[some] = counts_of(control_NG, as_counts)
+            found[some] = self.store.control(f"expression_t{time}", self.block, cells[some])[:, genes]
         return found
 
     def _moments(self, time: int, rows: NDArray[np.int64]) -> Moments:

@@ -63,7 +63,9 @@ def hits(
     enough = pl.col("n_cells") >= (min_cells if any(s.n_cells >= min_cells for s in summaries) else 1)
     table = table.with_columns(is_enough=enough & pl.col("strength").is_not_null()).with_row_index("place")
     named = names.must_screen[np.repeat(np.arange(len(names.id)), len(coverage.stratum) * len(pred_tps))]
-    parts = [_judged(part, named, means) for part in table.partition_by(*KEY, maintain_order=True)]
+    # a joint edit of several genes is compared with others of as many
+    table = table.with_columns(n_joint=pl.col("target").str.count_matches("+", literal=True))
+    parts = [_judged(part, named, means) for part in table.partition_by(*KEY, "n_joint", maintain_order=True)]
     table = pl.concat(parts) if parts else table
     by = ["strength", "perturbation", "stratum", "time"]
     table = table.sort(by, descending=[True, False, False, False], nulls_last=True)

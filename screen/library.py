@@ -46,11 +46,11 @@ def _random(
         return []
     sites, tps = _where(block, window)
     taken = {g for p in library.perturbations for g in p.genes}
-    made = []
+    own, made = list(_block(block, bank, vocabulary, window)), []
     for mode in block.modes:
         found = _all_genes(mode == "overexpress", sites, tps, bank, vocabulary, window)
         free = [g for g in found if g not in taken]
-        k = max(len(p.genes) for p in library.perturbations if p.mode == mode)
+        k = max(len(p.genes) for p in own if p.mode == mode)
         n = min(MANY_NULLS, len(free) - k) if null.n is None else null.n
         if len(free) < n + k:
             raise ConfigError(

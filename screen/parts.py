@@ -116,8 +116,10 @@ def gene_tables(
     if sets is not None:
         tables[directory / enrich.FOLDER] = enrich.CHANGED_SCHEMA
     for place in (folder, directory / enrich.FOLDER):
-        for old in [*place.glob("*.parquet"), *place.glob(".part-*")]:
+        for old in [*place.glob("part-*.parquet"), *place.glob(".part-*")]:
             old.unlink(missing_ok=True)
+    for name in (enrich.TARGETS, enrich.RANKED):
+        (directory / name).unlink(missing_ok=True)
     for place in (folder, *tables):
         place.mkdir(parents=True, exist_ok=True)
     job = dask.delayed(Job(store.path.absolute(), directory.absolute(), strata, wanted, sets), traverse=False)
@@ -125,7 +127,6 @@ def gene_tables(
     tasks = [make(job, i, [int(p) for p in some]) for i, some in enumerate(np.array_split(order, max(n_parts, 1)))]
     try:
         parts: list[list[Summary]] = compute(tasks, show(len(tasks)))
-        _OPENED.forget()
         for place, schema in tables.items():
             if not any(place.glob("part-*.parquet")):
                 # nobody has to ask whether there is a table
@@ -135,6 +136,7 @@ def gene_tables(
         means = Means(folder, parts, len(strata.name_S), times, n_genes) if has_means else None
         yield [s for part in parts for s in part], means
     finally:
+        _OPENED.forget()
         for place in (folder, *tables):
             for left in place.glob(".part-*"):
                 left.unlink(missing_ok=True)

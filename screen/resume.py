@@ -165,6 +165,11 @@ def _named_since(screen: Prepared, store: ScreenStore) -> list[str]:
 
 
 def _require_add(store: ScreenStore, screen: Prepared, new: Library, add: bool) -> None:
+    if not add and all(new.is_null):
+        raise StoreError(
+            f"{store.path} was made without these {len(new)} random genes, which a list of genes gets by default for the "
+            "matched null: continue without them by `null: {n: 0}` in the configuration, or add them with --add"
+        )
     if not add:
         raise StoreError(
             f"{store.path} holds another library: {len(new)} of the {len(screen.library)} perturbations asked for are not "

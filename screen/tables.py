@@ -93,7 +93,8 @@ def present(store: ScreenStore, changes: Mapping[str, object], gene_sets: Sequen
     if gene_sets:
         config = parse_section(EnrichConfig, {**_config_of(enrich), "gene_sets": list(gene_sets)}, store.path)
         enrich = view_of_gene_sets(config)
-        _gene_sets(enrich, store)
+    # before anything is changed
+    _gene_sets(enrich, store)
     view = {**before, "deg": deg.model_dump(), "enrich": enrich}
     if jsonable(view) != before:
         store.set_view(view)
