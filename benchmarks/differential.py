@@ -286,7 +286,7 @@ def moments(work: Work, results: Path) -> list[str]:
             taken = rounds(prepared, work.n_rounds)
             rate, baseline = (size / median(taken[k]) / 1e6 for k in ("moments", "scan"))
             line = record(
-                name, round(rate), "MB/s", round(baseline), round(rate / baseline, 3), results,
+                name, round(rate, 3), "MB/s", round(baseline, 3), round(rate / baseline, 3), results,
                 p20_p80=[round(size / s / 1e6) for s in reversed(p20_p80(taken["moments"]))], n_bytes=size,
                 n_cores=n_threads,
             )  # fmt: skip
