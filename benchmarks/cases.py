@@ -16,24 +16,9 @@ from statistics import NormalDist
 import numpy as np
 import torch
 from torch import Tensor
-from upstream_shaped import Edit, PaddedCells, Settings, UpstreamShaped
 
-from screen.decompose import planned
-from screen.effects import counts
-from screen.engine import PackedEngine
-from screen.executor import Executor
-from screen.layout import Layout
-from screen.models.perturbgen.adapter import PerturbGenAdapter
-from screen.models.perturbgen.model import PerturbGen
-from screen.perturbations import Library, Mode, Site
-from screen.plan import Window, select_items
-from screen.prepared import Prepared
-from screen.resume import open_store
-from screen.rows import RowBuilder
-from screen.runner import run_units
-from screen.sections import OutputConfig
-from screen.store import ScreenStore
-from screen.synthetic import (
+from benchmarks.engine.upstream_shaped import Edit, PaddedCells, Settings, UpstreamShaped
+from screen.bench.synthetic import (
     MEDIAN_LENGTH,
     P5_LENGTH,
     P95_LENGTH,
@@ -41,7 +26,22 @@ from screen.synthetic import (
     every_gene,
     synthetic_vocabulary,
 )
-from screen.tokens import SOURCE, Ragged, State, TokenBank
+from screen.cells.bank import SOURCE, Ragged, State, TokenBank
+from screen.config.sections import OutputConfig
+from screen.edits import Mode, Site
+from screen.engine.executor import Executor
+from screen.engine.packed import PackedEngine
+from screen.engine.rows import RowBuilder
+from screen.engine.screen import Prepared
+from screen.models.perturbgen.adapter import PerturbGenAdapter
+from screen.models.perturbgen.network.model import PerturbGen
+from screen.planning.layout import Layout, counts
+from screen.planning.perturbations import Library
+from screen.planning.plan import Window, select_items
+from screen.run.resume import open_store
+from screen.run.runner import run_units
+from screen.run.unit_sizes import planned
+from screen.store.store import ScreenStore
 
 SHIPPED_LENGTH = 797
 

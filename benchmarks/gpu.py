@@ -1,7 +1,7 @@
 """What only a GPU can show, in one command on a bare node: kernels and engine checked, then bandwidth, speed, precision.
 
-PYTHONPATH=.:kernels python benchmarks/gpu.py                        # a CUDA device, under 8 minutes
-PYTHONPATH=.:kernels python benchmarks/gpu.py --device cpu --quick   # every code path anywhere, in seconds
+PYTHONPATH=.:kernels python -m benchmarks.gpu                        # a CUDA device, under 8 minutes
+PYTHONPATH=.:kernels python -m benchmarks.gpu --device cpu --quick   # every code path anywhere, in seconds
 
 Needs torch >= 2.11, triton >= 3.6, numpy, pydantic, yaml and rich. Exit code 1 if any check or part failed.
 """
@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from record import ROOT, circumstances, median
 from screen_kernels import add_norm, align_rows, edit_tokens, pool_shift, split_half
 from screen_kernels.add_norm import add_norm_bytes
 from screen_kernels.backend import BACKENDS
@@ -31,19 +30,18 @@ from screen_kernels.edit_tokens import MODES, edit_tokens_bytes
 from screen_kernels.pool_shift import pool_shift_bytes
 from screen_kernels.split_half import split_half_bytes
 
-from screen.bench import PUBLISHED, SMALL, Wanted, measure
-from screen.decide import decide
-from screen.engine import PackedEngine
+from benchmarks.record import circumstances, median
+from screen.bench.measure import PUBLISHED, SMALL, Wanted, measure
+from screen.bench.synthetic import SyntheticSizes, random_model, synthetic_screen
+from screen.cells.bank import SOURCE
+from screen.config.sections import ComputeConfig
+from screen.engine.choose import decide
+from screen.engine.executor import Executor, default_batch_tokens, find_device
+from screen.engine.packed import PackedEngine
+from screen.engine.reference import ReferenceEngine
+from screen.engine.screen import Prepared
 from screen.errors import ConfigError
-from screen.executor import Executor, default_batch_tokens, find_device
 from screen.models.products import Precision
-from screen.prepared import Prepared
-from screen.reference import ReferenceEngine
-from screen.sections import ComputeConfig
-from screen.synthetic import SyntheticSizes, random_model, synthetic_screen
-from screen.tokens import SOURCE
-
-sys.path.append(str(ROOT / "tests"))
 
 CPU = torch.device("cpu")
 PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "fp16x2", "bf16")
@@ -115,7 +113,7 @@ def say(text: str) -> None:
 
 def kernels(job: Job) -> None:
     """Every kernel against its definition: by Triton on a GPU, by torch on a CPU."""
-    from kernel_cases import CHECKS, TRITON_CHECKS
+    from tests.support.kernel_cases import CHECKS, TRITON_CHECKS
 
     backend = "triton" if job.device.type == "cuda" else "torch"
     for check in (*CHECKS, *(TRITON_CHECKS if backend == "triton" else ())):

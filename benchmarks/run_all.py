@@ -1,7 +1,7 @@
 """All benchmarks of a CPU, one script after another, then the table of README.md: what `make bench` calls.
 
-python benchmarks/run_all.py                     # about sixteen minutes on two quiet cores
-python benchmarks/run_all.py --only precision    # one script; may be given more than once
+python -m benchmarks.run_all                     # about sixteen minutes on two quiet cores
+python -m benchmarks.run_all --only precision    # one script; may be given more than once
 """
 
 import argparse
@@ -13,20 +13,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from record import RESULTS
+from benchmarks.record import RESULTS
 
-FOLDER = Path(__file__).parent
-# script -> the most seconds it may take
-LIMITS = {
-    "real_size": 480,
-    "ablation": 180,
-    "plans": 240,
-    "precision": 180,
-    "reference": 150,
-    "store": 150,
-    "scale_out": 150,
-    "differential": 420,
-    "power": 60,
+# name -> (module, the most seconds it may take)
+SCRIPTS = {
+    "real_size": ("benchmarks.engine.real_size", 480),
+    "ablation": ("benchmarks.engine.ablation", 180),
+    "plans": ("benchmarks.engine.plans", 240),
+    "precision": ("benchmarks.engine.precision", 180),
+    "reference": ("benchmarks.engine.reference", 150),
+    "store": ("benchmarks.store.store", 150),
+    "scale_out": ("benchmarks.engine.scale_out", 150),
+    "differential": ("benchmarks.stats.differential", 420),
+    "power": ("benchmarks.stats.power", 60),
 }
 
 
@@ -67,33 +66,31 @@ def exit_code(faults: Sequence[str], is_quick: bool) -> int:
     return int(any(faults) and not is_quick)
 
 
-def run(name: str, limit_s: float, more: Sequence[str]) -> str:
+def run(name: str, more: Sequence[str]) -> str:
     """Runs a script; what went wrong, or nothing."""
-    start = time.perf_counter()
+    (module, limit_s), start = SCRIPTS[name], time.perf_counter()
     try:
-        code = subprocess.run(
-            [sys.executable, str(FOLDER / f"{name}.py"), *more], timeout=limit_s, check=False
-        ).returncode
+        code = subprocess.run([sys.executable, "-m", module, *more], timeout=limit_s, check=False).returncode
     except subprocess.TimeoutExpired:
-        return f"{name}.py was stopped after {limit_s:.0f} s; what it had measured is recorded"
-    sys.stdout.write(f"{name}.py: {time.perf_counter() - start:.0f} s\n")
+        return f"{name} was stopped after {limit_s:.0f} s; what it had measured is recorded"
+    sys.stdout.write(f"{name}: {time.perf_counter() - start:.0f} s\n")
     sys.stdout.flush()
-    return f"{name}.py failed with exit code {code}; its figures are recorded all the same" if code else ""
+    return f"{name} failed with exit code {code}; its figures are recorded all the same" if code else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 if every script passed and the table is written, 1 otherwise."""
     parser = parser_of(__doc__)
-    parser.add_argument("--only", action="append", choices=LIMITS, help="run this script only")
+    parser.add_argument("--only", action="append", choices=SCRIPTS, help="run this script only")
     parser.add_argument("--no-table", action="store_true", help="leave README.md as it is")
     given = parser.parse_args(arguments)
     more = ["--results", str(given.results.resolve()), *(["--quick"] if given.quick else [])]
-    faults = [run(name, LIMITS[name], more) for name in given.only or LIMITS]
+    faults = [run(name, more) for name in given.only or SCRIPTS]
     for fault in filter(None, faults):
         sys.stderr.write(f"{fault}\n")
     code = int(any(faults))
     if not given.no_table:
-        import table
+        from benchmarks import table
 
         code |= table.main(["--results", str(given.results)]) > 0
     return code

@@ -6,7 +6,23 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from screen.rows import Rows
+
+@dataclass(frozen=True)
+class Rows:
+    """What a model reads for B items.
+
+    source_BL        source ids, trailing pads cut
+    target_BL        ids per predicted or context time point, condition tokens in front, trailing pads cut
+    excluded_BK      per predicted time point: gene ids that pooling leaves out (-1 = none)
+    size_factor_B    per predicted time point: observed library size, empty where unknown
+    n_conditions     condition tokens in front of every target row
+    """
+
+    source_BL: Tensor
+    target_BL: Mapping[int, Tensor]
+    excluded_BK: Mapping[int, Tensor]
+    size_factor_B: Mapping[int, Tensor]
+    n_conditions: int
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from screen.cells.vocabulary import SPECIAL_IDS
 from screen.errors import ConfigError
-from screen.genes import SPECIAL_IDS
-from screen.models.adapter import PackedModel, Readout, Schema
+from screen.models.adapter import PackedModel, Readout, Rows, Schema
 from screen.models.perturbgen.chains import Chain, chain_of
-from screen.models.perturbgen.checkpoint import fingerprint as weights_fingerprint
 from screen.models.perturbgen.cost import Cost
-from screen.models.perturbgen.count_head import CountOutput
-from screen.models.perturbgen.model import PerturbGen
+from screen.models.perturbgen.files.checkpoint import fingerprint as weights_fingerprint
+from screen.models.perturbgen.network.count_head import CountOutput
+from screen.models.perturbgen.network.model import PerturbGen
 from screen.models.products import Arithmetic, with_products
-from screen.rows import Rows
 
 SizeFactor = Literal["observed", "predicted", "none"]
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from screen.cells.bank import TokenBank
+from screen.cells.vocabulary import SPECIAL_IDS
 from screen.errors import CellError, CheckpointError, some
-from screen.genes import SPECIAL_IDS
-from screen.models.perturbgen.sizes import CONDITION_SLOTS
-from screen.tokens import TokenBank
+from screen.models.perturbgen.network.sizes import CONDITION_SLOTS
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from screen.models.perturbgen.chains import ENCODED, SOURCE, Chain, context_of, needs
-from screen.models.perturbgen.sizes import Sizes
+from screen.models.perturbgen.network.sizes import Sizes
 
 FLOAT_BYTES = 4
 LIVE_COPIES = 8

@@ -15,8 +15,8 @@ from torch import Tensor
 from screen.models.adapter import BatchRows, Readout, Row
 from screen.models.perturbgen.adapter import PerturbGenAdapter
 from screen.models.perturbgen.chains import ENCODED, REUSE, SOURCE, Chain, Needs, context_of, needs
-from screen.models.perturbgen.layers import DecoderBlock, KeysValues
-from screen.models.perturbgen.model import PerturbGen
+from screen.models.perturbgen.network.layers import DecoderBlock, KeysValues
+from screen.models.perturbgen.network.model import PerturbGen
 
 
 @dataclass(frozen=True)

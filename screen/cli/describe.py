@@ -1,0 +1,220 @@
+"""What a person reads: plans, forecasts, results, status and benchmarks, in words and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import polars as pl
+
+    from screen.bench.measure import Measured, Wanted
+    from screen.cli.terminal import Console
+    from screen.engine.screen import Prepared
+    from screen.run.preflight import Forecast
+    from screen.store.audit import BlockStatus
+
+N_TOP, N_TOP_OF_MODE = 10, 5
+MANY_ROWS, ROW_BYTES = 100_000_000, 45
+"""A row of deg/ takes 45 bytes in parquet (measured on the demo)."""
+MAX_COLUMN = 40
+
+
+def describe_plan(screen: Prepared, console: Console) -> None:
+    """Perturbations, cells, items, coverage and disk, before anything runs; then every note."""
+    plan, coverage, layout = screen.plan, screen.plan.coverage, screen.layout
+    n_pairs = len(screen.library) * screen.bank.n_cells
+    classes = {
+        "screened": coverage.screened_PS,
+        "gene not expressed": coverage.absent_PS,
+        "beyond the longest row": coverage.truncated_PS,
+        "nothing left to predict from": coverage.emptied_PS,
+    }
+    console.say(
+        f"{len(screen.library):,} perturbations x {screen.bank.n_cells:,} cells, time points {list(screen.window.pred_tps)}"
+    )
+    for name, tally in classes.items():
+        n = int(tally.sum())
+        if n or name == "screened":
+            console.say(f"  {n:>12,} of {n_pairs:,} pairs ({n / max(n_pairs, 1):.1%}) {name}")
+    n_values = len(layout.pred_tps) * (len(screen.vocabulary) if layout.expression_scale else 0)
+    size = plan.n_items * n_values * (2 if layout.dtype == "float16" else 4)
+    console.say(
+        f"  {plan.n_items:,} edits in {plan.n_units:,} unit(s); changes take {size / 1e6:,.1f} MB on disk as {layout.dtype}"
+    )
+    n_null = sum(screen.library.is_null)
+    if n_null:
+        console.say(
+            f"  {n_null:,} of the perturbations are random genes for the matched null (`null: {n: 0}` for none)"
+        )
+    n_table_rows = len(screen.library) * len(screen.vocabulary) * len(coverage.stratum) * len(layout.pred_tps)
+    if layout.has_counts:
+        console.say(f"  differential expression: up to {n_table_rows:,} rows before deg.top and thresholds")
+    if layout.has_counts and n_table_rows > MANY_ROWS and screen.deg.top is None:
+        console.note(
+            f"{n_table_rows:,} rows take about {n_table_rows * ROW_BYTES / 1e9:,.0f} GB and hours; "
+            "deg: {top: N} writes the N genes of each group that change most"
+        )
+    for note in screen.notes:
+        console.note(note)
+
+
+def describe_forecast(f: Forecast, console: Console) -> None:
+    """Batches, work, memory, disk and time, as `plan` predicts them."""
+    counted = "" if f.n_sampled == f.n_units else f" (counted on {f.n_sampled} of {f.n_units:,} units)"
+    console.say(
+        f"  {f.n_batches:,} batches of up to {f.executor['batch_tokens']:,} tokens, {f.padded_share:.2%} padding, "
+        f"{f.flops / 1e12:,.1f} TFLOP{counted}"
+    )
+    device = f", {f.device_bytes / 2**30:,.1f} GB on {f.executor['device']}" if f.device_bytes else ""
+    console.say(
+        f"  about {f.host_bytes / 2**30:,.1f} GB of memory{device}; {f.disk_bytes / 1e9:,.2f} GB on disk in about {f.n_files:,} files"
+    )
+    console.say(
+        f"  about {_duration(f.seconds)} on this machine ({f.executor['device']}, {f.executor['precision']}), "
+        f"timed on a few items: {f.flops_per_s / 1e9:,.0f} GFLOP/s, {f.n_items / max(f.seconds, 1e-9):,.1f} edits/s"
+    )
+
+
+def _duration(seconds: float) -> str:
+    """'40 s', '12 min', '3.5 h' or '9 days'."""
+    for unit, size, most in (("s", 1, 90), ("min", 60, 5400), ("h", 3600, 48 * 3600)):
+        if seconds < most:
+            return f"{seconds / size:.{1 if unit == 'h' else 0}f} {unit}"
+    return f"{seconds / 86400:,.0f} days"
+
+
+def describe_result(
+    directory: Path,
+    hits: pl.DataFrame,
+    gene_sets: pl.DataFrame | None,
+    has_counts: bool,
+    unscreened: Sequence[str],
+    console: Console,
+) -> None:
+    """The strongest perturbations, the gene sets they shift (None: not asked for), the files, and what was not screened."""
+    ranked = hits.drop_nulls("strength_rank")
+    # an insertion moves a cell more than a knock-out: in one list it would hide them all
+    modes = ranked["mode"].unique(maintain_order=True).to_list()
+    n_top = N_TOP if len(modes) == 1 else N_TOP_OF_MODE
+    for mode in modes:
+        console.say(f"\nThe {n_top} strongest perturbations of mode {mode}")
+        console.show(_top(ranked.filter(mode=mode).head(n_top)))
+    console.say(_described_null(ranked))
+    console.say(
+        "strength: root mean square over genes of the mean change of log1p counts per 10,000 (natural logarithm)"
+        if has_counts
+        else "strength: mean of 1 - cosine between perturbed and control embedding"
+    )
+    n_unranked = hits["strength"].count() - hits["strength_rank"].count()
+    if n_unranked:
+        console.say(f"{n_unranked} more rest on too few cells for a rank (output.min_cells); they are in hits.parquet")
+    if gene_sets is not None:
+        describe_gene_sets(gene_sets, console)
+    written = "screen.zarr, hits.parquet" + (", deg/part-*.parquet" if has_counts else "")
+    written += "" if gene_sets is None else ", enrichment/*.parquet"
+    console.say(f"{directory}: {written}, coverage.parquet, provenance.json")
+    describe_unscreened(unscreened, console)
+
+
+def describe_gene_sets(ranked: pl.DataFrame, console: Console) -> None:
+    """The gene sets that the strongest perturbations shift most, a line each."""
+    import polars as pl
+
+    rows = ranked.unique(["perturbation", "stratum", "time"], keep="first", maintain_order=True)
+    rows = rows.filter(pl.int_range(pl.len()).over("mode") < N_TOP_OF_MODE)
+    if rows.is_empty():
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("gene", "edit", "stratum", "t", "gene set shifted most", "genes", "NES", "q"):
+        justify: Literal["left", "right"] = "right" if name in ("t", "genes", "NES", "q") else "left"
+        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", max_width=2 * MAX_COLUMN)
+    for row in rows.iter_rows(named=True):
+        which = row["target_symbol"], f"{row['site']}:{row['mode']}", row["stratum"], str(row["time"]), row["gene_set"]
+        nes, q = ("-" if x is None else f"{x:.2g}" for x in (row["nes"], row["fdr"]))
+        table.add_row(*which, str(row["n_set"]), nes, q)
+    console.say("\nGene sets, by all genes in order of their mean change (NES: normalised enrichment score)")
+    console.show(table)
+
+
+def _described_null(ranked: pl.DataFrame) -> str:
+    """What p and q of the ranking rest on."""
+    judged = ranked.drop_nulls("p_value")
+    if judged.is_empty():
+        return "p: no matched null; screen `genes: all`, or leave `null` out of the configuration, for random genes to compare with"
+    n_pool = min(judged["n_pool"].to_list())
+    n_tested = max(len(part) for part in judged.partition_by("mode", "site", "stratum", "time"))
+    smallest = 1 / (1 + n_pool)
+    return (
+        f"p, q: against {n_pool:,} null perturbations matched by rank position, cells and length; the smallest p they can give "
+        f"is {smallest:.2g}, the smallest q of a single hit {min(smallest * n_tested, 1.0):.2g}"
+    )
+
+
+def describe_status(path: Path, provenance: Mapping[str, Any], blocks: Sequence[BlockStatus], console: Console) -> None:
+    """Units and edits done per library block, and who computed them."""
+    console.say(f"{path}, created {provenance['created']} by perturbscreen {provenance['perturbscreen']}")
+    for b in blocks:
+        state = "complete" if b.n_done == b.n_units else "unfinished"
+        console.say(
+            f"library block {b.number}: {state}, {b.n_done:,} of {b.n_units:,} units, {b.n_items_done:,} of {b.n_items:,} "
+            f"edits, {b.n_perturbations:,} perturbations"
+        )
+        for executor, n in b.executors.items():
+            console.say(f"  {n:,} unit(s) by {executor}")
+
+
+def describe_unscreened(unscreened: Sequence[str], console: Console) -> None:
+    """What was asked for and has no item, with the reason."""
+    for sentence in unscreened[:20]:
+        console.error(f"not screened: {sentence}")
+    if unscreened:
+        console.error(f"{len(unscreened)} requested perturbation(s) not screened; everything else is unaffected")
+
+
+def _top(hits: pl.DataFrame) -> Table:
+    """The first rows of the ranking as a narrow table."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("#", "gene", "Ensembl ID", "edit", "stratum", "t", "cells", "strength", "q", "strongest changes"):
+        is_number = name in ("#", "t", "cells", "strength", "q")
+        justify: Literal["left", "right"] = "right" if is_number else "left"
+        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", max_width=MAX_COLUMN)
+    for row in hits.iter_rows(named=True):
+        lead = (
+            row["strength_rank"],
+            row["target_symbol"],
+            row["target"],
+            f"{row['site']}:{row['mode']}",
+            row["stratum"],
+        )
+        changes = [f"+{g}" for g in row["top_up"][:2]] + [f"-{g}" for g in row["top_down"][:2]]
+        q = "-" if row["q_value"] is None else f"{row['q_value']:.2g}"
+        numbers = (row["time"], row["n_cells"], f"{row['strength']:.3g}", q)
+        table.add_row(*map(str, (*lead, *numbers)), " ".join(changes))
+    return table
+
+
+def describe_bench(wanted: Wanted, m: Measured, console: Console) -> None:
+    """What a person reads."""
+    p, is_cpu = m.projection, m.executor["device"] == "cpu"
+    rows = {
+        "device": f"{m.executor['device']}, {m.n_lanes} lanes, {wanted.precision}, {m.executor['batch_tokens']:,} tokens per batch",
+        "screen": f"{m.n_edits:,} edits of {m.n_cells:,} cells in {m.n_units:,} unit(s), {wanted.site} {', '.join(wanted.modes)}",
+        "edits/s": f"{m.edits_per_s:,.2f} (median of {len(m.units_s)} run(s); {m.gflop_per_edit:.2f} GFLOP each, controls included)",
+        "tokens/s": f"{m.tokens_per_s:,.0f}, {m.padding_share:.1%} padding",
+        "TFLOP/s": f"{m.tflops:.3g} of {m.ceiling_tflops:.3g} that the same products reach alone: {m.share_of_ceiling:.0%}",
+        "outside the model": f"{m.outside_model_share:.1%} of the time (packing, edits, effects, copies)",
+        "peak memory": f"{m.peak_memory_bytes / 1e9:.2f} GB",
+        "projection": f"{p.n_edits:,} edits ({p.n_genes:,} genes x {p.n_cells:,} cells), {p.mean_gflop_per_edit:.2f} GFLOP each on "
+        f"average: {p.device_hours:,.1f} device-hours at this rate (not run; storing not included)",
+    }
+    for name, text in rows.items():
+        console.say(f"{name:<18} {text}")
+    if is_cpu and m.busy_share < 0.8:
+        console.note(f"lanes used {m.busy_share:.0%} of their cores: others run here, or there was too little to do")
+    if wanted.precision != "float32" and is_cpu:
+        console.note(f"{wanted.precision} is emulated on a CPU: these speeds say nothing of a GPU")

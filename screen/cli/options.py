@@ -1,0 +1,155 @@
+"""The command line: every command and option, and what each is for."""
+
+import argparse
+from pathlib import Path
+from typing import TypeAlias
+
+from screen import __version__
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+EXIT_CODES = """exit codes:
+  0  everything asked for was screened
+  1  something failed while running; what was committed is kept, the same command continues
+  2  the request cannot be met as written, or not in full: the message says why
+  130  interrupted (Ctrl-C), 143 terminated: units in work are dropped, finished ones are written and kept;
+       the same command continues"""
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="perturbscreen",
+        description="In-silico perturbation screens over rank-token transformers.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--version", action="version", version=f"perturbscreen {__version__}")
+    commands = made.add_subparsers(required=True, metavar="COMMAND")
+    added = [*_add_run_and_plan(commands), *_add_for_stores(commands), _add_bench(commands)]
+    for sub in added:
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return made
+
+
+def _add_run_and_plan(commands: Commands) -> list[argparse.ArgumentParser]:
+    run = commands.add_parser("run", help="run a screen, or continue one")
+    plan = commands.add_parser("plan", help="say what a screen would do and cost, without running it")
+    for sub in (run, plan):
+        sub.add_argument(
+            "config",
+            type=Path,
+            metavar="CONFIG",
+            help="a screen's YAML file: ours, or upstream's perturbation.yaml as it is",
+        )
+        sub.add_argument("--store-dtype", choices=["float16", "float32"], help="how log-expression changes are stored")
+        sub.add_argument(
+            "--allow-missing", action="store_true", help="exit 0 even if a requested gene could not be screened"
+        )
+        sub.add_argument(
+            "--encoder-heads", type=_positive, metavar="N", help="attention heads of the encoder, if not upstream's 8"
+        )
+        sub.add_argument("--engine", choices=["packed", "reference"], help="how items are computed (default: packed)")
+        sub.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+        sub.add_argument(
+            "--precision",
+            choices=["auto", "float32", "fp16x2", "tf32", "bf16"],
+            help="of the model's products; anything but float32 must first agree with it on a sample (default: auto)",
+        )
+        sub.add_argument("--batch-tokens", type=_positive, metavar="N", help="tokens per batch in its widest state")
+    run.add_argument(
+        "--out", type=Path, metavar="DIR", help="output directory (default: output.directory, or runs/<name of CONFIG>)"
+    )
+    run.add_argument(
+        "--add", action="store_true", help="add the perturbations that a finished DIR lacks; nothing is computed again"
+    )
+    _add_workers(run)
+    run.set_defaults(command="run")
+    plan.add_argument("--json", action="store_true", help="print the prediction as JSON, for machines")
+    plan.set_defaults(command="plan")
+    return [run, plan]
+
+
+def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
+    """Commands about a directory that `run` wrote."""
+    export = commands.add_parser("export", help="write predictions as h5ad in upstream's layout")
+    export.add_argument("directory", type=Path, metavar="DIR", help="a directory that `run` wrote")
+    export.add_argument("--h5ad", type=Path, required=True, metavar="FILE", help="where to write")
+    export.add_argument(
+        "--perturbation", metavar="ID", help="one perturbation, e.g. src:mask:ENSG00000125538 (default: all)"
+    )
+    export.set_defaults(command="export")
+    status = commands.add_parser("status", help="how far a screen is: exit code 0 if it is complete, 1 if not")
+    status.set_defaults(command="status")
+    verify = commands.add_parser(
+        "verify",
+        help="compare every file of a screen with its checksum: exit code 0 if all are there and intact, else 1",
+    )
+    verify.add_argument(
+        "--discard", action="store_true", help="forget damaged units, so that the same `run` computes them again"
+    )
+    verify.set_defaults(command="verify")
+    deg = commands.add_parser("deg", help="make the tables of a finished screen again, with other tests or replicates")
+    deg.add_argument("--test", choices=["paired_t", "signed_rank", "rank_sum"], help="fills statistic, p_value and fdr")
+    deg.add_argument("--rank-sum", choices=["off", "plain", "tie_corrected"], help="also the unpaired rank-sum test")
+    deg.add_argument("--replicate", metavar="COLUMN", help="tests are over the means of these groups of cells (donor)")
+    deg.add_argument(
+        "--top",
+        type=_count,
+        metavar="N",
+        help="write the N genes of each group that change most (0: the ranking alone)",
+    )
+    deg.add_argument(
+        "--gene-sets", type=Path, nargs="+", default=[], metavar="GMT", help="test what changes against these gene sets"
+    )
+    _add_workers(deg)
+    deg.set_defaults(command="deg")
+    for sub in (status, verify, deg):
+        sub.add_argument("directory", type=Path, metavar="DIR", help="a directory that `run` wrote")
+    return [export, status, verify, deg]
+
+
+def _add_workers(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--workers", type=_positive, metavar="N", help="compute in N worker processes (cluster.workers)"
+    )
+    command.add_argument("--scheduler", metavar="ADDRESS", help="compute on the workers of a running Dask scheduler")
+
+
+SIZE_OPTIONS = {
+    "width": "width", "heads": "n_heads", "head-width": "head_width", "encoder-head-width": "encoder_head_width",
+    "blocks": "n_blocks", "max-len": "max_len", "model-genes": "n_genes", "times": "n_times",
+}  # fmt: skip
+"""Option of `bench` -> field of SyntheticSizes."""
+
+
+def _add_bench(commands: Commands) -> argparse.ArgumentParser:
+    bench = commands.add_parser("bench", help="measure this machine on synthetic cells and a random model")
+    bench.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    precisions, modes = ["float32", "fp16x2", "tf32", "bf16"], ["mask", "pad", "delete", "overexpress"]
+    bench.add_argument("--precision", choices=precisions, default="float32", help="(default: float32)")
+    bench.add_argument("--modes", nargs="+", choices=modes, default=modes[:1], help="(default: mask)")
+    bench.add_argument("--site", choices=["src", "tgt"], default="src", help="(default: src)")
+    bench.add_argument(
+        "--edit-times", nargs="+", type=_positive, default=[], metavar="T", help="edited by site tgt (default: all)"
+    )
+    bench.add_argument("--size", choices=["published", "small"], default="published", help="(default: published)")
+    for name in SIZE_OPTIONS:
+        bench.add_argument(f"--{name}", type=_positive, metavar="N", help="in place of what --size says")
+    for name in ("cells", "genes", "batch-tokens"):
+        bench.add_argument(f"--{name}", type=_positive, metavar="N", help="(default: chosen for this machine)")
+    bench.add_argument("--seconds", type=_positive, default=30, metavar="S", help="to measure, about (default: 30)")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="also write everything into a file")
+    bench.set_defaults(command="bench")
+    return bench
+
+
+def _positive(text: str, least: int = 1) -> int:
+    """A whole number, 1 or more, or argparse's refusal."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {least} or more")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    """A whole number, 0 or more, or argparse's refusal."""
+    return _positive(text, 0)

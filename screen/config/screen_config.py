@@ -1,0 +1,168 @@
+"""ScreenConfig: what the user asks for, from YAML, checked once."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from screen.config.sections import (
+    CellsConfig,
+    ClusterConfig,
+    ComputeConfig,
+    DegConfig,
+    EnrichConfig,
+    LibraryConfig,
+    ModelConfig,
+    NullConfig,
+    OutputConfig,
+    PredictConfig,
+    Section,
+)
+from screen.errors import ConfigError, nearest
+
+
+class ScreenConfig(Section):
+    """One screen, section by section. `notes` is what an importer wants said to the user."""
+
+    model: ModelConfig
+    cells: CellsConfig
+    library: list[LibraryConfig]
+    predict: PredictConfig
+    null: NullConfig = NullConfig()
+    output: OutputConfig = OutputConfig()
+    deg: DegConfig = DegConfig()
+    enrich: EnrichConfig | None = None
+    compute: ComputeConfig = ComputeConfig()
+    cluster: ClusterConfig | None = None
+    notes: list[str] = Field(default_factory=list)
+
+    @field_validator("null", "output", "deg", "compute", mode="before")
+    @classmethod
+    def _empty_is_default(cls, value: object) -> object:
+        return {} if value is None else value
+
+    @field_validator("library", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return [value] if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _time_points(self) -> "ScreenConfig":
+        if not self.library:
+            raise ValueError("the library is empty: it needs at least one block with `genes`")
+        for block in self.library:
+            late = sorted(set(block.pert_tps or ()) - set(self.predict.pred_tps))
+            if late:
+                raise ValueError(
+                    f"pert_tps {late} are not among pred_tps {self.predict.pred_tps}; edit only predicted time points"
+                )
+            if block.pert_tps and "tgt" not in block.perturbation_sequence:
+                raise ValueError("pert_tps is for edits of the target; add `tgt` to perturbation_sequence or remove it")
+            if self.predict.exclude_src and "src" in block.perturbation_sequence:
+                raise ValueError(
+                    "exclude_src removes the source, so an edit of the source has no effect; remove one of them"
+                )
+        return self
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises ConfigError for a missing or malformed file or a repeated key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    try:
+        raw = yaml.load(text, Loader=_StrictLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold sections such as `model:` and `cells:`; it holds a {type(raw).__name__}")
+    return raw
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice instead of keeping the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key_node.tag == "tag:yaml.org,2002:null":
+                # the section `null`, unless it is quoted
+                key_node.tag = "tag:yaml.org,2002:str"
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool | None):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a word or a number", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f'the key "{key}" is written twice', key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def parse_config(raw: Mapping[str, Any], path: Path, names: Mapping[str, str] | None = None) -> ScreenConfig:
+    """Validates our own YAML. Raises one ConfigError that lists every problem with its place and value.
+
+    `names` translates places into the words of the file the user wrote, where that is another format.
+    """
+    try:
+        return ScreenConfig.model_validate(raw, context={"base": path.resolve().parent})
+    except ValidationError as error:
+        lines = [_explain(problem, path, names or {}) for problem in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from error
+
+
+S = TypeVar("S", bound=Section)
+
+
+def parse_section(section: type[S], given: Mapping[str, object], path: Path) -> S:
+    """One section with the command line's overrides. Raises ConfigError."""
+    try:
+        return section.model_validate(given)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem, path, {}) for problem in error.errors())) from error
+
+
+MAX_SHOWN = 120
+_UNION_NOISE = ("list[str]", "literal['all']", "function-after[_beside_yaml(), path]")
+
+
+def _explain(problem: Any, path: Path, names: Mapping[str, str]) -> str:
+    place = [str(p) for p in problem["loc"] if not any(noise in str(p) for noise in _UNION_NOISE)]
+    where = ".".join(place) or "the file"
+    ours = next((k for k in sorted(names, key=len, reverse=True) if where == k or where.startswith(k + ".")), None)
+    where = where if ours is None else names[ours] + where.removeprefix(ours)
+    if problem["type"] == "extra_forbidden":
+        return f'unknown key "{where}" in {path.name}{nearest(place[-1], _allowed_keys(place[:-1]))}'
+    if problem["type"] == "missing":
+        return f'"{where}" is missing in {path.name}'
+    message = problem["msg"].removeprefix("Value error, ")
+    seen = "" if isinstance(problem["input"], dict) else f" (it is {_short(problem['input'])})"
+    return f"{where} in {path.name}: {message}{seen}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + " ..."
+
+
+def _allowed_keys(place: list[str]) -> list[str]:
+    sections: dict[str, type[Section]] = {
+        "model": ModelConfig,
+        "cells": CellsConfig,
+        "library": LibraryConfig,
+        "predict": PredictConfig,
+        "null": NullConfig,
+        "output": OutputConfig,
+        "deg": DegConfig,
+        "enrich": EnrichConfig,
+        "compute": ComputeConfig,
+        "cluster": ClusterConfig,
+    }
+    return list((sections.get(place[0], ScreenConfig) if place else ScreenConfig).model_fields)

@@ -1,0 +1,43 @@
+"""Forward: the model's own calls for a screen's batches, everything they read made before; what benchmarks time."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from screen.engine.packed import PackedEngine
+from screen.models.adapter import Readout
+from screen.planning.pack import Batch
+
+Taken = Mapping[int, tuple[Mapping[int, torch.Tensor], Any]]
+"""Cell -> (its control embedding per time point, what its items take over)."""
+
+
+def control_call(engine: PackedEngine, batch: Batch) -> Callable[[], tuple[Readout, list[Any]]]:
+    """Predicts a batch of unedited cells."""
+    rows = engine.resident.rows(batch, np.arange(batch.n_items))
+    lengths = engine.resident.own_lengths(batch)
+    return lambda: engine.model.control(rows, lengths)
+
+
+def taken_over(controls: Sequence[Batch], found: Sequence[tuple[Readout, list[Any]]]) -> Taken:
+    """What the items of these cells need, from what their control calls gave."""
+    return {
+        int(c): ({t: x[i] for t, x in readout.embedding_BD.items()}, shared[i])
+        for batch, (readout, shared) in zip(controls, found, strict=True)
+        for i, c in enumerate(batch.cell_B)
+    }
+
+
+def item_call(engine: PackedEngine, batch: Batch, taken: Taken) -> Callable[[], None]:
+    """Predicts a batch of items; what it says is dropped."""
+    cells, index_B = np.unique(batch.cell_B, return_inverse=True)
+    rows, of_cells = engine.resident.rows(batch, index_B), [taken[int(c)] for c in cells]
+    before = {t: torch.stack([embedding[t] for embedding, _ in of_cells]) for t in of_cells[0][0]}
+    shared = [s for _, s in of_cells]
+
+    def call() -> None:
+        engine.model.predict(rows, before, shared)
+
+    return call

@@ -1,0 +1,79 @@
+"""Lanes: threads that run batches side by side, one core of a CPU or one stream of a GPU each."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from screen.machine import available_cores
+
+P = ParamSpec("P")
+R = TypeVar("R")
+GPU_LANES = 2
+"""Streams per GPU: while one lane waits for its results the other computes."""
+
+
+def default_lanes(device: torch.device) -> int:
+    """One lane per available core, or GPU_LANES streams."""
+    return available_cores() if device.type == "cpu" else GPU_LANES
+
+
+class Lanes:
+    """A pool of lanes on one device. Each has one torch thread, so that bytes do not depend on how many there are."""
+
+    def __init__(self, device: torch.device, n_lanes: int | None = None) -> None:
+        self.device, self.n_lanes = device, n_lanes or default_lanes(device)
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        self._pool = ThreadPoolExecutor(self.n_lanes, initializer=self._enter)
+
+    def _enter(self) -> None:
+        torch.set_num_threads(1)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+            torch.cuda.set_stream(torch.cuda.Stream(self.device))  # type: ignore[no-untyped-call]
+
+    def submit(self, task: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Runs a task in the first free lane, without autograd; its device work is finished when its result is there."""
+        return self._pool.submit(self._run, partial(task, *args, **kwargs))
+
+    def _run(self, task: Callable[[], R]) -> R:
+        with torch.inference_mode():
+            result = task()
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+        return result
+
+    def __enter__(self) -> "Lanes":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(self._threads_before)
+
+
+def to_host(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """Copies to the host, all at once: through pinned memory from a GPU, waiting once; as they are on a CPU."""
+    on_gpu = any(x.is_cuda for x in tensors.values())
+    if not on_gpu:
+        return {name: x.numpy() for name, x in tensors.items()}
+    copies = {
+        n: torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True) for n, x in tensors.items()
+    }
+    torch.cuda.current_stream().synchronize()
+    return {name: np.asarray(x) for name, x in copies.items()}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a computation failed for want of memory, on a GPU or a CPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # the last is what oneDNN says when it gets no memory for a kernel
+    words = ("can't allocate memory", "bad_alloc", "out of memory", "alloc_failed", "could not create a")
+    return isinstance(error, RuntimeError) and any(w in str(error).lower() for w in words)

@@ -1,0 +1,84 @@
+"""Rows: the ids a model reads for one item, built from the TokenBank by the definition of each edit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from screen_kernels import edit_row_reference
+from torch import Tensor
+
+from screen.cells.bank import SOURCE, TokenBank
+from screen.cells.vocabulary import EOS, PAD, Vocabulary
+from screen.models.adapter import Rows
+from screen.planning.perturbations import Perturbation
+from screen.planning.plan import Window
+
+
+def trim(ids_BL: Tensor) -> Tensor:
+    """Cuts trailing columns that are pads in every row; at least one column stays."""
+    used = (ids_BL != PAD).any(0).nonzero()
+    return ids_BL[:, : int(used.max()) + 1 if len(used) else 1]
+
+
+@dataclass(frozen=True)
+class RowBuilder:
+    """Builds the rows of single items. `condition_CN` holds condition ids per time point."""
+
+    bank: TokenBank
+    vocabulary: Vocabulary
+    window: Window
+    condition_CN: Mapping[int, NDArray[np.int64]]
+    exclude_src: bool = False
+
+    @property
+    def n_conditions(self) -> int:
+        """Condition tokens in front of every target row."""
+        return int(next(iter(self.condition_CN.values())).shape[1])
+
+    def control(self, cell: int) -> Rows:
+        """The unedited rows of one cell."""
+        return self._rows(cell, None)
+
+    def edited(self, cell: int, perturbation: Perturbation) -> Rows:
+        """The rows of one item."""
+        return self._rows(cell, perturbation)
+
+    def rank(self, cell: int, perturbation: Perturbation) -> tuple[int, int]:
+        """(rank of the first perturbed gene, genes in that row) in the first edited row; rank 0 is highest, -1 absent."""
+        site, state = ("src", SOURCE) if "src" in perturbation.sites else ("tgt", perturbation.pert_tps[0])
+        row = self.bank.states[state].tokens[cell][: self.window.max_len]
+        genes = row[row > EOS]
+        hits = np.flatnonzero(np.isin(genes, perturbation.tokens(self.vocabulary, site)))  # type: ignore[arg-type]
+        return (int(hits[0]) if len(hits) else -1), len(genes)
+
+    def _rows(self, cell: int, p: Perturbation | None) -> Rows:
+        times = sorted({*self.window.pred_tps, *self.window.context_tps})
+        target = {t: trim(self._target(cell, t, p)[None]) for t in times}
+        size_factor = {}
+        for t in self.window.pred_tps:
+            size_C = self.bank.states[t].size_factor_C
+            if size_C is not None:
+                size_factor[t] = torch.tensor([float(size_C[cell])])
+        excluded = {t: self._excluded(p, t) for t in self.window.pred_tps}
+        return Rows(trim(self._source(cell, p)[None]), target, excluded, size_factor, self.n_conditions)
+
+    def _source(self, cell: int, p: Perturbation | None) -> Tensor:
+        row_L = torch.from_numpy(self.bank.padded_row(SOURCE, cell, self.window.max_len))
+        if self.exclude_src:
+            return torch.zeros_like(row_L)
+        if p is None or "src" not in p.sites:
+            return row_L
+        return edit_row_reference(row_L, p.tokens(self.vocabulary, "src"), p.mode, "src")
+
+    def _target(self, cell: int, time: int, p: Perturbation | None) -> Tensor:
+        row_L = torch.from_numpy(self.bank.padded_row(time, cell, self.window.max_len))
+        if p is not None and time in p.pert_tps:
+            row_L = edit_row_reference(row_L, p.tokens(self.vocabulary, "tgt"), p.mode, "tgt")
+        return torch.cat([torch.from_numpy(self.condition_CN[time][cell]), row_L])
+
+    def _excluded(self, p: Perturbation | None, time: int) -> Tensor:
+        if p is None or not self.window.excludes_genes(p, time):
+            return torch.full((1, 1), -1)
+        return torch.tensor([p.tokens(self.vocabulary, "tgt")])

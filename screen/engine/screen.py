@@ -1,0 +1,101 @@
+"""Prepared: a screen whose files are read and checked, ready to run."""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from screen.cells.bank import TokenBank
+from screen.cells.vocabulary import Vocabulary
+from screen.config.sections import DegConfig, EnrichConfig, OutputConfig
+from screen.engine.executor import Executor
+from screen.engine.rows import RowBuilder
+from screen.models.adapter import PackedModel
+from screen.models.perturbgen.adapter import PerturbGenAdapter
+from screen.models.products import Precision
+from screen.planning.layout import Layout
+from screen.planning.pack import RowLengths
+from screen.planning.perturbations import Library
+from screen.planning.plan import Plan, Window, edited_states
+
+NUMERICS_VERSION = 2
+"""Changes when the same inputs give other numbers beyond rounding; part of a screen's identity."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a run needs. `notes` are sentences for the user."""
+
+    output: OutputConfig
+    vocabulary: Vocabulary
+    bank: TokenBank
+    library: Library
+    plan: Plan
+    window: Window
+    adapter: PerturbGenAdapter
+    rows: RowBuilder
+    layout: Layout
+    notes: tuple[str, ...] = ()
+    deg: DegConfig = field(default_factory=DegConfig)
+    enrich: EnrichConfig | None = None
+
+    @property
+    def condition_ids(self) -> tuple[int, ...]:
+        """Ids of condition tokens, which pooling leaves out."""
+        return self.adapter.condition_ids
+
+    @cached_property
+    def lengths(self) -> RowLengths:
+        """Lengths of edited rows, for packing."""
+        window = self.window
+        times = sorted({*window.pred_tps, *window.context_tps})
+        return RowLengths(self.bank, self.vocabulary, window, self.library, times, exclude_src=self.rows.exclude_src)
+
+    @cached_property
+    def edits(self) -> frozenset[frozenset[int]]:
+        """The different sets of states that perturbations edit."""
+        return frozenset(frozenset(edited_states(p)) for p in self.library.perturbations)
+
+    def but(self, *, plan: Plan | None = None, layout: Layout | None = None) -> "Prepared":
+        """The same screen with another plan or layout; row lengths, which depend on neither, are not read again."""
+        changed = replace(self, plan=plan or self.plan, layout=layout or self.layout)
+        changed.__dict__["lengths"] = self.lengths
+        return changed
+
+    def packed(self, executor: Executor) -> PackedModel:
+        """The model made ready for batches."""
+        return self.adapter.packed(
+            executor.device, executor.arithmetic, self.edits, self.layout.keep_gene_cosine, self.window.pool_everywhere
+        )
+
+    def identity(self, precision: Precision) -> dict[str, Any]:
+        """What must agree for a run to continue another: fingerprints of all that changes results, perturbations aside."""
+        return {
+            "model": self.adapter.fingerprint,
+            "vocabulary": self.vocabulary.fingerprint,
+            "cells": self.bank.fingerprint(),
+            "conditions": self._conditions(),
+            "layout": self.layout.__dict__,
+            "strata": self._strata() if self.layout.keeps_summaries else None,
+            "upstream_pooling": self.window.pool_everywhere,
+            "exclude_src": self.rows.exclude_src,
+            "precision": precision,
+            "numerics_version": NUMERICS_VERSION,
+        }
+
+    def _strata(self) -> str:
+        plan = self.plan
+        return hashlib.sha256("\n".join(plan.coverage.stratum).encode() + plan.stratum_C.tobytes()).hexdigest()
+
+    def _conditions(self) -> str:
+        digest = hashlib.sha256()
+        for t, id_CN in sorted(self.rows.condition_CN.items()):
+            digest.update(f"{t}{id_CN.shape[1:]}".encode() + id_CN.tobytes())
+        return digest.hexdigest()
+
+    def unscreened(self) -> list[int]:
+        """Perturbations the user named that have no item."""
+        n_items = np.bincount(self.plan.perturbation_I, minlength=len(self.library))
+        return [int(i) for i in np.flatnonzero(n_items == 0) if self.library.must_screen[i]]

@@ -1,0 +1,47 @@
+"""Work: the batches that a screen runs, and the operations they take."""
+
+from collections.abc import Iterable, Iterator
+
+from screen.engine.screen import Prepared
+from screen.planning.pack import Batch, pack_controls, pack_unit
+from screen.planning.plan import edited_states
+
+
+def work(screen: Prepared, batch_tokens: int, numbers: Iterable[int]) -> Iterator[tuple[list[Batch], list[Batch]]]:
+    """The batches of some units, block of cells by block: (of its controls, of its items)."""
+    items: dict[int, list[Batch]] = {}
+    for number in numbers:
+        for block, batches in pack_unit(screen.lengths, screen.plan, number, batch_tokens):
+            items.setdefault(block, []).extend(batches)
+    for block, batches in items.items():
+        yield pack_controls(screen.lengths, screen.plan.cells_of_block(block), batch_tokens), batches
+
+
+def item_flops(screen: Prepared, batch: Batch) -> float:
+    """Operations of one batch of items, its padding included."""
+    edited = edited_states(screen.library.perturbations[int(batch.perturbation_B[0])])
+    cost, target = screen.adapter.cost, _target(screen, batch)
+    first = float(cost.items(edited, batch.n_source, target))
+    # items of one cell ask the context the same first question, once
+    is_one_cell = bool((batch.cell_B == batch.cell_B[0]).all())
+    return first + (batch.n_items - 1) * float(cost.items(edited, batch.n_source, target, shares_queries=is_one_cell))
+
+
+def control_flops(screen: Prepared, batch: Batch) -> float:
+    """Operations of one batch of controls, its padding included."""
+    return batch.n_items * float(screen.adapter.cost.control(batch.n_source, _target(screen, batch)))
+
+
+def total_flops(screen: Prepared, batch_tokens: int) -> float:
+    """Operations of every batch of a screen."""
+    return float(
+        sum(
+            sum(control_flops(screen, b) for b in controls) + sum(item_flops(screen, b) for b in items)
+            for controls, items in work(screen, batch_tokens, range(screen.plan.n_units))
+        )
+    )
+
+
+def _target(screen: Prepared, batch: Batch) -> dict[int, int]:
+    """Width of every target row, condition tokens included."""
+    return {t: n + screen.rows.n_conditions for t, n in batch.n_target.items()}

@@ -1,0 +1,173 @@
+"""Preflight: what a screen would cost, before anything runs."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from screen.cells.bank import SOURCE
+from screen.engine.executor import Executor
+from screen.engine.lanes import default_lanes
+from screen.engine.packed import BLOCKS_ALIVE, UNITS_AHEAD, PackedEngine
+from screen.engine.sample import sample
+from screen.engine.screen import Prepared
+from screen.engine.workload import item_flops, total_flops
+from screen.planning.layout import SUMMARIES
+from screen.planning.pack import pack_unit
+from screen.planning.segments import Segments
+
+SAMPLED_UNITS = 24
+CALIBRATION_S = 2.0
+PROCESS_BYTES = 500 * 2**20
+"""Python with torch and the other libraries loaded (measured: 450-550 MB)."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a screen would take.
+
+    n_batches, padded_share, flops  counted over `n_sampled` of the units, scaled up where these are not all of them
+    flops_per_s, seconds            from running a few of its items on the machine at hand
+    host_bytes, device_bytes        estimates; without a GPU everything is on the host
+    """
+
+    n_perturbations: int
+    n_cells: int
+    n_items: int
+    n_units: int
+    n_sampled: int
+    n_batches: int
+    padded_share: float
+    tokens: int
+    flops: float
+    host_bytes: int
+    device_bytes: int
+    disk_bytes: int
+    n_files: int
+    flops_per_s: float
+    seconds: float
+    coverage: Mapping[str, int]
+    executor: Mapping[str, Any]
+
+    def json(self) -> dict[str, Any]:
+        """For machines."""
+        return asdict(self)
+
+
+def forecast(screen: Prepared, executor: Executor) -> Forecast:
+    """Packs a sample of units, counts their work, times a few items."""
+    plan, coverage = screen.plan, screen.plan.coverage
+    counted = _count(screen, executor)
+    rate = _flops_per_s(screen, executor)
+    host, device = _memory(screen, executor)
+    classes = ("screened", "absent", "truncated", "emptied")
+    return Forecast(
+        n_perturbations=len(screen.library),
+        n_cells=screen.bank.n_cells,
+        n_items=plan.n_items,
+        n_units=plan.n_units,
+        n_sampled=counted.n_units,
+        n_batches=round(counted.n_batches),
+        padded_share=counted.padded_share,
+        tokens=round(counted.tokens),
+        flops=counted.flops,
+        host_bytes=host,
+        device_bytes=device,
+        disk_bytes=disk_bytes(screen),
+        n_files=n_files(screen),
+        flops_per_s=rate,
+        seconds=counted.flops / rate if rate else 0.0,
+        coverage={name: int(getattr(coverage, f"{name}_PS").sum()) for name in classes},
+        executor={k: v for k, v in executor.record().items() if k != "finished"},
+    )
+
+
+def disk_bytes(screen: Prepared) -> int:
+    """Bytes of the results of a screen in its store; metadata and observed counts aside."""
+    plan, layout, n_genes = screen.plan, screen.layout, len(screen.vocabulary)
+    n_rows = int(np.sum(Segments.of(plan).perturbation_J >= 0)) if layout.keeps_summaries else 0
+    summaries = n_rows * len(layout.pred_tps) * len(SUMMARIES) * 4 * n_genes
+    return plan.n_items * layout.row_bytes(n_genes) + summaries + screen.bank.n_cells * layout.control_bytes(n_genes)
+
+
+def n_files(screen: Prepared) -> int:
+    """Files of the results of a screen in its store; metadata and what is known of cells aside."""
+    plan, layout, n_genes = screen.plan, screen.layout, len(screen.vocabulary)
+    return plan.n_units * layout.files_per_unit(n_genes) + plan.n_blocks * layout.files_per_block(n_genes)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    n_units: int
+    n_batches: float
+    tokens: float
+    padded_share: float
+    flops: float
+
+
+def _count(screen: Prepared, executor: Executor) -> _Counted:
+    """Batches, tokens and operations of all units, from a sample where there are many."""
+    plan = screen.plan
+    numbers = np.unique(np.linspace(0, plan.n_units - 1, min(plan.n_units, SAMPLED_UNITS)).astype(int)).tolist()
+    n_batches, tokens, padded, flops, n_items = 0, 0, 0, 0.0, 0
+    for number in numbers:
+        rows = plan.unit(number)
+        n_items += rows.stop - rows.start
+        for _, batches in pack_unit(screen.lengths, plan, number, executor.batch_tokens):
+            n_batches += len(batches)
+            tokens += sum(b.n_tokens for b in batches)
+            padded += sum(b.n_padded_tokens for b in batches)
+            flops += sum(item_flops(screen, b) for b in batches)
+    scale = plan.n_items / max(n_items, 1)
+    return _Counted(
+        len(numbers), n_batches * scale, tokens * scale, padded / max(tokens, 1), flops * scale + _control_flops(screen)
+    )
+
+
+def _control_flops(screen: Prepared) -> float:
+    """Operations of all controls, every cell once, at their own lengths."""
+    max_len, states = screen.window.max_len, screen.bank.states
+    length = {s: np.minimum(states[s].tokens.length_C, max_len).astype(float) for s in screen.lengths.states}
+    target = {t: n + screen.rows.n_conditions for t, n in length.items() if t != SOURCE}
+    return float(np.sum(screen.adapter.cost.control(length[SOURCE], target)))
+
+
+def _flops_per_s(screen: Prepared, executor: Executor) -> float:
+    """Operations per second of a few items, controls included, on the machine at hand."""
+    if screen.plan.n_items == 0:
+        return 0.0
+    n_cells, rate = 2 * (executor.n_lanes or default_lanes(executor.device)), 0.0
+    # the first calls into a library are slow
+    list(PackedEngine(sample(screen, n_cells, 1), executor).units([0], lambda n, tokens, padded: None))
+    for items_per_cell in (4, 16, 64, 256):
+        small = sample(screen, n_cells, items_per_cell)
+        engine = PackedEngine(small, executor)
+        start = time.perf_counter()
+        list(engine.units([0], lambda n, tokens, padded: None))
+        elapsed_s = time.perf_counter() - start
+        rate = total_flops(small, executor.batch_tokens) / elapsed_s
+        if elapsed_s >= CALIBRATION_S or small.plan.n_items == screen.plan.n_items:
+            break
+    return rate
+
+
+def _memory(screen: Prepared, executor: Executor) -> tuple[int, int]:
+    """(host bytes, device bytes) at the peak of a run, estimated."""
+    plan, bank, cost = screen.plan, screen.bank, screen.adapter.cost
+    n_lanes = executor.n_lanes or default_lanes(executor.device)
+    tokens = sum(s.tokens.token_T.nbytes + s.tokens.offset_C1.nbytes for s in bank.states.values())
+    counts = sum(s.counts.data.nbytes + s.counts.indices.nbytes for s in bank.states.values() if s.counts is not None)
+    arrays = sum(x.nbytes for x in (plan.perturbation_I, plan.cell_I, plan.n_edited_I, plan.is_screened_IT))
+    unit = min(plan.unit_rows, plan.n_items) * screen.layout.held_bytes(len(screen.vocabulary))
+    host = PROCESS_BYTES + cost.weight_bytes() + 4 * tokens + counts + arrays + (UNITS_AHEAD + 3) * unit
+    mean = {
+        s: float(np.minimum(state.tokens.length_C, screen.window.max_len).mean()) for s, state in bank.states.items()
+    }
+    per_cell = cost.shared_bytes(screen.edits, mean[SOURCE], {t: n for t, n in mean.items() if t != SOURCE})
+    block = int(per_cell * min(plan.cells_per_block, bank.n_cells))
+    device = n_lanes * cost.working_bytes(executor.batch_tokens) + BLOCKS_ALIVE * block
+    if executor.device.type == "cpu":
+        return host + device, 0
+    return host, device + cost.weight_bytes() + 2 * tokens

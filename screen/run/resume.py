@@ -1,0 +1,233 @@
+"""open_store: the store of a screen, created, continued or extended; and what of it is left to compute."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from screen.engine.executor import Executor, own_version
+from screen.engine.screen import Prepared
+from screen.errors import StoreError, some
+from screen.planning.perturbations import Library, parse_perturbation
+from screen.planning.plan import Coverage, Selection, order, select_items
+from screen.stats.gene_sets import view_of_gene_sets
+from screen.store.reader import FORMAT_VERSION, STORE, Block
+from screen.store.store import ScreenStore, jsonable
+
+VIEW = ("var_list", "export_batch_size", "strata", "min_cells")
+MEANING = {
+    "model": "another checkpoint",
+    "vocabulary": "other genes or tokens",
+    "cells": "other cells, tokens, pairing or metadata",
+    "conditions": "other condition tokens",
+    "strata": "other groups of cells, which summaries are kept by",
+    "numerics_version": "a version of perturbscreen that computes other numbers",
+}
+RECORDED = ("device", "precision", "torch", "perturbscreen", "machine", "cpu_products", "engine")
+"""What of an executor's record is said when it differs from an earlier one; it is allowed to."""
+
+
+def open_store(
+    screen: Prepared,
+    directory: Path,
+    config_text: str,
+    executor: Executor,
+    pilot: Mapping[str, object] | None = None,
+    add: bool = False,
+) -> ScreenStore:
+    """The store of this screen in `directory`: created if there is none, continued if it is the same screen.
+
+    Perturbations that it lacks are appended as a library block of their own if `add` says so.
+    Raises StoreError saying what differs if another screen is there.
+    """
+    path = directory / STORE
+    view = {name: getattr(screen.output, name) for name in VIEW}
+    view |= {"deg": screen.deg.model_dump(), "enrich": view_of_gene_sets(screen.enrich)}
+    if ScreenStore.exists(path):
+        store = ScreenStore.open(path, "r+")
+        _require_same(store, screen, executor)
+        store.sweep()
+        new = _new(screen.library, store, screen)
+        if len(new):
+            _require_add(store, screen, new, add)
+        view |= {"named": _named_since(screen, store)}
+        if store.provenance["view"] != jsonable(view):
+            store.set_view(view)
+        if len(new):
+            smaller = _screen_of(screen, new, cells_per_block=store.blocks[0].cells_per_block)
+            store.add_block(smaller.plan, new, screen.vocabulary, _block_attributes(smaller, config_text))
+    else:
+        provenance = {
+            "format_version": FORMAT_VERSION,
+            "identity": screen.identity(executor.precision),
+            "decided": executor.decided(),
+            "pilot": pilot,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "perturbscreen": own_version(),
+            "notes": list(screen.notes),
+            "view": view | {"named": []},
+        }
+        store = ScreenStore.create(
+            path, screen.vocabulary, screen.bank, screen.layout, provenance,
+            lambda new: new.add_block(
+                screen.plan, screen.library, screen.vocabulary, _block_attributes(screen, config_text)
+            ),
+        )  # fmt: skip
+    _write_provenance(store, directory)
+    return store
+
+
+def left(screen: Prepared, store: ScreenStore) -> list[tuple[Block, Prepared]]:
+    """Unfinished library blocks, each with the screen of its own perturbations."""
+    return [(b, screen_of_block(screen, b)) for b in store.blocks if not b.is_complete]
+
+
+def screen_of_block(screen: Prepared, block: Block) -> Prepared:
+    """The screen of one library block, cut into units as the block is. Raises StoreError if its items are others."""
+    library = library_of([block], screen)
+    same_sizes = (block.unit_rows, block.cells_per_block) == (screen.plan.unit_rows, screen.plan.cells_per_block)
+    if library.perturbations != screen.library.perturbations or not same_sizes:
+        screen = _screen_of(screen, library, block.cells_per_block, block.unit_rows)
+    if screen.plan.fingerprint() != block.attributes["plan"]:
+        raise StoreError(
+            f"{block.path} holds other items than these cells and perturbations give; run it with the configuration it "
+            "was made with, or choose another --out"
+        )
+    return screen
+
+
+def library_of(blocks: list[Block], screen: Prepared) -> Library:
+    """The perturbations of library blocks, in their order."""
+    ids = [i for b in blocks for i in b.strings("perturbations/id")]
+    named, is_null = (
+        [bool(x) for b in blocks for x in b.read(f"perturbations/{n}")] for n in ("must_screen", "is_null")
+    )
+    return Library(tuple(parse_perturbation(i, screen.vocabulary) for i in ids), tuple(named), tuple(is_null))
+
+
+def has_work(screen: Prepared, directory: Path) -> bool:
+    """Whether anything of a screen is left to compute: without a store, everything."""
+    if not ScreenStore.exists(directory / STORE):
+        return True
+    store = ScreenStore.open(directory / STORE)
+    return not store.is_complete or len(_new(screen.library, store, screen)) > 0
+
+
+def coverage_of(screen: Prepared, store: ScreenStore) -> Coverage:
+    """What became of every cell, for all perturbations of the store in its order."""
+    library = library_of(store.blocks, screen)
+    if library.perturbations == screen.library.perturbations:
+        return screen.plan.coverage
+    return _select(screen, library).coverage
+
+
+def other_executors(store: ScreenStore, ours: Mapping[str, Any]) -> list[str]:
+    """What differs between the records of who computed the last finished unit and of who computes now; a sentence each."""
+    done = [(b, n) for b in store.blocks for n in b.committed()[-1:]]
+    if not done:
+        return []
+    block, number = done[-1]
+    theirs = block.marker(number)["executor"]
+    changed = [n for n in RECORDED if n in theirs and n in ours and theirs[n] != ours[n]]
+    return [f"{n}: {theirs[n]} before, {ours[n]} now" for n in changed]
+
+
+def _select(screen: Prepared, library: Library) -> Selection:
+    plan = screen.plan
+    return select_items(library, screen.bank, screen.vocabulary, screen.window, plan.stratum_C, plan.coverage.stratum)
+
+
+def _screen_of(screen: Prepared, library: Library, cells_per_block: int, unit_rows: int | None = None) -> Prepared:
+    """The same screen with other perturbations."""
+    selection = _select(screen, library)
+    rows = unit_rows or screen.plan.unit_rows
+    return replace(screen, library=library, plan=order(selection, unit_rows=rows, cells_per_block=cells_per_block))
+
+
+def _new(library: Library, store: ScreenStore, screen: Prepared) -> Library:
+    """The perturbations that the store lacks."""
+    known = set(store.perturbations("id"))
+    return library.take([i for i, name in enumerate(library.ids(screen.vocabulary)) if name not in known])
+
+
+def _named_since(screen: Prepared, store: ScreenStore) -> list[str]:
+    """What the store has as random perturbations and the user asks for now."""
+    is_null = np.concatenate([b.read("perturbations/is_null") for b in store.blocks])
+    random = set(store.perturbations("id")[is_null])
+    library = screen.library
+    ids = library.ids(screen.vocabulary)
+    return [name for name, is_random in zip(ids, library.is_null, strict=True) if name in random and not is_random]
+
+
+def _require_add(store: ScreenStore, screen: Prepared, new: Library, add: bool) -> None:
+    if not add and all(new.is_null):
+        raise StoreError(
+            f"{store.path} was made without these {len(new)} random genes, which a list of genes gets by default for the "
+            "matched null: continue without them by `null: {n: 0}` in the configuration, or add them with --add"
+        )
+    if not add:
+        raise StoreError(
+            f"{store.path} holds another library: {len(new)} of the {len(screen.library)} perturbations asked for are not "
+            f"in it ({some(new.ids(screen.vocabulary), 3)}). Add them with --add, which computes nothing again, or choose "
+            "another --out"
+        )
+    if not store.is_complete:
+        raise StoreError(
+            f"{store.path} is unfinished ({store.n_committed} of {store.n_units} units): run it to the end as it is, "
+            "then add perturbations"
+        )
+
+
+def _require_same(store: ScreenStore, screen: Prepared, executor: Executor) -> None:
+    theirs = store.provenance["identity"]
+    ours = json.loads(json.dumps(screen.identity(executor.precision)))
+    found = differences(theirs, ours)
+    if found:
+        raise StoreError(
+            f"{store.path} holds another screen:\n  " + "\n  ".join(found) + "\nUse the configuration it was made with "
+            "(provenance.json), or choose another --out"
+        )
+
+
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], place: str = "") -> list[str]:
+    """'name: value in the store, value now' of everything that differs."""
+    found: list[str] = []
+    for name in sorted({*theirs, *ours}):
+        a, b = theirs.get(name), ours.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{place}{name}.")
+        elif a != b:
+            meaning = f" ({MEANING[name]})" if name in MEANING else ""
+            found.append(f"{place}{name}: {_shown(a)} in the store, {_shown(b)} now{meaning}")
+    return found
+
+
+def _shown(value: object) -> str:
+    """Fingerprints by their first digits."""
+    text = str(value)
+    is_fingerprint = len(text) == 64 and set(text) <= set("0123456789abcdef")
+    return f"fingerprint {text[:12]}" if is_fingerprint else text
+
+
+def _block_attributes(screen: Prepared, config_text: str) -> dict[str, Any]:
+    return {
+        "library": screen.library.fingerprint(screen.vocabulary),
+        "plan": screen.plan.fingerprint(),
+        "config": config_text,
+        "perturbscreen": own_version(),
+    }
+
+
+def _write_provenance(store: ScreenStore, directory: Path) -> None:
+    """A copy for people, rewritten where it is missing or differs."""
+    blocks = [{k: v for k, v in b.attributes.items() if k != "files"} for b in store.blocks]
+    path, text = directory / "provenance.json", json.dumps({**store.provenance, "library": blocks}, indent=2)
+    if path.is_file() and path.read_text(errors="replace") == text:
+        return
+    partial_file = directory / ".provenance.partial"
+    partial_file.write_text(text)
+    partial_file.replace(path)

@@ -1,0 +1,174 @@
+"""One `perturbscreen run`: configuration in, store and tables out."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from screen.config.screen_config import ScreenConfig
+from screen.config.sections import ClusterConfig
+from screen.engine.executor import Executor
+from screen.engine.packed import Progress
+from screen.engine.precision import Decision, executor_for
+from screen.engine.screen import Prepared
+from screen.errors import CellError
+from screen.run.handoff import write_handoff
+from screen.run.listener import Listener
+from screen.run.preflight import disk_bytes
+from screen.run.prepare import prepare
+from screen.run.resume import coverage_of, has_work, left, open_store, other_executors
+from screen.run.runner import make_engine, run_units
+from screen.run.tables import Result, make_tables
+from screen.run.unscreened import nothing_to_screen, reasons
+from screen.stats.enrich import ranked_in
+from screen.stats.parts import on_threads
+from screen.stats.tables import write_coverage
+from screen.store.lock import only_writer
+from screen.store.reader import STORE, Block
+from screen.store.store import ScreenStore, scratch_of
+
+if TYPE_CHECKING:
+    from screen.run.cluster.cluster import Cluster
+
+
+def run(config: ScreenConfig, config_text: str, directory: Path, listener: Listener, add: bool = False) -> Result:
+    """Runs a screen to the end, or continues it, and writes its tables. Raises ScreenError.
+
+    `add` appends perturbations that the directory's store lacks.
+    """
+    screen = prepare(config)
+    listener.planned(screen)
+    if screen.plan.n_items == 0:
+        raise CellError(nothing_to_screen(screen))
+    path = directory / STORE
+    ScreenStore.require_free(path)
+    scratch = scratch_of(path)
+    # no jobs are queued to find that nothing is left
+    cluster = config.cluster if has_work(screen, directory) else None
+    with only_writer(directory, scratch), _workers(config, cluster, screen, scratch, listener) as workers:
+        decision = workers.decide(_decided(directory))
+        _describe_decision(decision, listener)
+        figures = None if decision.agreement is None else decision.agreement.figures()
+        store = open_store(screen, directory, config_text, decision.executor, figures, add)
+        _compute(screen, store, decision, workers, listener)
+        write_coverage(coverage_of(screen, store), store, directory)
+        table, _ = make_tables(store, directory, listener, workers.tables)
+    return Result(
+        directory, table, ranked_in(directory), screen.layout.has_counts, tuple(reasons(screen, screen.unscreened()))
+    )
+
+
+class _Workers(Protocol):
+    """Who computes: this process, or a cluster."""
+
+    def decide(self, decided: Mapping[str, Any] | None) -> Decision:
+        """Device, precision and the rest, given what an existing store was created with."""
+
+    def compute(self, store: ScreenStore, block: Block, part: Prepared, executor: Executor, progress: Progress) -> None:
+        """Every unit that a library block lacks."""
+
+    def tables(self, tasks: Sequence[Any], done: Callable[[], None]) -> list[Any]:
+        """Dask tasks, after the last unit."""
+
+
+@dataclass(frozen=True)
+class _Here:
+    """This process."""
+
+    config: ScreenConfig
+    screen: Prepared
+    listener: Listener
+
+    def decide(self, decided: Mapping[str, Any] | None) -> Decision:
+        with self.listener.status("choosing device and precision"):
+            return executor_for(self.config.compute, self.screen, decided)
+
+    def compute(self, store: ScreenStore, block: Block, part: Prepared, executor: Executor, progress: Progress) -> None:
+        run_units(make_engine(self.config.compute, part, executor), store, progress, block)
+
+    def tables(self, tasks: Sequence[Any], done: Callable[[], None]) -> list[Any]:
+        return on_threads(tasks, done)
+
+
+@dataclass(frozen=True)
+class _There:
+    """A cluster; screens reach it through the output directory."""
+
+    config: ScreenConfig
+    screen: Prepared
+    scratch: Path
+    cluster: "Cluster"
+
+    def decide(self, decided: Mapping[str, Any] | None) -> Decision:
+        return self.cluster.decide(self._handoff(self.screen), self.config.compute, decided)
+
+    def compute(self, store: ScreenStore, block: Block, part: Prepared, executor: Executor, progress: Progress) -> None:
+        self.cluster.compute(store, block, self._handoff(part), executor, self.config.compute, progress)
+
+    def tables(self, tasks: Sequence[Any], done: Callable[[], None]) -> list[Any]:
+        return self.cluster.tables(tasks, done)
+
+    def _handoff(self, screen: Prepared) -> Path:
+        folder = self.scratch / f"screen-{screen.plan.fingerprint()[:16]}"
+        return folder if folder.exists() else write_handoff(screen, folder)
+
+
+@contextmanager
+def _workers(
+    config: ScreenConfig, cluster: ClusterConfig | None, screen: Prepared, scratch: Path, listener: Listener
+) -> Iterator[_Workers]:
+    if cluster is None:
+        yield _Here(config, screen, listener)
+        return
+    from screen.run.cluster.cluster import started
+
+    with started(cluster, config.compute, listener.say) as workers:
+        yield _There(config, screen, scratch, workers)
+
+
+def _describe_decision(decision: Decision, listener: Listener) -> None:
+    if decision.agreement is None:
+        return
+    if decision.executor.device.type == "cpu" and decision.executor.precision != "float32":
+        listener.note(f"{decision.executor.precision} is emulated on a CPU: the numbers of a GPU, slower than float32")
+    listener.note(f"{decision.agreement}{'' if decision.agreement.is_close else '; float32 is used'}")
+
+
+def _compute(screen: Prepared, store: ScreenStore, decision: Decision, workers: _Workers, listener: Listener) -> None:
+    """Every unit that the store lacks."""
+    if store.is_complete:
+        n_items = sum(b.n_items for b in store.blocks)
+        listener.say(f"{store.path} is complete: {n_items:,} items in {store.n_units} units; nothing is computed again")
+        if not store.is_consolidated:
+            store.finish()
+        return
+    if store.n_committed:
+        listener.say(f"continuing {store.path}: {store.n_committed} of {store.n_units} units are done")
+        for sentence in other_executors(store, decision.record):
+            listener.note(f"{sentence}: results agree as far as README says, not bit for bit")
+    _warn_of_full_disk(screen, store, listener)
+    for block, part in left(screen, store):
+        n_left = part.plan.n_items - sum(r.stop - r.start for r in map(block.rows, block.committed()))
+        with listener.progress(n_left) as progress:
+            workers.compute(store, block, part, decision.executor, progress)
+    store.finish()
+
+
+def _warn_of_full_disk(screen: Prepared, store: ScreenStore, listener: Listener) -> None:
+    share = 1 - store.n_committed / max(store.n_units, 1)
+    needed, free = share * disk_bytes(screen), shutil.disk_usage(store.path).free
+    if needed > free:
+        listener.note(
+            f"about {needed / 1e9:,.1f} GB are still to be written, but {store.path.parent} has {free / 1e9:,.1f} GB free; "
+            "a full disk stops the run, and it continues when there is room"
+        )
+
+
+def _decided(directory: Path) -> dict[str, Any] | None:
+    """What the store in a directory was created with, None if there is none."""
+    if not ScreenStore.exists(directory / STORE):
+        return None
+    decided: dict[str, Any] | None = ScreenStore.open(directory / STORE).provenance.get("decided")
+    return decided

@@ -1,0 +1,68 @@
+"""The tables of a finished directory, made and made again. No torch: the store is all they need."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from screen.config.sections import ComputeConfig
+from screen.run.configuration import cluster_with
+from screen.run.listener import Listener
+from screen.stats.enrich import ranked_in
+from screen.stats.parts import Compute, on_threads
+from screen.stats.tables import present, write_all
+from screen.store.lock import only_writer
+from screen.store.reader import STORE
+from screen.store.store import ScreenStore, scratch_of
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left behind.
+
+    ranked      gene sets of the strongest perturbations, None where none were asked for
+    unscreened  labels of requested perturbations without any item, each with its reason
+    """
+
+    directory: Path
+    hits: pl.DataFrame
+    ranked: pl.DataFrame | None
+    has_counts: bool
+    unscreened: tuple[str, ...]
+
+
+def make_tables(
+    store: ScreenStore, directory: Path, listener: Listener, compute: Compute = on_threads
+) -> tuple[pl.DataFrame, bool]:
+    """(hits.parquet, whether any table was made): deg/part-*.parquet and hits.parquet, beside coverage.parquet."""
+    text = "differential expression"
+    with listener.status(text):
+        return write_all(store, directory, compute, listener.parts(text))
+
+
+def present_again(
+    directory: Path,
+    changes: Mapping[str, object],
+    gene_sets: Sequence[Path],
+    workers: Mapping[str, object],
+    listener: Listener,
+) -> tuple[Result, bool]:
+    """(result, whether any table was made): the tables of a finished screen, with other settings of `deg`, or gene sets,
+    where given.
+
+    `workers` has the command line's `workers` and `scheduler`. Raises StoreError, ConfigError.
+    """
+    store = ScreenStore.open(directory / STORE, "r+")
+    cluster = cluster_with(None, workers, store.path)
+    with ExitStack() as stack:
+        stack.enter_context(only_writer(directory, scratch_of(store.path)))
+        present(store, {name: value for name, value in changes.items() if value is not None}, gene_sets)
+        compute = on_threads
+        if cluster is not None:
+            from screen.run.cluster.cluster import started
+
+            compute = stack.enter_context(started(cluster, ComputeConfig(), listener.say)).tables
+        hits, is_new = make_tables(store, directory, listener, compute)
+    return Result(directory, hits, ranked_in(directory), store.layout.has_counts, ()), is_new

@@ -1,0 +1,235 @@
+"""Parts: the table of differential expression, made part by part by Dask, each part by whichever worker is free."""
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from screen.machine import available_cores
+from screen.stats import enrich
+from screen.stats.deg import FOLDER, SCHEMA, Names, Summary, Wanted, frame, summarise
+from screen.stats.enrich import OverRepresentation
+from screen.stats.groups import GroupReader, Strata
+from screen.store.reader import StoreReader
+
+ROWS_PER_PART, MAX_PARTS = 2_000_000, 256
+ROWS_PER_GROUP = 64 * 1024
+"""Rows that are written, and read, at once: a reader of one perturbation skips the others by their statistics."""
+Compute = Callable[[Sequence[Any], Callable[[], None]], list[Any]]
+"""Computes Dask's delayed tasks, calls the function whenever one is done, and returns their results in order."""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Gene sets that the changed genes of every group are tested against, and the false discovery rate of written rows."""
+
+    test: OverRepresentation
+    max_fdr: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every part has in common. Workers, maybe on other machines, find the store under the same path."""
+
+    store: Path
+    directory: Path
+    strata: Strata
+    wanted: Wanted
+    sets: Tested | None = None
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+class Means:
+    """Mean changes (G,) of groups, in files that parts wrote: row i of a file is about summary i of its part."""
+
+    def __init__(
+        self, folder: Path, parts: Sequence[Sequence[Summary]], n_strata: int, times: Sequence[int], n_genes: int
+    ):
+        self._folder, self._times, self._n_strata, self._n_genes = folder, list(times), n_strata, n_genes
+        places = [np.array([self.place(s.perturbation, s.stratum, s.time) for s in p], dtype=np.int64) for p in parts]
+        size = 1 + max((int(p.max()) for p in places if len(p)), default=0)
+        self._part_N, self._row_N = np.full((2, size), -1, dtype=np.int32)
+        for number, place in enumerate(places):
+            self._part_N[place], self._row_N[place] = number, np.arange(len(place))
+
+    def place(self, perturbation: int, stratum: int, time: int) -> int:
+        """Number of a group: by perturbation, stratum, time point."""
+        return (perturbation * self._n_strata + stratum) * len(self._times) + self._times.index(time)
+
+    def rows(self, place_N: NDArray[np.integer]) -> NDArray[np.float64]:
+        """(N, G) of groups, which all have a cell."""
+        found = np.empty((len(place_N), self._n_genes))
+        part_N = self._part_N[place_N]
+        for number in np.unique(part_N).tolist():
+            at = np.flatnonzero(part_N == number)
+            stored: NDArray[np.float32] = np.memmap(_means_of(self._folder, number), np.float32, "r")
+            found[at] = stored.reshape(-1, self._n_genes)[self._row_N[place_N[at]]]
+        return found
+
+
+def on_threads(tasks: Sequence[Any], done: Callable[[], None]) -> list[Any]:
+    """Compute in this process, a thread for each core."""
+    import dask
+    from dask.callbacks import Callback
+
+    with Callback(posttask=lambda *_: done()):
+        return list(dask.compute(*tasks, scheduler="threads", num_workers=available_cores()))
+
+
+def each(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """The function's results, in order, computed on the threads of this process."""
+    import dask
+
+    return on_threads([dask.delayed(function, pure=False, traverse=False)(*a) for a in arguments], lambda: None)
+
+
+@contextmanager
+def gene_tables(
+    store: StoreReader, directory: Path, strata: Strata, wanted: Wanted, sets: Tested | None = None,
+    compute: Compute = on_threads,
+    show: Callable[[int], Callable[[], None]] = lambda n_parts: lambda: None,
+) -> Iterator[tuple[list[Summary], Means | None]]:  # fmt: skip
+    """Writes `deg/part-*.parquet`, sorted by target, and with gene sets `enrichment/part-*.parquet`, in the same order.
+
+    Yields a summary of every group and, with counts, its mean changes.
+
+    A part is written as it comes and has another name until it is whole. A thread holds the changes of one group of cells,
+    as far as they fit, and one row group of its part. `show` is told the number of parts, and returns what to call as
+    each is done.
+    """
+    import dask
+
+    names, folder = Names(store), directory / FOLDER
+    perturbations = np.concatenate([np.unique(b.read("items/perturbation")) + b.first for b in store.blocks])
+    order = sorted((int(p) for p in perturbations), key=lambda p: (names.target[p], names.id[p]))
+    n_rows = len(order) * len(names.feature) * len(strata.name_S) * len(store.layout.pred_tps)
+    n_parts = min(MAX_PARTS, len(order), max(-(-n_rows // ROWS_PER_PART), available_cores()))
+    tables = {folder: SCHEMA} if store.layout.has_counts else {}
+    if sets is not None:
+        tables[directory / enrich.FOLDER] = enrich.CHANGED_SCHEMA
+    for place in (folder, directory / enrich.FOLDER):
+        for old in [*place.glob("part-*.parquet"), *place.glob(".part-*")]:
+            old.unlink(missing_ok=True)
+    for name in (enrich.TARGETS, enrich.RANKED):
+        (directory / name).unlink(missing_ok=True)
+    for place in (folder, *tables):
+        place.mkdir(parents=True, exist_ok=True)
+    job = dask.delayed(Job(store.path.absolute(), directory.absolute(), strata, wanted, sets), traverse=False)
+    make = dask.delayed(write_part, pure=False)
+    tasks = [make(job, i, [int(p) for p in some]) for i, some in enumerate(np.array_split(order, max(n_parts, 1)))]
+    try:
+        parts: list[list[Summary]] = compute(tasks, show(len(tasks)))
+        for place, schema in tables.items():
+            if not any(place.glob("part-*.parquet")):
+                # nobody has to ask whether there is a table
+                pl.DataFrame(schema=schema).write_parquet(_part_of(place, 0))
+        has_means = store.layout.has_counts
+        times, n_genes = store.layout.pred_tps, len(names.feature)
+        means = Means(folder, parts, len(strata.name_S), times, n_genes) if has_means else None
+        yield [s for part in parts for s in part], means
+    finally:
+        _OPENED.forget()
+        for place in (folder, *tables):
+            for left in place.glob(".part-*"):
+                left.unlink(missing_ok=True)
+
+
+class _Opened:
+    """The names and readers of one job, as long as no other comes."""
+
+    def __init__(self) -> None:
+        self._lock, self._token = threading.Lock(), ""
+        self._found: tuple[Names, list[GroupReader]] | None = None
+
+    def of(self, job: Job) -> tuple[Names, list[GroupReader]]:
+        with self._lock:
+            if self._found is None or self._token != job.token:
+                self._found = None
+                store = StoreReader.open(job.store)
+                readers = [GroupReader(store, b, job.strata, job.wanted.tests) for b in store.blocks]
+                self._token, self._found = job.token, (Names(store), readers)
+            return self._found
+
+    def forget(self) -> None:
+        """Lets go of what this process holds."""
+        with self._lock:
+            self._found = None
+
+
+_OPENED = _Opened()
+
+
+def write_part(job: Job, number: int, perturbations: Sequence[int]) -> list[Summary]:
+    """The task that workers run: one file, at most ROWS_PER_GROUP rows of it in memory. Returns its groups' summaries."""
+    # parts run side by side: each has one thread
+    torch.set_num_threads(1)
+    names, readers = _OPENED.of(job)
+    summaries: list[Summary] = []
+    folder, sets = job.directory / FOLDER, job.sets
+    with ExitStack() as stack:
+        rows = stack.enter_context(_PartWriter(folder, number))
+        changed = stack.enter_context(_PartWriter(job.directory / enrich.FOLDER, number))
+        means = stack.enter_context(_means_of(folder, number).open("wb"))
+        for p in perturbations:
+            reader = next(r for r in reversed(readers) if r.block.first <= p)
+            for group in reader.groups(p):
+                summaries.append(summarise(group, names))
+                if group.genes is None:
+                    continue
+                means.write(group.genes.mean_delta.astype(np.float32).tobytes())
+                if job.wanted.top != 0:
+                    rows.add(frame(group, names, job.strata, job.wanted))
+                if sets is not None:
+                    changed.add(enrich.changed(group, names, job.strata, sets.test, sets.max_fdr))
+    return summaries
+
+
+class _PartWriter:
+    """A parquet file that gets its name when it is whole; none without rows."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self._path, self._partial = _part_of(folder, number), folder / f".part-{number:04d}.parquet"
+        self._waiting: list[pl.DataFrame] = []
+        self._writer: Any = None
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Takes rows, and writes them when there are enough."""
+        if rows.height:
+            self._waiting.append(rows)
+        if sum(f.height for f in self._waiting) >= ROWS_PER_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow.parquet as pq
+
+        table = pl.concat(self._waiting).to_arrow(compat_level=pl.CompatLevel.oldest())
+        self._waiting.clear()
+        self._writer = self._writer or pq.ParquetWriter(self._partial, table.schema, compression="zstd")
+        self._writer.write_table(table)
+
+    def __enter__(self) -> "_PartWriter":
+        return self
+
+    def __exit__(self, kind: object, error: object, at: object) -> None:
+        if self._waiting and error is None:
+            self._flush()
+        if self._writer is not None:
+            self._writer.close()
+            if error is None:
+                self._partial.replace(self._path)
+
+
+def _part_of(folder: Path, number: int) -> Path:
+    return folder / f"part-{number:04d}.parquet"
+
+
+def _means_of(folder: Path, number: int) -> Path:
+    return folder / f".part-{number:04d}.means"

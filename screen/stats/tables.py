@@ -1,0 +1,194 @@
+"""Tables of a screen directory, made from its store: coverage.parquet, deg/part-*.parquet, hits.parquet.
+
+They are made again unless those there were made of the same results, presented in the same way (`tables.json`).
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from screen.cells.bank import combined
+from screen.config.screen_config import parse_section
+from screen.config.sections import DegConfig, EnrichConfig
+from screen.errors import ConfigError, StoreError, some
+from screen.planning.plan import Coverage
+from screen.stats.deg import Names, Wanted
+from screen.stats.enrich import RANKED, TARGETS, OverRepresentation, joined, of_targets, ranked
+from screen.stats.gene_sets import GeneSets, checksums_of, view_of_gene_sets
+from screen.stats.groups import ChosenTests, Strata
+from screen.stats.hits import hits, write_whole
+from screen.stats.parts import Compute, Means, Tested, each, gene_tables, on_threads
+from screen.store.arrays import stored_name
+from screen.store.reader import StoreReader
+from screen.store.store import ScreenStore, jsonable
+
+STAMP, COVERAGE = "tables.json", "coverage.parquet"
+CLASSES = ("screened", "absent", "truncated", "emptied")
+DEG_MANY_ROWS = 100_000_000
+
+
+def write_coverage(coverage: Coverage, store: StoreReader, directory: Path) -> None:
+    """What became of every cell: one row per perturbation and stratum, in the store's order."""
+    ids, n_strata = store.perturbations("id"), len(coverage.stratum)
+    columns: dict[str, Any] = {
+        "perturbation": np.repeat(ids, n_strata).tolist(),
+        "stratum": list(coverage.stratum) * len(ids),
+        "n_stratum": np.tile(coverage.n_cells_S, len(ids)),
+    }
+    columns |= {f"n_{name}": getattr(coverage, f"{name}_PS").reshape(-1) for name in CLASSES}
+    write_whole(pl.DataFrame(columns), directory / COVERAGE)
+
+
+def read_coverage(directory: Path, store: StoreReader) -> Coverage:
+    """The coverage that `run` wrote. Raises StoreError where it is missing or of other perturbations."""
+    try:
+        table = pl.read_parquet(directory / COVERAGE)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise StoreError(f"cannot read {directory / COVERAGE} ({error}); `perturbscreen run` writes it") from error
+    ids, strata = store.perturbations("id"), table["stratum"].unique(maintain_order=True).to_list()
+    if table.height != len(ids) * len(strata) or table["perturbation"][:: len(strata)].to_list() != ids.tolist():
+        raise StoreError(
+            f"{directory / COVERAGE} is of other perturbations than the store; `perturbscreen run` writes it anew"
+        )
+    tallies = (table[f"n_{name}"].to_numpy().reshape(len(ids), len(strata)) for name in CLASSES)
+    return Coverage(tuple(strata), table["n_stratum"][: len(strata)].to_numpy(), *tallies)
+
+
+def strata_of(store: StoreReader, columns: Sequence[str], replicate: str | None) -> Strata:
+    """Groups of cells by metadata columns of the source, or of the first time point. Raises ConfigError."""
+    code_C, names = combined([_obs(store, c) for c in columns], store.n_cells)
+    if replicate is None:
+        return Strata(tuple(names), code_C)
+    if store.layout.keeps_summaries:
+        raise ConfigError(
+            "deg.replicate needs the single cells, but this screen keeps summaries; add the column to output.strata, or "
+            "screen with keep: predictions"
+        )
+    return Strata(tuple(names), code_C, combined([_obs(store, replicate)], store.n_cells)[0])
+
+
+def _obs(store: StoreReader, column: str) -> Any:
+    for state in ("source", f"t{store.layout.pred_tps[0]}"):
+        name = f"cells/{state}/obs/{stored_name(column)}"
+        if (store.path / name).is_dir():
+            return store.strings(name)
+    there = sorted({p.name for p in store.path.glob("cells/*/obs/*") if p.is_dir()})
+    raise ConfigError(f'the cells have no column "{column}" (deg.replicate); columns: {", ".join(there) or "none"}')
+
+
+def present(store: ScreenStore, changes: Mapping[str, object], gene_sets: Sequence[Path] = ()) -> None:
+    """Changes how tables present the results, from now on. Raises StoreError for an unfinished screen, or ConfigError."""
+    if not store.is_complete:
+        raise StoreError(
+            f"{store.path} is unfinished: {store.n_committed} of {store.n_units} units; run it to the end first"
+        )
+    before: Mapping[str, Any] = store.provenance["view"]
+    deg = parse_section(DegConfig, {**before["deg"], **changes}, store.path)
+    strata_of(store, before["strata"], deg.replicate)
+    enrich = before.get("enrich")
+    if gene_sets:
+        config = parse_section(EnrichConfig, {**_config_of(enrich), "gene_sets": list(gene_sets)}, store.path)
+        enrich = view_of_gene_sets(config)
+    # before anything is changed
+    _gene_sets(enrich, store)
+    view = {**before, "deg": deg.model_dump(), "enrich": enrich}
+    if jsonable(view) != before:
+        store.set_view(view)
+        store.finish()
+
+
+def _config_of(view: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {k: v for k, v in (view or {}).items() if k != "files"}
+
+
+def _gene_sets(view: Mapping[str, Any] | None, store: StoreReader) -> tuple[EnrichConfig, GeneSets] | None:
+    """Raises ConfigError for files that cannot be read, or that are others than when the tables were asked for."""
+    if view is None:
+        return None
+    if not store.layout.has_counts:
+        raise ConfigError("gene sets need predicted counts, and this screen has embeddings only")
+    config = EnrichConfig.model_validate(_config_of(view))
+    changed = [p for p, found in checksums_of(config.gene_sets).items() if view["files"].get(p) != found]
+    if changed:
+        raise ConfigError(
+            f"the gene sets {some(changed)} are others than when they were asked for; "
+            "`perturbscreen deg DIR --gene-sets FILE ...` takes them as they are now"
+        )
+    ensembl_id, symbol = (store.strings(f"genes/{name}").tolist() for name in ("ensembl_id", "symbol"))
+    return config, GeneSets.read(config.gene_sets, ensembl_id, symbol, config.min_size, config.max_size)
+
+
+def write_all(
+    store: ScreenStore,
+    directory: Path,
+    compute: Compute = on_threads,
+    show: Callable[[int], Callable[[], None]] = lambda n_parts: lambda: None,
+) -> tuple[pl.DataFrame, bool]:
+    """(hits.parquet, whether any table was made): everything that follows from the store and its coverage.
+
+    `compute` and `show` are those of `gene_tables`.
+    """
+    digest = store.results_digest()
+    if _stamp(directory) == {"results": digest, "files": _sizes(directory)}:
+        return pl.read_parquet(directory / "hits.parquet"), False
+    view: Mapping[str, Any] = store.provenance["view"]
+    config, coverage = DegConfig.model_validate(view["deg"]), read_coverage(directory, store)
+    strata, names = strata_of(store, view["strata"], config.replicate), Names(store)
+    enrich = _gene_sets(view.get("enrich"), store)
+    tested = None if enrich is None else Tested(OverRepresentation(enrich[1]), enrich[0].max_fdr)
+    (directory / STAMP).unlink(missing_ok=True)
+    with gene_tables(store, directory, strata, wanted_of(config), tested, compute, show) as (summaries, means):
+        table = hits(summaries, names, coverage, store.layout.pred_tps, view["min_cells"], means)
+        if enrich is not None and means is not None:
+            _write_enrichment(*enrich, table, names, strata, means, directory)
+    write_whole(table, directory / "hits.parquet")
+    stamp = directory / f".{STAMP}.partial"
+    stamp.write_text(json.dumps({"results": digest, "files": _sizes(directory)}, indent=2))
+    stamp.replace(directory / STAMP)
+    return table, True
+
+
+def _write_enrichment(
+    config: EnrichConfig,
+    sets: GeneSets,
+    table: pl.DataFrame,
+    names: Names,
+    strata: Strata,
+    means: Means,
+    directory: Path,
+) -> None:
+    """Gene sets of the strongest perturbations: by their targets, and by all genes in order of their change."""
+    write_whole(of_targets(table, sets, names, config.targets, config.max_fdr), directory / TARGETS)
+    strongest = table.filter(pl.col("strength_rank").is_not_null())
+    strongest = strongest.filter(pl.int_range(pl.len()).over("mode", "site", "stratum", "time") < config.ranked)
+    number = {perturbation: i for i, perturbation in enumerate(names.id.tolist())}
+    groups = strongest.select("perturbation", "stratum", "time").rows()
+    place_N = [means.place(number[p], strata.name_S.index(s), t) for p, s, t in groups]
+    found = each(ranked, [(mean_G, sets, names) for mean_G in means.rows(np.array(place_N, dtype=np.int64))])
+    write_whole(joined(strongest, found), directory / RANKED)
+
+
+def wanted_of(config: DegConfig) -> Wanted:
+    """Tests and rows that a configuration asks for; no more is computed than is asked for."""
+    only_t = config.top == 0 and config.test == "paired_t" and config.rank_sum == "off" and config.replicate is None
+    tests = ChosenTests(config.test, config.rank_sum != "off", config.rank_sum == "tie_corrected", only_t)
+    return Wanted(tests, config.top, config.max_fdr, config.min_delta)
+
+
+def _stamp(directory: Path) -> object:
+    """What the tables that are there were made of, or None."""
+    try:
+        return json.loads((directory / STAMP).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _sizes(directory: Path) -> dict[str, int]:
+    """Name -> bytes of every table."""
+    tables = [*(directory / n for n in ("hits.parquet", COVERAGE)), *sorted(directory.glob("deg/part-*.parquet"))]
+    tables += sorted(directory.glob("enrichment/*.parquet"))
+    return {str(p.relative_to(directory)): p.stat().st_size for p in tables if p.is_file()}

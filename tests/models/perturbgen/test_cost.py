@@ -1,0 +1,59 @@
+"""The arithmetic of costs equals what torch counts, for every way an edit can reach a prediction."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from screen.engine.control import join, predict_controls
+from screen.engine.resident import Resident
+from screen.models.perturbgen.cost import Cost
+from screen.models.products import Arithmetic
+from screen.planning.pack import RowLengths, pack, pack_controls
+from screen.planning.perturbations import Library
+from screen.planning.plan import edited_states
+from tests.models.perturbgen.test_golden_model import CASES, engine, perturbation
+from tests.support.golden import golden
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c["name"])
+@pytest.mark.parametrize("one_cell", [True, False])
+def test_flops_of_batches_are_what_torch_counts(case: dict[str, Any], one_cell: bool, golden_model: Any) -> None:
+    rows, adapter = engine(case, golden_model(case["variant"]))
+    p = perturbation(case)
+    window, edited = rows.window, frozenset(edited_states(p))
+    times = sorted({*window.pred_tps, *window.context_tps})
+    lengths = RowLengths(
+        rows.bank, rows.vocabulary, window, Library((p,), (True,)), times, exclude_src=rows.exclude_src
+    )
+    resident = Resident(rows, Library((p,), (True,)), lengths, adapter.condition_ids, CPU)
+    model = adapter.packed(CPU, Arithmetic(), frozenset({edited}), False, False)
+    cost = Cost(adapter.model.sizes, adapter.chains)
+    kept = golden("perturbed")[f"{case['perturbed_key']}/kept_rows"][:3].astype(np.int32)
+    cells = kept[:1].repeat(3) if one_cell else kept
+    parts = []
+    for batch in pack_controls(lengths, np.unique(cells), 10**6):
+        width = {t: n + resident.n_conditions for t, n in batch.n_target.items()}
+        # torch counts the attention it is built of, not its fused kernel for the CPU
+        with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):
+            parts.append(predict_controls(model, resident, batch, adapter.schema.expression_scale, False))
+        assert counted.get_total_flops() == batch.n_items * cost.control(batch.n_source, width)
+    control = join(parts, rows.bank.cell_id_C)
+    for batch in pack(lengths, np.arange(len(cells)), cells, np.zeros(len(cells), np.int32), 10**6):
+        chosen, index_B = np.unique(batch.cell_B, return_inverse=True)
+        places, edited_rows = control.places(chosen), resident.rows(batch, index_B)
+        before = {t: x[places] for t, x in control.embedding_CD.items()}
+        with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):
+            model.predict(edited_rows, before, [control.shared_C[c] for c in places])
+        width = {t: n + resident.n_conditions for t, n in batch.n_target.items()}
+        per_item = cost.items(edited, batch.n_source, width)
+        shared = cost.items(edited, batch.n_source, width, shares_queries=True)
+        expected = batch.n_items * per_item
+        if len(chosen) == 1:
+            expected = batch.n_items * shared + (per_item - shared)
+        assert counted.get_total_flops() == expected

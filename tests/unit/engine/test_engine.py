@@ -1,0 +1,194 @@
+"""The packed engine equals the reference engine on random screens, whatever the budget, the lanes or the order."""
+
+import itertools
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from screen.bench.synthetic import SyntheticSizes, random_model, synthetic_screen
+from screen.engine.executor import Executor
+from screen.engine.packed import PackedEngine, Unit
+from screen.engine.reference import ReferenceEngine
+from screen.engine.sample import sample
+from screen.engine.screen import Prepared
+from screen.planning.plan import order, select_items
+from screen.run.configuration import load_config
+from screen.run.prepare import prepare
+from tests.support.golden import scale_error
+from tests.support.places import ROOT
+
+CPU = torch.device("cpu")
+SIZES = SyntheticSizes(
+    width=32, n_heads=2, encoder_head_width=16, head_width=8, n_encoder_blocks=2, n_blocks=2, n_genes=60,
+    n_source_tokens=400, max_len=50, n_times=2,
+)  # fmt: skip
+MODEL = random_model(SIZES.sizes())
+N_CELLS = 7
+
+
+def screen_of(
+    modes: Any, sites: Any, pert_tps: Any, context_mode: bool, unit_rows: int, cells_per_block: int
+) -> Prepared:
+    """A small random screen that stores everything in float32."""
+    screen = synthetic_screen(
+        SIZES,
+        N_CELLS,
+        modes=modes,
+        sites=sites,
+        pert_tps=pert_tps,
+        context_mode=context_mode,
+        genes=range(0, 60, 7),
+        model=MODEL,
+    )
+    layout = replace(screen.layout, dtype="float32", keep_embeddings=True, keep_gene_cosine=True)
+    selection = select_items(
+        screen.library, screen.bank, screen.vocabulary, screen.window, np.zeros(N_CELLS, int), ["all"]
+    )
+    return replace(screen, layout=layout, plan=order(selection, unit_rows=unit_rows, cells_per_block=cells_per_block))
+
+
+def quiet(n_items: int, n_tokens: int, n_padded: int) -> None:
+    """No progress."""
+
+
+def all_units(engine: Any, screen: Prepared, numbers: Any = None) -> dict[int, Unit]:
+    return {u.number: u for u in engine.units(range(screen.plan.n_units) if numbers is None else numbers, quiet)}
+
+
+def assert_close(one: Unit, two: Unit) -> None:
+    """Ranks exactly; deltas 3e-6 rms and 1e-5 at worst in log units; everything else 1e-5 of its scale."""
+    assert set(one.columns) == set(two.columns)
+    for name, exact in one.columns.items():
+        ours = two.columns[name]
+        assert (ours.dtype, ours.shape) == (exact.dtype, exact.shape)
+        if name in ("items/rank", "items/length"):
+            np.testing.assert_array_equal(ours, exact, err_msg=name)
+        elif name.startswith("delta") or "rms_delta" in name:
+            assert np.abs(ours - exact).max() <= 1e-5, name
+            assert np.sqrt(np.mean((ours - exact) ** 2)) <= 3e-6, name
+        else:
+            assert scale_error(ours, exact) <= 1e-5, name
+
+
+def assert_same(one: dict[int, Unit], two: dict[int, Unit]) -> None:
+    """Every byte of every column and every control."""
+    assert set(one) == set(two)
+    for number, unit in one.items():
+        for name, exact in unit.columns.items():
+            np.testing.assert_array_equal(two[number].columns[name], exact, err_msg=name)
+
+
+CASES = list(
+    itertools.product(
+        [("mask",), ("pad", "delete"), ("overexpress",), ("mask", "pad", "delete", "overexpress")],
+        [(("src",), ()), (("tgt",), (1,)), (("tgt",), (1, 2)), (("src", "tgt"), (2,))],
+        [False, True],
+    )
+)
+
+
+@pytest.mark.parametrize(("modes", "where", "context_mode"), CASES, ids=str)
+def test_packed_equals_reference(modes: Any, where: Any, context_mode: bool) -> None:
+    screen = screen_of(modes, *where, context_mode, 10_000, 4)
+    (exact,) = ReferenceEngine(screen, Executor(CPU)).units([0], quiet)
+    for executor in (
+        Executor(CPU, batch_tokens=1),
+        Executor(
+            CPU, cpu_products="onednn", onednn_attention_from=1, onednn_encoder_attention_from=1, batch_tokens=120
+        ),
+        Executor(CPU, cpu_products="onednn", onednn_attention_from=40, onednn_encoder_attention_from=40),
+    ):
+        (packed,) = PackedEngine(screen, executor).units([0], quiet)
+        assert_close(exact, packed)
+        for (cell_C, before), (again_C, columns) in zip(exact.controls, packed.controls, strict=True):
+            np.testing.assert_array_equal(again_C, cell_C)
+            for name, values in columns.items():
+                assert scale_error(values, before[name]) <= 1e-5, name
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(20, 300), st.integers(1, 8), st.integers(1, 400), st.permutations(range(3)), st.integers(1, 3))
+def test_bytes_depend_on_the_executor_record_alone(
+    unit_rows: int, cells_per_block: int, budget: int, start: list[int], n_lanes: int
+) -> None:
+    screen = screen_of(("mask", "overexpress"), ("src",), (), False, unit_rows, cells_per_block)
+    executor = Executor(CPU, batch_tokens=budget, n_lanes=n_lanes)
+    whole = all_units(PackedEngine(screen, executor), screen)
+    first = [n for n in start if n < screen.plan.n_units]
+    numbers = [*first, *(n for n in range(screen.plan.n_units) if n not in first)]
+    again = all_units(PackedEngine(screen, replace(executor, n_lanes=2)), screen, numbers)
+    assert_same(whole, again)
+
+
+def test_every_control_is_computed_once_per_run_of_its_block() -> None:
+    screen = screen_of(("mask", "overexpress"), ("src",), (), False, 20, 3)
+    units = all_units(PackedEngine(screen, Executor(CPU)), screen)
+    cells = [c for n in sorted(units) for cell_C, _ in units[n].controls for c in cell_C.tolist()]
+    assert cells == list(range(N_CELLS))
+
+
+def test_an_edit_that_reaches_no_prediction_changes_nothing_at_all() -> None:
+    screen = screen_of(("mask",), ("tgt",), (1,), False, 10_000, 4)
+    (unit,) = PackedEngine(screen, Executor(CPU)).units([0], quiet)
+    assert not unit.columns["delta/t2"].any()
+    assert (unit.columns["items/embedding_cosine_t2"] == 1).all()
+    assert unit.columns["delta/t1"].any()
+
+
+def test_the_engines_agree_on_the_demo() -> None:
+    demo = ROOT / "configs" / "demo.yaml"
+    screen = sample(prepare(load_config(demo)[0]), 3, 12)
+    screen = screen.but(layout=replace(screen.layout, dtype="float32", keep_embeddings=True))
+    (exact,) = ReferenceEngine(screen, Executor(CPU)).units([0], quiet)
+    (packed,) = PackedEngine(
+        screen, Executor(CPU, cpu_products="onednn", onednn_attention_from=1, onednn_encoder_attention_from=1)
+    ).units([0], quiet)
+    assert len(exact.columns["items/rank"]) == 36
+    assert_close(exact, packed)
+
+
+OUT_OF_MEMORY = """
+import resource, sys
+import numpy as np, torch
+from dataclasses import replace
+from screen.engine import PackedEngine
+from screen.executor import Executor
+from screen.sample import sample
+from screen.session import load_config
+from screen.synthetic import SyntheticSizes, synthetic_screen
+
+sizes = SyntheticSizes(width=256, n_heads=4, encoder_head_width=64, head_width=64, n_encoder_blocks=1, n_blocks=1,
+    n_genes=500, n_source_tokens=600, max_len=400)
+screen = synthetic_screen(sizes, 4, modes=("mask",), genes=range(0, 500, 5))
+executor = Executor(torch.device("cpu"), batch_tokens=256, n_lanes=1)
+quiet = lambda *counted: None
+(small,) = PackedEngine(screen, executor).units([0], quiet)
+engine = PackedEngine(screen, replace(executor, batch_tokens=2**16))
+in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (in_use + 300 * 2**20,) * 2)
+(unit,) = engine.units([0], quiet)
+assert unit.record["batch_tokens"] < 2**16, unit.record
+assert engine.executor.batch_tokens == unit.record["batch_tokens"]
+assert np.abs(unit.columns["delta/t1"].astype(float) - small.columns["delta/t1"]).max() / 4096 < 1e-5
+print("RUNG", unit.record["batch_tokens"])
+"""
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="limits its own address space through Linux's interfaces"
+)
+def test_running_out_of_memory_repeats_the_unit_with_smaller_batches() -> None:
+    assert resource.RLIMIT_AS
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "RUNG" in done.stdout

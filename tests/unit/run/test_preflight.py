@@ -1,0 +1,79 @@
+"""What `plan` says before anything runs is what running then does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from screen.cli.main import main
+from screen.engine.executor import Executor
+from screen.engine.workload import total_flops, work
+from screen.run.configuration import load_config
+from screen.run.preflight import disk_bytes, forecast, n_files
+from screen.run.prepare import prepare
+from screen.store.store import ScreenStore
+from tests.support.tiny import tiny, write
+
+LIBRARY = {"genes": "all", "modes": ["mask", "overexpress"], "perturbation_sequence": ["src", "tgt"], "pert_tps": [2]}
+
+
+@pytest.fixture(autouse=True)
+def many_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("screen.run.unit_sizes.MAX_ROWS", 128)
+    monkeypatch.setattr("screen.run.unit_sizes.MIN_CELLS", 4)
+    monkeypatch.setattr("screen.run.unit_sizes.ITEMS_PER_CELL", 32)
+
+
+def test_batches_tokens_and_operations_are_those_of_the_engines_work(tmp_path: Path) -> None:
+    screen = prepare(load_config(write(tiny(library=LIBRARY), tmp_path / "s.yaml"))[0])
+    executor = Executor(torch.device("cpu"), batch_tokens=300)
+    found = forecast(screen, executor)
+    batches = [b for _, items in work(screen, 300, range(screen.plan.n_units)) for b in items]
+    assert found.n_sampled == found.n_units == screen.plan.n_units > 3
+    assert (found.n_batches, found.tokens) == (len(batches), sum(b.n_tokens for b in batches))
+    assert found.flops == pytest.approx(total_flops(screen, 300), rel=1e-12)
+    assert found.seconds == pytest.approx(found.flops / found.flops_per_s, rel=1e-12)
+    assert sum(found.coverage.values()) == found.n_perturbations * found.n_cells
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        {"store_dtype": "float16"},
+        {"store_dtype": "float32", "keep_embeddings": True},
+        {"keep": "summaries", "strata": ["cell_type"]},
+    ],
+    ids=str,
+)
+def test_a_finished_store_has_the_files_and_about_the_bytes_that_were_forecast(
+    tmp_path: Path, output: dict[str, Any]
+) -> None:
+    config = write(tiny(library=LIBRARY, output=output), tmp_path / "s.yaml")
+    screen = prepare(load_config(config)[0])
+    assert main(["run", str(config), "--out", str(tmp_path / "out")]) == 0
+    (block,) = ScreenStore.open(tmp_path / "out/screen.zarr").blocks
+    kept = ("items/effects", "delta", "embedding", "summaries", "control", "commits")
+    written_before = {"summaries": {"perturbation", "stratum", "n_cells_t1", "n_cells_t2"}}
+    files = [
+        p
+        for name in kept
+        for p in (block.path / name).rglob("c.*")
+        if p.relative_to(block.path / name).parts[0] not in written_before.get(name, set())
+    ]
+    assert len(files) == n_files(screen)
+    size = sum(p.stat().st_size for p in files if p.parent.name != "commits")
+    # a shard ends in its index, and the last rows of an array fill up a chunk
+    most = disk_bytes(screen) + len(files) * (128 * 61 * 4 + 1024)
+    assert disk_bytes(screen) <= size <= most
+
+
+def test_the_forecast_is_machine_readable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write(tiny(library=LIBRARY), tmp_path / "s.yaml")
+    assert main(["plan", str(config), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    screen = prepare(load_config(config)[0])
+    assert found["n_items"] == screen.plan.n_items
+    assert found["n_files"] == n_files(screen)
+    assert found["executor"]["device"] == "cpu"

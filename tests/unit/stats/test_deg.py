@@ -1,0 +1,191 @@
+"""The gene tables of a screen: what is in them follows from the store, however little is held at once."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from screen.cli.main import main
+from screen.stats import deg
+from screen.stats.groups import ChosenTests, GroupReader, Strata, concatenated, mean_by, statistics_of
+from screen.stats.moments import counts_of
+from screen.stats.tables import strata_of
+from screen.store.store import ScreenStore
+from tests.support.tiny import tiny, write
+
+LIBRARY = {"genes": "all", "modes": ["overexpress"]}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every gene overexpressed in every cell, by cell type; the unpaired test too."""
+    folder = tmp_path_factory.mktemp("deg")
+    config = tiny(library=LIBRARY, output={"strata": ["cell_type"]}) | {"deg": {"rank_sum": "plain"}}
+    assert main(["run", str(write(config, folder / "s.yaml")), "--out", str(folder / "out")]) == 0
+    return folder / "out"
+
+
+def of_group(out: Path, p: int, time: int, stratum: str) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
+    """(table, changes, controls) of one group, changes and controls read by plain numpy."""
+    store = ScreenStore.open(out / "screen.zarr")
+    block, ids = store.blocks[0], store.perturbations("id")
+    cells, perturbation = (np.asarray(block.array(f"items/{n}")[...]) for n in ("cell", "perturbation"))
+    in_stratum = store.strings("cells/source/obs/cell_type")[cells] == stratum
+    rows = np.flatnonzero((perturbation == p) & in_stratum & np.asarray(block.array(f"items/is_screened_t{time}")[...]))
+    delta_NG = np.asarray(block.array(f"delta/t{time}")[...])[rows].astype(np.float64)
+    control_NG = np.asarray(block.array(f"control/expression_t{time}")[...])[cells[rows]].astype(np.float64)
+    table = deg.scan(out).filter(perturbation=ids[p], time=time, stratum=stratum).collect()
+    return table, delta_NG, control_NG
+
+
+@pytest.mark.parametrize(("p", "time", "stratum"), [(0, 1, "A"), (7, 2, "B"), (60, 1, "C")])
+def test_every_column_is_what_scipy_says_of_the_stores_values(finished: Path, p: int, time: int, stratum: str) -> None:
+    table, delta_NG, control_NG = of_group(finished, p, time, stratum)
+    n = len(delta_NG)
+    assert table.schema == deg.SCHEMA
+    assert table.height == 61
+    assert table["n_cells"].unique().to_list() == [n]
+    after_NG = control_NG + delta_NG
+
+    def close(name: str, expected: Any, rtol: float = 2e-7) -> None:
+        # tables keep 24 bits of all but p-values
+        np.testing.assert_allclose(table[name], np.asarray(expected, dtype=float), rtol=rtol, atol=1e-12, err_msg=name)
+
+    close("mean_delta", delta_NG.mean(0))
+    # two float32 expm1 of 4 units in the last place, their sum with 1, and a product
+    close("target_mean", np.expm1(after_NG).mean(0), 10 * 2**-24)
+    close("ref_mean", np.expm1(control_NG).mean(0), 5 * 2**-24)
+    assert n > 2
+    close("se", stats.sem(delta_NG))
+    reference = stats.ttest_1samp(delta_NG, 0.0)
+    np.testing.assert_allclose(table["p_value"], reference.pvalue, rtol=1e-6)
+    np.testing.assert_allclose(table["fdr"], stats.false_discovery_control(reference.pvalue), rtol=1e-6)
+    ranked = [stats.wilcoxon(d, correction=True, method="exact") for d in delta_NG.T]
+    close("signed_rank", [r.statistic for r in ranked])
+    np.testing.assert_allclose(table["signed_rank_p_value"], [r.pvalue for r in ranked], rtol=1e-9)
+    unpaired = stats.ranksums(after_NG.astype(np.float32), control_NG.astype(np.float32))
+    np.testing.assert_allclose(table["rank_sum_z"], unpaired.statistic, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("read", "work", "control"), [(1, 1, 0), (700, 300, 0), (5000, 900, 1 << 30)])
+def test_statistics_do_not_depend_on_how_many_genes_are_held_at_once(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, read: int, work: int, control: int
+) -> None:
+    store = ScreenStore.open(finished / "screen.zarr")
+    strata, tests = strata_of(store, ["cell_type"], None), ChosenTests(has_rank_sum=True)
+    whole = [g for p in (0, 33) for g in GroupReader(store, store.blocks[0], strata, tests).groups(p)]
+    for name, value in (("READ_BYTES", read), ("WORK_BYTES", work), ("CONTROL_BYTES", control)):
+        monkeypatch.setattr(f"screen.stats.groups.{name}", value)
+    parts = [g for p in (0, 33) for g in GroupReader(store, store.blocks[0], strata, tests).groups(p)]
+    assert len(parts) == len(whole) > 6
+    for one, other in zip(whole, parts, strict=True):
+        assert (one.stratum, one.time, one.n_cells) == (other.stratum, other.time, other.n_cells)
+        for name, values in vars(one.genes).items():
+            # products of other shapes add in another order
+            np.testing.assert_allclose(getattr(other.genes, name), values, rtol=1e-9, atol=1e-15, err_msg=name)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.integers(0, 99))
+def test_tests_over_replicates_are_tests_of_their_means(replicates: list[int], seed: int) -> None:
+    rng, code_N = np.random.default_rng(seed), np.array(replicates)
+    delta_NG, control_NG = rng.normal(0.1, 1, (2, len(code_N), 7)).astype(np.float32)
+    control_NG = np.abs(control_NG)
+    tests = ChosenTests(has_rank_sum=True)
+    found = statistics_of(delta_NG, counts_of(control_NG, True), True, code_N, tests, control_NG)
+    mean_RG = np.stack([delta_NG[code_N == c].astype(np.float64).mean(0) for c in np.unique(code_N)])
+    np.testing.assert_allclose(mean_by(delta_NG, code_N), mean_RG, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(found.mean_delta, mean_RG.mean(0), rtol=1e-9, atol=1e-12)
+    if len(mean_RG) < 2:
+        assert np.isnan([found.t_p_value, found.signed_rank_p_value, found.rank_sum_p_value]).all()
+        return
+    np.testing.assert_allclose(found.t_p_value, stats.ttest_1samp(mean_RG, 0).pvalue, rtol=1e-6)
+    # expression levels are those of the cells
+    np.testing.assert_allclose(found.ref_mean, np.expm1(control_NG).mean(0, dtype=np.float64), rtol=1e-6)
+
+
+def test_a_replicate_column_makes_inference_over_its_means(finished: Path, tmp_path: Path) -> None:
+    config = tiny(library=LIBRARY) | {"deg": {"replicate": "cell_type"}}
+    assert main(["run", str(write(config, tmp_path / "s.yaml")), "--out", str(tmp_path / "out")]) == 0
+    table = deg.scan(tmp_path / "out").filter(time=1).collect()
+    assert table["n_replicates"].unique().to_list() == [3]
+    of_type = deg.scan(finished).filter(time=1).collect()
+    means = of_type.group_by("perturbation", "feature").agg(pl.col("mean_delta").cast(pl.Float64).mean().alias("mean"))
+    both = table.join(means, on=["perturbation", "feature"])
+    assert both.height == table.height
+    np.testing.assert_allclose(both["mean_delta"], both["mean"], rtol=1e-5, atol=1e-7)
+
+
+def test_top_and_thresholds_choose_rows_of_the_whole_table(finished: Path, tmp_path: Path) -> None:
+    config = tiny(library=LIBRARY, output={"strata": ["cell_type"]}) | {
+        "deg": {"top": 5, "min_delta": 1e-4, "max_fdr": 0.5}
+    }
+    assert main(["run", str(write(config, tmp_path / "s.yaml")), "--out", str(tmp_path / "out")]) == 0
+    few, whole = deg.scan(tmp_path / "out").collect(), deg.scan(finished).collect()
+    group = ["perturbation", "stratum", "time"]
+    allowed = whole.filter((pl.col("fdr") <= 0.5) & (pl.col("mean_delta").abs() >= 1e-4))
+    expected = allowed.filter(pl.col("mean_delta").abs().rank("ordinal", descending=True).over(group) <= 5)
+    keys = [*group, "feature"]
+    assert 0 < few.height < allowed.height
+    assert few.select(keys).sort(keys).equals(expected.select(keys).sort(keys))
+    assert pl.read_parquet(tmp_path / "out/hits.parquet")["n_deg"].equals(
+        pl.read_parquet(finished / "hits.parquet")["n_deg"]
+    )
+
+
+def test_deg_makes_tables_of_another_test_without_the_configuration(tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "out"
+    assert main(["run", str(write(tiny(library=LIBRARY), tmp_path / "s.yaml")), "--out", str(out)]) == 0
+    by_t = deg.scan(out).collect()
+    assert main(["deg", str(out)]) == 0
+    assert "as asked for already" in capsys.readouterr().out
+    assert main(["deg", str(out), "--test", "signed_rank"]) == 0
+    assert "made anew" in capsys.readouterr().out
+    by_rank = deg.scan(out).collect()
+    assert by_rank["p_value"].equals(by_t["signed_rank_p_value"].rename("p_value"))
+    assert by_rank["mean_delta"].equals(by_t["mean_delta"])
+    assert main(["deg", str(out), "--test", "rank_sum"]) == 2
+    assert "needs `rank_sum: plain`" in capsys.readouterr().err
+    assert main(["deg", str(out), "--replicate", "donor"]) == 2
+    assert 'no column "donor"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_the_ranking_alone_is_that_of_the_whole_tables(tmp_path: Path, dtype: str) -> None:
+    out, config = tmp_path / "out", tiny(library=LIBRARY, output={"strata": ["cell_type"]})
+    assert main(["run", str(write(config, tmp_path / "s.yaml")), "--out", str(out), "--store-dtype", dtype]) == 0
+    whole, n_rows = pl.read_parquet(out / "hits.parquet"), deg.scan(out).collect().height
+    assert n_rows == whole.filter(pl.col("n_cells") > 0).height * 61
+    stale = [out / "deg/.part-0099.means", out / "deg/.part-0099.parquet", out / "deg/part-0099.parquet"]
+    for path in stale:
+        path.write_bytes(b"of a run that was killed")
+    assert main(["deg", str(out), "--top", "0"]) == 0
+    alone, nothing = pl.read_parquet(out / "hits.parquet"), deg.scan(out).collect()
+    assert nothing.height == 0
+    assert nothing.schema == deg.SCHEMA
+    assert [p.name for p in sorted((out / "deg").iterdir())] == ["part-0000.parquet"]
+    for name in whole.columns:
+        if whole.schema[name].is_float():
+            # sums in another order
+            np.testing.assert_allclose(alone[name], whole[name], rtol=1e-6, atol=1e-9, err_msg=name)
+        elif not name.startswith("top_"):
+            assert alone[name].equals(whole[name]), name
+
+
+def test_parts_join_to_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    delta_NG, control_NG = rng.normal(0, 1, (2, 9, 20)).astype(np.float32)
+    whole = statistics_of(delta_NG, control_NG, False, None, ChosenTests())
+    parts = [
+        statistics_of(delta_NG[:, s], control_NG[:, s], False, None, ChosenTests()) for s in (slice(0, 7), slice(7, 20))
+    ]
+    for name, values in vars(concatenated(parts)).items():
+        np.testing.assert_allclose(values, getattr(whole, name), rtol=1e-9, atol=1e-15, err_msg=name)
+
+
+def test_strata_count_their_cells() -> None:
+    assert Strata(("a", "b", "none"), np.array([1, 0, 1, 1])).n_cells_S.tolist() == [1, 3, 0]

@@ -1,0 +1,120 @@
+"""The matched null: p-values of nothing are uniform wherever one looks, hits are found, false ones bounded."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from screen.config.sections import FEWEST_NULLS
+from screen.stats.null import Calibration, baseline_residual, calibrate
+from screen.stats.statistics import benjamini_hochberg
+
+
+def noise(n: int, seed: int, n_hits: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(strengths, covariates, which are hits): edits that do nothing but noise, whose size depends on the covariates.
+
+    The rarer a gene is and the lower it ranks, the fewer the cells and the wider the spread of its strength.
+    """
+    rng = np.random.default_rng(seed)
+    rank, detection, length = rng.exponential(200, n), rng.uniform(0.05, 1, n), rng.normal(400, 80, n)
+    location = -3 - 0.004 * rank - 1.5 * np.log(detection) + 0.002 * length + 0.001 * rank * detection
+    scale = 0.15 + 0.3 * (1 - detection)
+    is_hit = np.arange(n) < n_hits
+    log_strength = location + scale * rng.standard_normal(n) + np.where(is_hit, rng.uniform(1, 3, n), 0)
+    return np.exp(log_strength), np.stack([rank, np.log(detection), length], axis=1), is_hit
+
+
+def ks_of_bins(p_P: np.ndarray, covariate_PK: np.ndarray) -> list[float]:
+    """Kolmogorov-Smirnov p of uniformity within each bin of rank position and detection."""
+    rank_P, detection_P = covariate_PK[:, 0], covariate_PK[:, 1]
+    edges = [np.quantile(x, np.linspace(0, 1, n + 1)) for x, n in ((rank_P, 4), (detection_P, 3))]
+    place = [
+        np.clip(np.searchsorted(e, x, side="right") - 1, 0, len(e) - 2)
+        for e, x in zip(edges, (rank_P, detection_P), strict=True)
+    ]
+    return [
+        float(stats.kstest(p_P[(place[0] == i) & (place[1] == j)], "uniform").pvalue)
+        for i, j in product(range(4), range(3))
+    ]
+
+
+def test_p_of_held_out_null_perturbations_is_uniform_in_every_bin() -> None:
+    found = []
+    for seed in range(6):
+        strength_P, covariate_PK, _ = noise(3000, seed)
+        is_null_P = np.arange(3000) < 2000
+        p_P = calibrate(strength_P, covariate_PK, is_null_P).p_P
+        found += ks_of_bins(p_P[~is_null_P], covariate_PK[~is_null_P])
+    # 72 tests: by chance one in 72 is below 0.014; a null that is not matched fails them all
+    assert min(found) > 0.01 / len(found)
+    assert np.mean(np.array(found) < 0.05) < 0.2
+
+
+def test_strength_alone_would_not_be_uniform() -> None:
+    strength_P, covariate_PK, _ = noise(3000, 0)
+    is_null_P = np.arange(3000) < 2000
+    p_P = calibrate(strength_P, np.zeros((3000, 0)), is_null_P).p_P
+    assert max(ks_of_bins(p_P[~is_null_P], covariate_PK[~is_null_P])) < 0.01 / 12
+
+
+@pytest.mark.parametrize("designated", [True, False])
+def test_false_discoveries_stay_below_their_rate_and_hits_are_found(designated: bool) -> None:
+    shares, powers = [], []
+    for seed in range(6):
+        strength_P, covariate_PK, is_hit_P = noise(3000, seed, n_hits=300)
+        is_null_P = np.arange(3000) >= 1500 if designated else None
+        p_P = calibrate(strength_P, covariate_PK, is_null_P).p_P
+        tested_P = np.arange(3000) < 1500 if designated else np.ones(3000, dtype=bool)
+        is_called_P = benjamini_hochberg(np.where(tested_P, p_P, np.nan)) < 0.1
+        shares.append((is_called_P & ~is_hit_P).sum() / max(is_called_P.sum(), 1))
+        powers.append((is_called_P & is_hit_P).sum() / is_hit_P.sum())
+    assert np.mean(shares) < 0.1
+    assert np.mean(powers) > 0.8
+
+
+def test_without_any_effect_hardly_anything_is_called() -> None:
+    called = []
+    for seed in range(10):
+        strength_P, covariate_PK, _ = noise(1000, seed)
+        called.append((benjamini_hochberg(calibrate(strength_P, covariate_PK).p_P) < 0.1).any())
+    assert np.mean(called) <= 0.3
+
+
+def test_p_counts_the_pool_and_a_member_is_judged_by_the_others() -> None:
+    rng = np.random.default_rng(0)
+    strength_P, is_null_P = np.exp(rng.normal(size=60)), np.arange(60) < 40
+    found: Calibration = calibrate(strength_P, np.zeros((60, 0)), is_null_P)
+    assert found.n_pool == 40
+    assert found.smallest_p == 1 / 41
+    pool = found.z_P[is_null_P]
+    for i in range(60):
+        others = np.delete(pool, i) if is_null_P[i] else pool
+        assert found.p_P[i] == (1 + (others >= found.z_P[i]).sum()) / (1 + len(others))
+
+
+def test_too_few_strengths_give_no_p_and_odd_values_no_error() -> None:
+    few = calibrate(np.ones(FEWEST_NULLS - 1), np.zeros((FEWEST_NULLS - 1, 2)))
+    assert few.n_pool == 0
+    assert np.isnan(few.p_P).all()
+    same = calibrate(np.full(50, 0.1), np.full((50, 3), np.nan))
+    assert (same.z_P == 0).all()
+    rng = np.random.default_rng(0)
+    odd = np.exp(rng.normal(size=50))
+    odd[:3] = [0.0, np.nan, np.inf]
+    found = calibrate(odd, rng.normal(size=(50, 3)))
+    assert found.z_P[0] == -np.inf
+    assert found.p_P[0] == 1.0
+    assert np.isnan(found.p_P[1:3]).all()
+    assert np.isfinite(found.p_P[3:]).all()
+
+
+def test_the_baseline_is_a_regression_on_rank_position_and_cells_alone() -> None:
+    rng = np.random.default_rng(0)
+    rank, cells = rng.integers(0, 500, 80).astype(float), rng.integers(5, 300, 80).astype(float)
+    strength = np.exp(0.3 - 0.5 * np.log1p(rank) + 0.7 * np.log(cells))
+    np.testing.assert_allclose(baseline_residual(strength, rank, cells), 0, atol=1e-9)
+    strength[7] *= np.e
+    residual = baseline_residual(strength, rank, cells)
+    assert residual.argmax() == 7
+    assert np.isnan(baseline_residual(np.append(strength, np.nan), np.append(rank, 1), np.append(cells, 1))[-1])
