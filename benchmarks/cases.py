@@ -18,14 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.engine.upstream_shaped import Edit, PaddedCells, Settings, UpstreamShaped
-from screen.bench.synthetic import (
-    MEDIAN_LENGTH,
-    P5_LENGTH,
-    P95_LENGTH,
-    SyntheticSizes,
-    every_gene,
-    synthetic_vocabulary,
-)
+from screen.bench.synthetic import P5_LENGTH, P95_LENGTH, every_gene
 from screen.cells.bank import SOURCE, Ragged, State, TokenBank
 from screen.config.sections import OutputConfig
 from screen.edits import Mode, Site
@@ -35,6 +28,7 @@ from screen.engine.rows import RowBuilder
 from screen.engine.screen import Prepared
 from screen.models.perturbgen.adapter import PerturbGenAdapter
 from screen.models.perturbgen.network.model import PerturbGen
+from screen.models.synthetic import MEDIAN_LENGTH, SyntheticSizes, synthetic_vocabulary
 from screen.planning.layout import Layout, counts
 from screen.planning.perturbations import Library
 from screen.planning.plan import Window, select_items

@@ -32,7 +32,7 @@ from screen_kernels.split_half import split_half_bytes
 
 from benchmarks.record import circumstances, median
 from screen.bench.measure import PUBLISHED, SMALL, Wanted, measure
-from screen.bench.synthetic import SyntheticSizes, random_model, synthetic_screen
+from screen.bench.synthetic import synthetic_screen
 from screen.cells.bank import SOURCE
 from screen.config.sections import ComputeConfig
 from screen.engine.choose import decide
@@ -41,7 +41,9 @@ from screen.engine.packed import PackedEngine
 from screen.engine.reference import ReferenceEngine
 from screen.engine.screen import Prepared
 from screen.errors import ConfigError
-from screen.models.products import Precision
+from screen.models.ops import Precision
+from screen.models.perturbgen.random import random_model, sizes_of
+from screen.models.synthetic import SyntheticSizes
 
 CPU = torch.device("cpu")
 PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "fp16x2", "bf16")
@@ -125,7 +127,7 @@ def kernels(job: Job) -> None:
 
 def twin(sizes: SyntheticSizes, n_cells: int, genes: Sequence[int], **edits: Any) -> Prepared:
     """A screen with a model of its own, always the same one, whose deltas are kept in float32."""
-    screen = synthetic_screen(sizes, n_cells, genes=genes, model=random_model(sizes.sizes()), **edits)
+    screen = synthetic_screen(sizes, n_cells, genes=genes, model=random_model(sizes_of(sizes)), **edits)
     return replace(screen, layout=replace(screen.layout, dtype="float32"))
 
 

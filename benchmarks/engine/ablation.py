@@ -13,17 +13,17 @@ from benchmarks.cases import QUICK, REAL, Case, Scale, make_case
 from benchmarks.engine.bare import Stages, forward_of, seconds_in_lanes
 from benchmarks.record import median, p20_p80, record, rounds
 from benchmarks.run_all import exit_code, options
-from screen.bench.synthetic import random_model
+from screen.bench.bare import control_call
 from screen.config.sections import ComputeConfig
 from screen.engine.choose import decide
 from screen.engine.executor import Executor
-from screen.engine.forward import control_call
 from screen.engine.packed import PackedEngine
-from screen.engine.workload import work
 from screen.models.perturbgen.chains import REUSE
 from screen.models.perturbgen.network.model import PerturbGen
 from screen.models.perturbgen.packed import PackedPerturbGen
+from screen.models.perturbgen.random import random_model, sizes_of
 from screen.planning.pack import pack_controls
+from screen.run.workload import work
 
 N_CELLS, N_EDITS, N_ROUNDS = 2, 12, 2
 SRC, TGT = "src", "tgt"
@@ -32,14 +32,15 @@ SRC, TGT = "src", "tgt"
 def engine_of(case: Case, executor: Executor, left_out: str = "") -> PackedEngine:
     """The engine of a case; one kind of reuse may be left out."""
     engine = PackedEngine(case.screen, executor)
-    assert isinstance(engine.model, PackedPerturbGen)
-    engine.model = replace(engine.model, reuse=REUSE - {left_out})
+    model = engine.computer.model
+    assert isinstance(model, PackedPerturbGen)
+    engine.computer.model = replace(model, reuse=REUSE - {left_out})
     return engine
 
 
 def variants(source: Case, target: Case, executor: Executor, chained: PerturbGen) -> dict[str, tuple[Case, Stages]]:
     """Name -> (screen, the calls that it takes). The first two have everything."""
-    torch_only = replace(executor, cpu_products="torch", onednn_attention_from=None, onednn_encoder_attention_from=None)
+    torch_only = replace(executor, cpu_products="torch", attention_from={})
     all_blocks = replace(source, screen=replace(source.screen, adapter=replace(source.screen.adapter, model=chained)))
     return {
         SRC: (source, forward_of(engine_of(source, executor))),
@@ -50,9 +51,7 @@ def variants(source: Case, target: Case, executor: Executor, chained: PerturbGen
         "gain_onednn_products": (source, forward_of(engine_of(source, replace(executor, cpu_products="torch")))),
         "gain_onednn_attention": (
             source,
-            forward_of(
-                engine_of(source, replace(executor, onednn_attention_from=None, onednn_encoder_attention_from=None))
-            ),
+            forward_of(engine_of(source, replace(executor, attention_from={}))),
         ),
         "gain_onednn": (source, forward_of(engine_of(source, torch_only))),
         "gain_batches": (source, forward_of(engine_of(source, replace(executor, batch_tokens=1)))),
@@ -65,7 +64,11 @@ def control_per_item(engine: PackedEngine) -> Stages:
     """The forward, and a control for every item beside the one for its cell."""
     budget = engine.executor.batch_tokens
     batches = [b for _, items in work(engine.screen, budget, range(engine.plan.n_units)) for b in items]
-    more = [control_call(engine, c) for b in batches for c in pack_controls(engine.screen.lengths, b.cell_B, budget)]
+    more = [
+        control_call(engine.computer, c)
+        for b in batches
+        for c in pack_controls(engine.screen.lengths, b.cell_B, budget)
+    ]
     return [*forward_of(engine), more]
 
 
@@ -74,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = options(__doc__, arguments)
     scale: Scale = replace(QUICK if given.quick else REAL, n_cells=N_CELLS)
     n_edits, n_rounds = (3, 1) if given.quick else (N_EDITS, N_ROUNDS)
-    sizes = scale.sizes.sizes()
+    sizes = sizes_of(scale.sizes)
     model = random_model(sizes)
     source = make_case(SRC, model, scale, n_edits=n_edits)
     target = make_case(TGT, model, scale, n_edits=n_edits, site="tgt", pred_tps=(1, 2), pert_tps=(1,))

@@ -1,21 +1,23 @@
 """Forward and Products: what the engine's time is compared with. The model's own calls, and the products inside them."""
 
+import copy
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from screen.bench.bare import control_call, item_call, taken_over
 from screen.engine.executor import Executor
-from screen.engine.forward import control_call, item_call, taken_over
 from screen.engine.lanes import Lanes
 from screen.engine.packed import PackedEngine
-from screen.engine.workload import work
-from screen.models.products import OneDnnProduct
+from screen.models.ops import PlainOps
+from screen.models.products import Weights
+from screen.run.workload import work
 
 Call = Callable[[], object]
 Stages = Sequence[Sequence[Call]]
@@ -41,9 +43,9 @@ def forward_of(engine: PackedEngine) -> Stages:
     """The model's calls for all batches of a screen: per block of cells the controls, then the items; inputs prepared."""
     stages: list[Sequence[Call]] = []
     for controls, items in work(engine.screen, engine.executor.batch_tokens, range(engine.plan.n_units)):
-        calls = [control_call(engine, b) for b in controls]
+        calls = [control_call(engine.computer, b) for b in controls]
         taken = taken_over(controls, [call() for call in calls])
-        stages += [calls, [item_call(engine, b, taken) for b in items]]
+        stages += [calls, [item_call(engine.computer, b, taken) for b in items]]
     return stages
 
 
@@ -67,22 +69,18 @@ class Heard:
 
 
 class Listener:
-    """Writes down the products and attention calls of a packed model, apart for each thread."""
+    """Writes down the products and attention calls of ops, apart for each thread. `ops` are those that it listens to."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, ops: PlainOps) -> None:
         self._now = threading.local()
-        self._undo: list[Callable[[], object]] = []
-        for module in model.modules():
-            if isinstance(module, nn.Linear | OneDnnProduct):
-                self._undo.append(module.register_forward_pre_hook(self._product).remove)
-            if hasattr(module, "attend"):
-                self._undo.append(partial(setattr, module, "attend", module.attend))
-                module.attend = partial(self._attention, module.attend)
+        self.ops = self._heard_by(ops)
+        self.ops._parts = {name: self._heard_by(part) for name, part in ops._parts.items()}
 
-    def stop(self) -> None:
-        """Leaves the model as it was."""
-        for undo in self._undo:
-            undo()
+    def _heard_by(self, ops: PlainOps) -> PlainOps:
+        listening: Any = copy.copy(ops)
+        listening.product = partial(self._product, ops)
+        listening._attend = partial(self._attention, ops._attend)
+        return listening  # type: ignore[no-any-return]
 
     def heard(self, call: Call) -> list[Heard]:
         """What one call of the model asks for."""
@@ -90,9 +88,10 @@ class Listener:
         call()
         return self._now.calls
 
-    def _product(self, module: Any, given: tuple[Tensor, ...]) -> None:
-        (x,) = given
-        self._note(module, given, (), 2 * x.numel() * module.out_features)
+    def _product(self, ops: PlainOps, x: Tensor, linear: Weights) -> Tensor:
+        product = partial(ops.product, linear=linear)
+        self._note(product, (x,), (), 2 * x.numel() * len(linear.weight))
+        return product(x)
 
     def _attention(self, attend: Callable[..., Tensor], *given: Any) -> Tensor:
         query, key, value, *rest = given
@@ -109,11 +108,13 @@ class Listener:
 
 def products_of(engine: PackedEngine, forward: Stages) -> tuple[Stages, int]:
     """(the products and attention of a forward and nothing else, on random data; their FLOPs). Runs the forward once."""
-    listener = Listener(engine.model.model)  # type: ignore[attr-defined]
+    model: Any = engine.computer.model
+    listener = Listener(model.ops)
+    engine.computer.model = replace(model, ops=listener.ops)
     with Lanes(engine.executor.device, engine.executor.n_lanes) as lanes:
         futures = [[lanes.submit(listener.heard, call) for call in calls] for calls in forward]
         heard = [[done.result() for done in calls] for calls in futures]
-    listener.stop()
+    engine.computer.model = model
     every = [h for calls in heard for one in calls for h in one]
     number_N = torch.randn(max(h.extent for h in every), generator=torch.Generator().manual_seed(0))
     return [[partial(_again, one, number_N) for one in calls] for calls in heard], sum(h.flops for h in every)

@@ -22,7 +22,7 @@ import torch
 from benchmarks.cases import QUICK, Scale, prepared
 from benchmarks.record import ROOT, record
 from benchmarks.run_all import exit_code, parser_of, said
-from screen.bench.synthetic import SyntheticSizes, every_gene, random_bank, random_model, synthetic_vocabulary
+from screen.bench.synthetic import every_gene
 from screen.cells.bank import SOURCE, Ragged, State, TokenBank
 from screen.cells.vocabulary import Vocabulary
 from screen.cli.terminal import Console
@@ -31,6 +31,8 @@ from screen.engine.choose import decide
 from screen.engine.packed import PackedEngine
 from screen.engine.screen import Prepared
 from screen.models.perturbgen.network.model import PerturbGen
+from screen.models.perturbgen.random import random_model, sizes_of
+from screen.models.synthetic import SyntheticSizes, random_bank, synthetic_vocabulary
 from screen.planning.pack import pack_unit, padded_share
 from screen.planning.perturbations import Library, make_library, make_perturbation
 from screen.planning.plan import Window
@@ -91,7 +93,7 @@ def wide_screen(work: Work) -> Prepared:
 def shapes_of(sizes: SyntheticSizes) -> PerturbGen:
     """A model without weights."""
     with torch.device("meta"):
-        return PerturbGen(sizes.sizes())
+        return PerturbGen(sizes_of(sizes))
 
 
 def shares(screen: Prepared, units: Iterable[int], batch_tokens: int) -> tuple[float, float]:
@@ -167,7 +169,7 @@ def run_child(factor: int, work: Work) -> dict[str, Any]:
     vocabulary = synthetic_vocabulary(work.run)
     bank = random_bank(work.n_run_cells, vocabulary, 1, work.run.max_len)
     library = pairs(vocabulary, factor * work.n_run_pairs)
-    model, window = random_model(work.run.sizes()), Window((1,), (), work.run.max_len)
+    model, window = random_model(sizes_of(work.run)), Window((1,), (), work.run.max_len)
     screen = prepared(model, Scale(work.run), bank, library, window)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -20,15 +20,17 @@ import torch
 from benchmarks.cases import QUICK, REAL, Scale, bank_of, prepared
 from benchmarks.record import median, p20_p80, record
 from benchmarks.run_all import exit_code, options
-from screen.bench.synthetic import every_gene, random_model, synthetic_vocabulary
+from screen.bench.synthetic import every_gene
 from screen.config.sections import ComputeConfig
 from screen.engine.choose import decide
 from screen.engine.effects import log_expression
 from screen.engine.packed import PackedEngine
 from screen.engine.screen import Prepared
 from screen.models.adapter import Rows
+from screen.models.ops import Precision
 from screen.models.perturbgen.network.model import PerturbGen
-from screen.models.products import Precision
+from screen.models.perturbgen.random import random_model, sizes_of
+from screen.models.synthetic import synthetic_vocabulary
 from screen.planning.plan import Window
 
 N_EDITS = 4
@@ -96,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0: these figures have no threshold, but float32 must be near float64."""
     given = options(__doc__, arguments)
     scale = QUICK if given.quick else REAL
-    model = random_model(scale.sizes.sizes())
+    model = random_model(sizes_of(scale.sizes))
     for length in CLASSES:
         screen = screen_of(length, model, scale)
         exact_IG = exact_delta_of(screen)

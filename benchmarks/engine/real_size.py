@@ -21,14 +21,14 @@ from benchmarks.engine.bare import forward_of, products_of, seconds_in_lanes
 from benchmarks.engine.upstream_shaped import SPECIAL_IDS, UpstreamShaped, flops
 from benchmarks.record import median, p20_p80, record, rounds
 from benchmarks.run_all import exit_code, options, verdict
-from screen.bench.synthetic import random_model
 from screen.config.sections import ComputeConfig
 from screen.engine.choose import decide
 from screen.engine.executor import Executor
 from screen.engine.lanes import default_lanes
 from screen.engine.packed import PackedEngine
-from screen.engine.workload import total_flops
 from screen.models.perturbgen.network.model import PerturbGen
+from screen.models.perturbgen.random import random_model, sizes_of
+from screen.run.workload import total_flops
 
 WORST_ERROR = 1e-4
 MAIN, TARGET = "src_mask_vs_upstream_shaped", "tgt_mask_vs_upstream_shaped"
@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 1 if a figure is below what it must show."""
     given = options(__doc__, arguments)
     scale, report = QUICK if given.quick else REAL, Report(given.results)
-    model = random_model(scale.sizes.sizes())
+    model = random_model(sizes_of(scale.sizes))
     loop = UpstreamShaped.random(model, scale.sizes.n_encoder_blocks, scale.sizes.n_source_tokens - len(SPECIAL_IDS))
     with tempfile.TemporaryDirectory() as folder:
         first = make_case(MAIN, model, scale, n_edits=scale.n_edits, n_rounds=scale.n_rounds)

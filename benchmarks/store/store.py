@@ -20,13 +20,15 @@ from benchmarks.cases import Scale, prepared
 from benchmarks.engine.plans import LONG_MAX, long_bank, shapes_of
 from benchmarks.record import ROOT, median, p20_p80, record, rounds
 from benchmarks.run_all import exit_code, options, said
-from screen.bench.synthetic import SyntheticSizes, every_gene, random_model, synthetic_vocabulary
+from screen.bench.synthetic import every_gene
 from screen.config.sections import ComputeConfig, OutputConfig
 from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
 from screen.engine.precision import executor_for
 from screen.engine.screen import Prepared
 from screen.machine import available_cores
+from screen.models.perturbgen.random import random_model
+from screen.models.synthetic import SyntheticSizes, synthetic_vocabulary
 from screen.planning.plan import Window
 from screen.run.configuration import load_config
 from screen.run.preflight import n_files

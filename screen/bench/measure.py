@@ -21,23 +21,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from screen.bench.synthetic import MEDIAN_LENGTH, SyntheticSizes, lengths_like_blood, random_model, synthetic_screen
+from screen.bench.bare import control_call, item_call, taken_over
+from screen.bench.synthetic import synthetic_screen
+from screen.cells.bank import SOURCE
 from screen.config.sections import ComputeConfig
 from screen.edits import Mode, Site
+from screen.engine.batch import BatchComputer, float32_products
 from screen.engine.choose import decide
 from screen.engine.executor import Executor
-from screen.engine.forward import control_call, item_call, taken_over
 from screen.engine.lanes import Lanes, default_lanes
-from screen.engine.packed import PackedEngine, float32_products
+from screen.engine.packed import PackedEngine
 from screen.engine.screen import Prepared
-from screen.engine.workload import total_flops, work
 from screen.errors import ConfigError
 from screen.machine import available_cores
-from screen.models.perturbgen.chains import SOURCE
-from screen.models.perturbgen.cost import Cost
-from screen.models.perturbgen.network.model import PerturbGen
-from screen.models.products import Precision
+from screen.models.adapter import Cost, ModelAdapter
+from screen.models.cost import counted
+from screen.models.ops import Precision, product_ops
+from screen.models.synthetic import MEDIAN_LENGTH, SyntheticSizes, lengths_like_blood
 from screen.run.unit_sizes import ITEMS_PER_CELL
+from screen.run.workload import total_flops, work
 
 PUBLISHED = SyntheticSizes()
 SMALL = replace(PUBLISHED, width=96, n_heads=4, encoder_head_width=24, head_width=16, n_blocks=2, n_genes=1000)
@@ -133,11 +135,11 @@ class Measured:
     circumstances: dict[str, Any]
 
 
-def measure(wanted: Wanted, model: PerturbGen | None = None) -> Measured:
+def measure(wanted: Wanted, model: nn.Module | None = None) -> Measured:
     """Builds a synthetic screen, warms up and measures. Raises ConfigError for a device or a screen that is not there."""
-    model = model or random_model(wanted.sizes.sizes())
     compute = ComputeConfig(device=wanted.device, precision=wanted.precision, batch_tokens=wanted.batch_tokens)
-    executor = decide(compute, synthetic(wanted, MIN_CELLS, 1, model))
+    first = synthetic(wanted, MIN_CELLS, 1, model)
+    executor, model = decide(compute, first), first.adapter.model
     edits_per_s, batch_s = _calibrated(wanted, executor, model)
     is_cpu, shortest = executor.device.type == "cpu", 2 * BATCHES_PER_ROUND * batch_s
     n_rounds = max(1, min(MOST_ROUNDS, int(wanted.seconds / shortest))) if is_cpu else MOST_ROUNDS
@@ -150,7 +152,7 @@ def measure(wanted: Wanted, model: PerturbGen | None = None) -> Measured:
         torch.cuda.reset_peak_memory_stats(executor.device)
     rounds = [(run_units(screen, executor), run_bare(screen, executor)) for _ in range(n_rounds)]
     units, n_lanes = [u for u, _ in rounds], n_lanes_of(executor)
-    peak, by_shape = peak_bytes(executor.device), ceiling(executor, wanted.sizes)
+    peak, by_shape = peak_bytes(executor.device), ceiling(executor, screen.adapter)
     seconds, cpu_s = (statistics.median(getattr(r, n) for r in units) for n in ("wall_s", "cpu_s"))
     inside = statistics.median(b.cpu_s / u.cpu_s if is_cpu else b.wall_s / u.wall_s for u, b in rounds)
     flops = total_flops(screen, executor.batch_tokens)
@@ -163,7 +165,7 @@ def measure(wanted: Wanted, model: PerturbGen | None = None) -> Measured:
     )  # fmt: skip
 
 
-def synthetic(wanted: Wanted, n_cells: int, n_genes: int, model: PerturbGen) -> Prepared:
+def synthetic(wanted: Wanted, n_cells: int, n_genes: int, model: nn.Module | None) -> Prepared:
     """A screen of so many cells and of genes spread over all of them by popularity."""
     most = wanted.sizes.n_genes
     genes = np.linspace(0, most - 1, min(n_genes, most)).round().astype(int).tolist()
@@ -214,7 +216,7 @@ def _forget(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _calibrated(wanted: Wanted, executor: Executor, model: PerturbGen) -> tuple[float, float]:
+def _calibrated(wanted: Wanted, executor: Executor, model: nn.Module | None) -> tuple[float, float]:
     """(edits/s, seconds of one full batch in its lane), from about one batch per lane, warmed up."""
     n_tokens = n_lanes_of(executor) * executor.batch_tokens
     some = replace(wanted, n_cells=n_lanes_of(executor), n_genes=None)
@@ -231,14 +233,14 @@ def n_lanes_of(executor: Executor) -> int:
 
 def run_bare(screen: Prepared, executor: Executor) -> Run:
     """The model alone on all batches, in the same lanes; rows are made before, outputs are dropped."""
-    engine, total = PackedEngine(screen, executor), 0.0 * _now()
+    computer, total = BatchComputer(screen, executor), 0.0 * _now()
     _forget(executor.device)
     with float32_products(executor), Lanes(executor.device, executor.n_lanes) as lanes:
         for controls, items in work(screen, executor.batch_tokens, range(screen.plan.n_units)):
-            calls: list[Callable[[], Any]] = [lanes.submit(control_call, engine, b).result() for b in controls]
+            calls: list[Callable[[], Any]] = [lanes.submit(control_call, computer, b).result() for b in controls]
             seconds, found = _timed(lanes, calls)
             taken = taken_over(controls, found)
-            calls = [lanes.submit(item_call, engine, b, taken).result() for b in items]
+            calls = [lanes.submit(item_call, computer, b, taken).result() for b in items]
             total += seconds + _timed(lanes, calls)[0]
     return Run(float(total[0]), float(total[1]))
 
@@ -250,35 +252,32 @@ def _timed(lanes: Lanes, calls: Sequence[Callable[[], Any]]) -> tuple[NDArray[np
     return _now() - start, results
 
 
-def shapes_of(sizes: SyntheticSizes, is_fused: bool) -> list[tuple[int, int]]:
+def shapes_of(adapter: ModelAdapter, is_fused: bool) -> list[tuple[int, int]]:
     """(in, out) of the model's products; fused: queries, keys and values of one input are one product."""
-    inner = {sizes.n_heads * sizes.encoder_head_width, sizes.n_heads * sizes.head_width}
-    width, found = sizes.width, {(sizes.width, sizes.width)}
-    for i in inner:
-        found |= {(width, i), (i, width)} | ({(width, 2 * i), (width, 3 * i)} if is_fused else set())
-    return sorted(found)
+    found = counted(adapter, 1, dict.fromkeys(adapter.reads_out, 1))
+    return sorted(found.shapes | (found.fused_shapes if is_fused else set()))
 
 
-def ceiling(executor: Executor, sizes: SyntheticSizes) -> dict[str, float]:
+def ceiling(executor: Executor, adapter: ModelAdapter) -> dict[str, float]:
     """`in x out` -> TFLOP/s of the executor's own products of `batch_tokens` rows, every lane busy, medians."""
-    device, make = executor.device, executor.arithmetic.product(executor.device)
-    found = {}
+    device, ops, found = executor.device, product_ops(executor.arithmetic, executor.device), {}
     _forget(device)
     with float32_products(executor), Lanes(device, executor.n_lanes) as lanes:
-        for n_in, n_out in shapes_of(sizes, is_fused=device.type == "cuda"):
-            linear = make(nn.Linear(n_in, n_out, bias=False, device=device).requires_grad_(False))
+        for n_in, n_out in shapes_of(adapter, is_fused=device.type == "cuda"):
+            linear = nn.Linear(n_in, n_out, bias=False, device=device).requires_grad_(False)
+            product = partial(ops.product, linear=linear)
             x_TD = [torch.randn(executor.batch_tokens, n_in, device=device) for _ in range(lanes.n_lanes)]
             _forget(device)
 
-            _repeated(lanes, linear, x_TD, 1)
-            n_times = max(1, round(CEILING_S / _repeated(lanes, linear, x_TD, 1)))
-            seconds = statistics.median(_repeated(lanes, linear, x_TD, n_times) for _ in range(CEILING_ROUNDS))
+            _repeated(lanes, product, x_TD, 1)
+            n_times = max(1, round(CEILING_S / _repeated(lanes, product, x_TD, 1)))
+            seconds = statistics.median(_repeated(lanes, product, x_TD, n_times) for _ in range(CEILING_ROUNDS))
             flops = 2.0 * executor.batch_tokens * n_in * n_out * n_times * lanes.n_lanes
             found[f"{n_in} x {n_out}"] = flops / seconds / 1e12
     return found
 
 
-def _repeated(lanes: Lanes, product: nn.Module, x_TD: Sequence[Tensor], n_times: int) -> float:
+def _repeated(lanes: Lanes, product: Callable[[Tensor], Tensor], x_TD: Sequence[Tensor], n_times: int) -> float:
     """Seconds until every lane has multiplied its own rows so many times."""
 
     def multiply(x: Tensor) -> None:

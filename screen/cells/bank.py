@@ -8,10 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from screen.edits import Site
 from screen.errors import CellError, nearest, some
 
 SOURCE = 0
 """The state number of the source; target states are numbered by their time point, 1..9."""
+
+
+def site_of(state: int) -> Site:
+    """Which side's tokens a state's rows hold."""
+    return "src" if state == SOURCE else "tgt"
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screen.cells.bank import SOURCE, Ragged, State, TokenBank
-from screen.cells.pairing import Cells, Ints, Pairs, Strings, make_pairing, strings, unique_names
+from screen.cells.pairing import ALL_CELLS, DRAWN, Cells, Ints, Pairs, Strings, make_pairing, strings, unique_names
 from screen.cells.vocabulary import CLS, EOS, NO_TOKEN, Vocabulary, strip_version
+from screen.config.sections import CellsConfig
 from screen.errors import CellError, GeneError, nearest, some
 
 NO_COLUMN = -1
@@ -32,9 +33,9 @@ def read_h5ad_cells(
     path: Path,
     vocabulary: Vocabulary,
     *,
-    state_column: str,
-    source: str,
-    targets: Mapping[int, str],
+    state_column: str | None = None,
+    source: str | None = None,
+    targets: Mapping[int, str] = MappingProxyType({}),
     pairing: str | Path = "stratified",
     strata: Sequence[str] = (),
     seed: int = 0,
@@ -46,7 +47,8 @@ def read_h5ad_cells(
 ) -> TokenBank:
     """Paired cells of an h5ad with raw counts, as rank-ordered tokens of the model.
 
-    state_column    obs column of the states: `source` is its value for source cells, `targets` {time point: value}
+    state_column    obs column of the states: `source` is its value for source cells, `targets` {time point: value};
+                    None: every cell is a source cell
     pairing         `stratified` (within combinations of the obs columns `strata`), `random`, or a file (`read_mapping`)
     filters         {obs column: allowed values}, for source cells and, unless a mapping file names them, target cells
     max_cells       keep a random subset of this many pairings, in their order
@@ -63,7 +65,7 @@ def read_h5ad_cells(
     if not with_counts <= set(targets):
         raise CellError(f"counts_for names {sorted(with_counts - set(targets))}; time points: {sorted(targets)}")
     with _open(path) as file:
-        value_of_state = {SOURCE: str(source)} | {t: str(targets[t]) for t in sorted(targets)}
+        value_of_state = {SOURCE: str(source or ALL_CELLS)} | {t: str(targets[t]) for t in sorted(targets)}
         cells = Cells(path.name, _frame(file, "obs"), state_column, value_of_state)
         plan = make_pairing(cells, pairing, strata, filters, seed)
         counts, usable_C, notes = _find_counts(file, layer, plan.candidates, vocabulary, cells)
@@ -72,6 +74,17 @@ def read_h5ad_cells(
     if special_tokens:
         states[SOURCE] = replace(states[SOURCE], tokens=_framed(states[SOURCE].tokens))
     return TokenBank(states, unique_names(cells.name_C[pairs[SOURCE]]), (*notes, *said))
+
+
+def cells_of_h5ad(config: CellsConfig, vocabulary: Vocabulary) -> TokenBank:
+    """The cells of a configuration that names an h5ad. Raises CellError, GeneError."""
+    assert config.h5ad is not None
+    pairing: str | Path = config.pairing if config.pairing in DRAWN else Path(config.pairing)
+    return read_h5ad_cells(
+        config.h5ad, vocabulary, state_column=config.state_column, source=config.source, targets=config.targets,
+        pairing=pairing, strata=config.strata, seed=config.seed, filters=config.filters, max_cells=config.max_cells,
+        layer=config.layer, special_tokens=config.special_tokens,
+    )  # fmt: skip
 
 
 def tokenise(counts_CG: Any, median_G: NDArray[np.float64], token_G: Ints) -> Ragged:

@@ -23,6 +23,8 @@ Pairs = dict[int, Ints]
 """State (0 the source, else a time point) -> rows of the file; entry i of every state is pairing i."""
 
 DRAWN = ("stratified", "random")
+ALL_CELLS = "all cells"
+"""What stands for the state of cells that have no state column."""
 NAMES_SEARCHED = 10_000  # difflib takes about 10 microseconds a name
 
 
@@ -30,21 +32,22 @@ NAMES_SEARCHED = 10_000  # difflib takes about 10 microseconds a name
 class Cells:
     """Every cell of a file, with its metadata (a data frame), and which state each is in.
 
+    state_column     None: every cell is in the source state
     value_of_state   {0: the source's value of `state_column`, time point: its value}
     Raises CellError for a column or value that is not there, naming those that are.
     """
 
     file: str
     obs: Any
-    state_column: str
+    state_column: str | None
     value_of_state: Mapping[int, str]
 
     def __post_init__(self) -> None:
-        if not set(self.value_of_state) - {SOURCE} or not set(self.value_of_state) <= set(range(10)):
+        if not set(self.value_of_state) <= set(range(10)):
             times = some(t for t in self.value_of_state if t != SOURCE)
-            raise CellError(
-                f"targets: time points are numbered 1 to 9 and there is at least one; seen: {times or 'none'}"
-            )
+            raise CellError(f"targets: time points are numbered 1 to 9; seen: {times}")
+        if self.state_column is None:
+            return
         for state, value in self.value_of_state.items():
             used_as = "source" if state == SOURCE else f"targets, time point {state}"
             self._check_value(value, self.value_C, self.state_column, used_as)
@@ -60,6 +63,8 @@ class Cells:
     @cached_property
     def value_C(self) -> Strings:
         """What the state column holds."""
+        if self.state_column is None:
+            return np.full(len(self.obs), ALL_CELLS, dtype=np.str_)
         return self.column(self.state_column, "state_column")
 
     def column(self, column: str, used_as: str) -> Strings:
@@ -76,6 +81,8 @@ class Cells:
     def label(self, state: int) -> str:
         """'the source (condition "control")' or 'time point 1 (condition "stimulated")'."""
         name = "the source" if state == SOURCE else f"time point {state}"
+        if self.state_column is None:
+            return name
         return f'{name} ({self.state_column} "{self.value_of_state[state]}")'
 
     def pass_filters(self, filters: Mapping[str, Sequence[str]]) -> NDArray[np.bool_]:
@@ -176,6 +183,8 @@ class Pairing:
     def _drawn(self, usable_C: NDArray[np.bool_], notes: list[str]) -> Pairs:
         usable = {state: row_R[usable_C[row_R]] for state, row_R in self.candidates.items()}
         pairs = draw_pairs(usable, self.stratum_C, self.seed)
+        if set(pairs) == {SOURCE}:
+            return pairs
         n_strata = len(np.unique(self.stratum_C[pairs[SOURCE]]))
         within = f"{n_strata} strata" if n_strata > 1 else "one stratum"
         notes.append(f"Pairs were drawn at random within {within} (seed {self.seed}); no cell was seen in both states.")

@@ -63,6 +63,10 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.ensembl_id)
 
+    def tokens(self, site: str) -> NDArray[np.int64]:
+        """(G,) token of each gene on one side, 'src' or 'tgt'; NO_TOKEN where it has none."""
+        return self.source_token_G if site == "src" else self.target_token_G
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over names, tokens and medians: two vocabularies with one fingerprint tokenise alike."""

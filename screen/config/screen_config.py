@@ -29,7 +29,7 @@ class ScreenConfig(Section):
     model: ModelConfig
     cells: CellsConfig
     library: list[LibraryConfig]
-    predict: PredictConfig
+    predict: PredictConfig = PredictConfig()
     null: NullConfig = NullConfig()
     output: OutputConfig = OutputConfig()
     deg: DegConfig = DegConfig()
@@ -38,7 +38,7 @@ class ScreenConfig(Section):
     cluster: ClusterConfig | None = None
     notes: list[str] = Field(default_factory=list)
 
-    @field_validator("null", "output", "deg", "compute", mode="before")
+    @field_validator("predict", "null", "output", "deg", "compute", mode="before")
     @classmethod
     def _empty_is_default(cls, value: object) -> object:
         return {} if value is None else value
@@ -53,10 +53,10 @@ class ScreenConfig(Section):
         if not self.library:
             raise ValueError("the library is empty: it needs at least one block with `genes`")
         for block in self.library:
-            late = sorted(set(block.pert_tps or ()) - set(self.predict.pred_tps))
+            late = sorted(set(block.pert_tps or ()) - set(self.predict.pred_tps or ()))
             if late:
                 raise ValueError(
-                    f"pert_tps {late} are not among pred_tps {self.predict.pred_tps}; edit only predicted time points"
+                    f"pert_tps {late} are not among pred_tps {self.predict.pred_tps or []}; edit only predicted time points"
                 )
             if block.pert_tps and "tgt" not in block.perturbation_sequence:
                 raise ValueError("pert_tps is for edits of the target; add `tgt` to perturbation_sequence or remove it")

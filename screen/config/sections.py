@@ -27,8 +27,12 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    """The weights and the vocabulary they were trained with. What is None is read off the checkpoint."""
+    """The weights and the vocabulary they were trained with. What is None is read off the checkpoint.
 
+    `kind` is the family of models, None for the one that was there first.
+    """
+
+    kind: str | None = None
     checkpoint: FilePath
     encoder_path: FilePath | None = None
     vocabulary: FilePath | None = None
@@ -106,8 +110,12 @@ class CellsConfig(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> "CellsConfig":
-        if self.h5ad is not None and (self.state_column is None or self.source is None or not self.targets):
-            raise ValueError("cells from an h5ad need `state_column`, `source` and `targets` (time point: value)")
+        if self.h5ad is not None and ((self.state_column is None) != (self.source is None)):
+            raise ValueError(
+                "`state_column` and `source`, its value for source cells, belong together; give both or none"
+            )
+        if self.h5ad is not None and self.targets and self.state_column is None:
+            raise ValueError("`targets` (time point: value) need `state_column` and `source`")
         other = _TOKENISED_ONLY if self.h5ad is not None else _H5AD_ONLY
         misplaced = sorted(other & self.model_fields_set)
         misplaced = [k for k in misplaced if getattr(self, k) not in (None, [], {})]
@@ -160,9 +168,9 @@ class NullConfig(Section):
 
 
 class PredictConfig(Section):
-    """What is predicted, and how upstream's ambiguities are read."""
+    """What is predicted, and how upstream's ambiguities are read. A model without target states needs no `pred_tps`."""
 
-    pred_tps: Annotated[list[TimePoint], Field(min_length=1)]
+    pred_tps: Annotated[list[TimePoint], Field(min_length=1)] | None = None
     context_tps: list[TimePoint] | None = None
     context_mode: bool = False
     exclude_src: bool = False

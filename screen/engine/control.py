@@ -53,7 +53,7 @@ def predict_controls(
         if scale is not None
     }
     hidden = (
-        {t: _hidden(rows, readout, t, length_B[t], resident.n_conditions) for t in readout.hidden_BLD}
+        {t: _hidden(rows, readout, t, length_B[t], resident.n_conditions(t)) for t in readout.hidden_BLD}
         if keeps_hidden
         else {}
     )
@@ -64,7 +64,7 @@ def predict_controls(
 def _hidden(
     rows: BatchRows, readout: Readout, time: int, length_B: Sequence[int], n_conditions: int
 ) -> list[tuple[Tensor, Tensor]]:
-    ids_BL, hidden_BLD = rows.target[time].ids_BL, readout.hidden_BLD[time]
+    ids_BL, hidden_BLD = rows.row(time).ids_BL, readout.hidden_BLD[time]
     return [(hidden_BLD[b, n_conditions:n].clone(), ids_BL[b, n_conditions:n].clone()) for b, n in enumerate(length_B)]
 
 

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from screen.config.sections import ComputeConfig
 from screen.engine.choose import decide
 from screen.engine.executor import Executor
-from screen.engine.packed import PackedEngine, Unit
+from screen.engine.packed import PackedEngine
 from screen.engine.sample import sample
 from screen.engine.screen import Prepared
+from screen.engine.unit import Unit
 from screen.errors import ConfigError, PredictionError
 
 N_CELLS, ITEMS_PER_CELL, TOP = 8, 12, 10

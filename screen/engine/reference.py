@@ -8,13 +8,14 @@ from functools import partial
 import numpy as np
 import torch
 
+from screen.cells.bank import site_of
 from screen.cells.vocabulary import EOS
 from screen.engine.columns import control_columns, item_columns
 from screen.engine.effects import Effect, Expression, change, cosine, gene_cosine, log_expression
 from screen.engine.executor import Executor
 from screen.engine.lanes import Lanes
-from screen.engine.packed import Columns, Progress, Unit
 from screen.engine.screen import Prepared
+from screen.engine.unit import Columns, Progress, Unit
 from screen.errors import PredictionError
 from screen.models.adapter import Readout, Rows
 from screen.planning.perturbations import Perturbation
@@ -64,8 +65,7 @@ class ReferenceEngine:
                     **self.executor.record(),
                     "engine": self.name,
                     "cpu_products": "torch",
-                    "onednn_attention_from": None,
-                    "onednn_encoder_attention_from": None,
+                    **{kind.choice: None for kind in self.screen.adapter.attention},
                 }
                 yield Unit(
                     number,
@@ -84,8 +84,8 @@ class ReferenceEngine:
         """The unedited prediction of one cell."""
         rows = self.screen.rows.control(cell)
         readout = self.screen.adapter.predict(rows, keep_hidden=self._keeps_hidden)
-        times, n = self.screen.window.pred_tps, rows.n_conditions
-        is_predicted = {t: bool((rows.target_BL[t][:, n:] > EOS).any()) for t in times}
+        times, n = self.screen.window.pred_tps, self.screen.rows.n_conditions
+        is_predicted = {t: bool((rows.row(t).ids_BL[:, n(t) :] > EOS).any()) for t in times}
         expression = {t: self._expression(readout, t) for t in readout.value_BG}
         for t in times:
             whole = torch.isfinite(readout.embedding_BD[t]).all() and all(
@@ -109,7 +109,7 @@ class ReferenceEngine:
         columns = {n: x.numpy() for n, x in item_columns(effects, screened, layout).items()}
         rank, length = self.screen.rows.rank(cell, p)
         columns |= {"items/rank": np.array([rank], dtype=np.int16), "items/length": np.array([length], dtype=np.int16)}
-        return columns, rows.source_BL.numel() + sum(x.numel() for x in rows.target_BL.values())
+        return columns, rows.source.ids_BL.numel() + sum(x.ids_BL.numel() for x in rows.target.values())
 
     def _effect(self, p: Perturbation, t: int, control: CellControl, rows: Rows, readout: Readout) -> Effect:
         delta, total, genes = None, None, None
@@ -126,10 +126,10 @@ class ReferenceEngine:
         return log_expression(readout.value_BG[t], readout.size_factor_B.get(t), scale)
 
     def _gene_cosine(self, p: Perturbation, t: int, control: CellControl, rows: Rows, readout: Readout) -> torch.Tensor:
-        n, vocabulary = rows.n_conditions, self.screen.vocabulary
+        n, vocabulary = self.screen.rows.n_conditions(t), self.screen.vocabulary
         n_skipped = len(p.genes) if p.mode == "overexpress" and self.screen.window.excludes_genes(p, t) else 0
-        ids = control.rows.target_BL[t][:, n:], rows.target_BL[t][:, n:]
-        table = vocabulary.column_of_token("tgt")
+        ids = control.rows.row(t).ids_BL[:, n:], rows.row(t).ids_BL[:, n:]
+        table = vocabulary.column_of_token(site_of(t))
         highest = max((int(x.max()) for x in ids if x.numel()), default=0)
         table = np.pad(table, (0, max(highest + 1 - len(table), 0)), constant_values=-1)
         hidden = control.readout.hidden_BLD[t][:, n:], readout.hidden_BLD[t][:, n:]

@@ -12,8 +12,8 @@ from screen_kernels import MODES as EDIT_MODES
 from screen_kernels import EditedRows, align_rows, edit_tokens
 from torch import Tensor
 
-from screen.cells.bank import SOURCE
-from screen.cells.vocabulary import EOS, NO_TOKEN, PAD
+from screen.cells.bank import SOURCE, site_of
+from screen.cells.vocabulary import NO_TOKEN, PAD, SPECIAL_IDS
 from screen.edits import Site
 from screen.engine.rows import RowBuilder
 from screen.models.adapter import BatchRows, Row
@@ -21,12 +21,13 @@ from screen.planning.pack import Batch, RowLengths
 from screen.planning.perturbations import Library
 from screen.planning.plan import edited_states
 
+SITES: tuple[Site, ...] = ("src", "tgt")
+
 
 class Resident:
     """Token rows, edits, conditions and size factors of one screen on `device`.
 
-    builder        the definition of a row, from which everything here is taken
-    condition_ids  ids that pooling leaves out beside the special ones
+    `builder` is the definition of a row, from which everything here is taken.
     """
 
     def __init__(
@@ -34,13 +35,11 @@ class Resident:
         builder: RowBuilder,
         library: Library,
         lengths: RowLengths,
-        condition_ids: Sequence[int],
         device: torch.device,
     ) -> None:
         window, bank = builder.window, builder.bank
         self.device, self.window, self.exclude_src = device, window, builder.exclude_src
-        self.n_conditions = builder.n_conditions
-        self.times = sorted({*window.pred_tps, *window.context_tps})
+        self.n_conditions, self.times = builder.n_conditions, builder.times
         self._rows = {s: align_rows(*_arrays(bank.states[s].tokens), device) for s in (SOURCE, *self.times)}
         self._lengths = lengths
         self._is_regular_C = {s: lengths.is_regular_C(s) for s in self._rows}
@@ -52,18 +51,16 @@ class Resident:
             if (size_C := bank.states[t].size_factor_C) is not None
         }
         self._edits = Edits(builder, library, self.times, device)
-        self._is_counted_V = _counted(builder, condition_ids, device)
+        self._is_counted_V = {site: _counted(builder, site, device) for site in SITES}
 
     def own_lengths(self, batch: Batch) -> dict[int, list[int]]:
         """State -> length of each row of a batch as the model reads it, condition tokens included, at least 1."""
         found = self._lengths.edited(batch.cell_B, batch.perturbation_B)
-        n_more = {s: 0 if s == SOURCE else self.n_conditions for s in found}
-        return {s: np.maximum(length_B + n_more[s], 1).tolist() for s, (length_B, _) in found.items()}
+        return {s: np.maximum(length_B + self.n_conditions(s), 1).tolist() for s, (length_B, _) in found.items()}
 
-    @property
-    def n_target_tokens(self) -> int:
-        """1 + the highest id that a target row can hold."""
-        return len(self._is_counted_V)
+    def n_tokens(self, state: int) -> int:
+        """1 + the highest id that a row of a state can hold."""
+        return len(self._is_counted_V[site_of(state)])
 
     def rows(self, batch: Batch, index_B: NDArray[np.int64]) -> BatchRows:
         """What the model reads for a batch; `index_B` numbers its different cells."""
@@ -74,9 +71,12 @@ class Resident:
         edited = edits.states(batch.perturbation_B)
         source = self._source(batch, cell_B, number_B)
         target = {t: self._target(t, batch, cell_B, number_B) for t in self.times}
-        counted_BL = {t: self._counted(t, target[t].ids_BL, batch, number_B) for t in self.window.pred_tps}
+        counted_BL = {
+            s: self._counted(s, (source if s == SOURCE else target[s]).ids_BL, batch, number_B)
+            for s in self.window.pred_tps
+        }
         size_factor = {t: size_C[cell_B] for t, size_C in self._size_factor_C.items()}
-        return BatchRows(source, target, edited, torch.from_numpy(index_B).to(self.device), counted_BL, size_factor)
+        return BatchRows(source, target, counted_BL, size_factor, edited, torch.from_numpy(index_B).to(self.device))
 
     def _source(self, batch: Batch, cell_B: Tensor, number_B: Tensor) -> Row:
         if self.exclude_src:
@@ -88,7 +88,7 @@ class Resident:
     def _target(self, time: int, batch: Batch, cell_B: Tensor, number_B: Tensor) -> Row:
         edited = self._edited(time, batch.cell_B, cell_B, number_B, batch.n_target[time])
         ids_BL, keep_BL, is_full = edited.ids_BL, edited.keep_BL, batch.target_is_full[time]
-        if self.n_conditions:
+        if self.n_conditions(time):
             condition_BN = self._condition_CN[time][cell_B]
             ids_BL = torch.cat([condition_BN, ids_BL], dim=1)
             is_full = is_full and bool(self._has_conditions_C[time][batch.cell_B].all())
@@ -97,19 +97,20 @@ class Resident:
 
     def _edited(self, state: int, cells: NDArray[np.int32], cell_B: Tensor, number_B: Tensor, width: int) -> EditedRows:
         edits = self._edits
-        site: Site = "src" if state == SOURCE else "tgt"
+        site = site_of(state)
         backend = None if bool(self._is_regular_C[state][cells].all()) else "torch"
         return edit_tokens(
             self._rows[state], cell_B, edits.gene_PK[site][number_B], edits.mode_P[state][number_B],
             site=site, width=self.window.max_len, out_width=width, backend=backend,
         )  # fmt: skip
 
-    def _counted(self, time: int, ids_BL: Tensor, batch: Batch, number_B: Tensor) -> Tensor:
-        counted_BL = self._is_counted_V[ids_BL]
-        excluded_P = self._edits.excluded_PT[time]
+    def _counted(self, state: int, ids_BL: Tensor, batch: Batch, number_B: Tensor) -> Tensor:
+        site = site_of(state)
+        counted_BL = self._is_counted_V[site][ids_BL]
+        excluded_P = self._edits.excluded_PT[state]
         if excluded_P[batch.perturbation_B].any():
             gene_BK = torch.where(
-                self._edits.is_excluded_PT[time][number_B][:, None], self._edits.gene_PK["tgt"][number_B], -1
+                self._edits.is_excluded_PT[state][number_B][:, None], self._edits.gene_PK[site][number_B], -1
             )
             for k in range(gene_BK.shape[1]):
                 counted_BL &= ids_BL != gene_BK[:, k : k + 1]
@@ -124,7 +125,8 @@ class Edits:
         self.n_rows = len(ps) + 1
         width = max((len(p.genes) for p in ps), default=1)
         self.gene_PK: Mapping[str, Tensor] = {}
-        for site, token_G in (("src", vocabulary.source_token_G), ("tgt", vocabulary.target_token_G)):
+        for site in SITES:
+            token_G = vocabulary.tokens(site)
             table = np.full((self.n_rows, width), -1, dtype=np.int32)
             for i, p in enumerate(ps):
                 if site in p.sites:
@@ -154,11 +156,14 @@ def _arrays(tokens: object) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     return tokens.token_T, tokens.offset_C1  # type: ignore[attr-defined]
 
 
-def _counted(builder: RowBuilder, condition_ids: Sequence[int], device: torch.device) -> Tensor:
-    """(V,) bool: whether pooling counts a target id."""
-    highest = [int(state.tokens.token_T.max(initial=0)) for s, state in builder.bank.states.items() if s != SOURCE]
-    highest += [int(builder.vocabulary.target_token_G.max(initial=0)), *condition_ids, EOS]
-    highest += [int(id_CN.max(initial=0)) for id_CN in builder.condition_CN.values()]
+def _counted(builder: RowBuilder, site: Site, device: torch.device) -> Tensor:
+    """(V,) bool: whether pooling counts an id of one side."""
+    states, vocabulary = builder.bank.states, builder.vocabulary
+    highest = [int(state.tokens.token_T.max(initial=0)) for s, state in states.items() if site_of(s) == site]
+    never = [*SPECIAL_IDS, *(builder.condition_ids if site == "tgt" else ())]
+    highest += [int(vocabulary.tokens(site).max(initial=0)), *never]
+    if site == "tgt":
+        highest += [int(id_CN.max(initial=0)) for id_CN in builder.condition_CN.values()]
     counted_V = torch.ones(max(highest) + 1, dtype=torch.bool)
-    counted_V[[*range(EOS + 1), *condition_ids]] = False
+    counted_V[never] = False
     return counted_V.to(device)

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from screen_kernels import edit_row_reference
 from torch import Tensor
 
-from screen.cells.bank import SOURCE, TokenBank
-from screen.cells.vocabulary import EOS, PAD, Vocabulary
-from screen.models.adapter import Rows
+from screen.cells.bank import SOURCE, TokenBank, site_of
+from screen.cells.vocabulary import EOS, PAD, SPECIAL_IDS, Vocabulary
+from screen.models.adapter import Row, Rows, row_of
 from screen.planning.perturbations import Perturbation
 from screen.planning.plan import Window
 
@@ -24,18 +24,27 @@ def trim(ids_BL: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class RowBuilder:
-    """Builds the rows of single items. `condition_CN` holds condition ids per time point."""
+    """Builds the rows of single items.
+
+    condition_CN   condition ids per time point
+    condition_ids  every condition id there is: pooling leaves them out
+    """
 
     bank: TokenBank
     vocabulary: Vocabulary
     window: Window
     condition_CN: Mapping[int, NDArray[np.int64]]
     exclude_src: bool = False
+    condition_ids: tuple[int, ...] = ()
 
     @property
-    def n_conditions(self) -> int:
-        """Condition tokens in front of every target row."""
-        return int(next(iter(self.condition_CN.values())).shape[1])
+    def times(self) -> tuple[int, ...]:
+        """Target time points that the model reads."""
+        return tuple(sorted({*self.window.pred_tps, *self.window.context_tps} - {SOURCE}))
+
+    def n_conditions(self, state: int) -> int:
+        """Condition tokens in front of every row of a state."""
+        return 0 if state == SOURCE else int(self.condition_CN[state].shape[1])
 
     def control(self, cell: int) -> Rows:
         """The unedited rows of one cell."""
@@ -54,15 +63,15 @@ class RowBuilder:
         return (int(hits[0]) if len(hits) else -1), len(genes)
 
     def _rows(self, cell: int, p: Perturbation | None) -> Rows:
-        times = sorted({*self.window.pred_tps, *self.window.context_tps})
-        target = {t: trim(self._target(cell, t, p)[None]) for t in times}
-        size_factor = {}
-        for t in self.window.pred_tps:
-            size_C = self.bank.states[t].size_factor_C
+        source = row_of(trim(self._source(cell, p)[None]))
+        target = {t: row_of(trim(self._target(cell, t, p)[None])) for t in self.times}
+        size_factor, counted = {}, {}
+        for s in self.window.pred_tps:
+            size_C = self.bank.states[s].size_factor_C
             if size_C is not None:
-                size_factor[t] = torch.tensor([float(size_C[cell])])
-        excluded = {t: self._excluded(p, t) for t in self.window.pred_tps}
-        return Rows(trim(self._source(cell, p)[None]), target, excluded, size_factor, self.n_conditions)
+                size_factor[s] = torch.tensor([float(size_C[cell])])
+            counted[s] = self._counted(source if s == SOURCE else target[s], p, s)
+        return Rows(source, target, counted, size_factor)
 
     def _source(self, cell: int, p: Perturbation | None) -> Tensor:
         row_L = torch.from_numpy(self.bank.padded_row(SOURCE, cell, self.window.max_len))
@@ -78,7 +87,9 @@ class RowBuilder:
             row_L = edit_row_reference(row_L, p.tokens(self.vocabulary, "tgt"), p.mode, "tgt")
         return torch.cat([torch.from_numpy(self.condition_CN[time][cell]), row_L])
 
-    def _excluded(self, p: Perturbation | None, time: int) -> Tensor:
-        if p is None or not self.window.excludes_genes(p, time):
-            return torch.full((1, 1), -1)
-        return torch.tensor([p.tokens(self.vocabulary, "tgt")])
+    def _counted(self, row: Row, p: Perturbation | None, state: int) -> Tensor:
+        """Positions that pooling counts: genes, and of these not the perturbed ones where the window says so."""
+        never = [*SPECIAL_IDS, *(self.condition_ids if state != SOURCE else ())]
+        if p is not None and self.window.excludes_genes(p, state):
+            never += p.tokens(self.vocabulary, site_of(state))
+        return ~torch.isin(row.ids_BL, torch.tensor(never))

@@ -12,9 +12,8 @@ from screen.cells.vocabulary import Vocabulary
 from screen.config.sections import DegConfig, EnrichConfig, OutputConfig
 from screen.engine.executor import Executor
 from screen.engine.rows import RowBuilder
-from screen.models.adapter import PackedModel
-from screen.models.perturbgen.adapter import PerturbGenAdapter
-from screen.models.products import Precision
+from screen.models.adapter import Batching, ModelAdapter, PackedModel
+from screen.models.ops import Precision
 from screen.planning.layout import Layout
 from screen.planning.pack import RowLengths
 from screen.planning.perturbations import Library
@@ -34,24 +33,20 @@ class Prepared:
     library: Library
     plan: Plan
     window: Window
-    adapter: PerturbGenAdapter
+    adapter: ModelAdapter
     rows: RowBuilder
     layout: Layout
     notes: tuple[str, ...] = ()
     deg: DegConfig = field(default_factory=DegConfig)
     enrich: EnrichConfig | None = None
 
-    @property
-    def condition_ids(self) -> tuple[int, ...]:
-        """Ids of condition tokens, which pooling leaves out."""
-        return self.adapter.condition_ids
-
     @cached_property
     def lengths(self) -> RowLengths:
         """Lengths of edited rows, for packing."""
-        window = self.window
-        times = sorted({*window.pred_tps, *window.context_tps})
-        return RowLengths(self.bank, self.vocabulary, window, self.library, times, exclude_src=self.rows.exclude_src)
+        rows = self.rows
+        return RowLengths(
+            self.bank, self.vocabulary, self.window, self.library, rows.times, exclude_src=rows.exclude_src
+        )
 
     @cached_property
     def edits(self) -> frozenset[frozenset[int]]:
@@ -66,9 +61,8 @@ class Prepared:
 
     def packed(self, executor: Executor) -> PackedModel:
         """The model made ready for batches."""
-        return self.adapter.packed(
-            executor.device, executor.arithmetic, self.edits, self.layout.keep_gene_cosine, self.window.pool_everywhere
-        )
+        batching = Batching(self.edits, self.layout.keep_gene_cosine, self.window.pool_everywhere)
+        return self.adapter.packed(executor.device, executor.arithmetic, batching)
 
     def identity(self, precision: Precision) -> dict[str, Any]:
         """What must agree for a run to continue another: fingerprints of all that changes results, perturbations aside."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from screen.config.screen_config import ScreenConfig, parse_config, parse_section, read_yaml
 from screen.config.sections import ClusterConfig, ComputeConfig
-from screen.models.perturbgen.files.upstream_yaml import from_upstream, is_upstream
+from screen.models.registry import foreign_family
 
 
 def load_config(
@@ -18,7 +18,8 @@ def load_config(
 ) -> tuple[ScreenConfig, str]:
     """(configuration, its text) from our YAML or upstream's, with the command line's overrides. Raises ConfigError."""
     raw = read_yaml(path)
-    config = from_upstream(raw, path) if is_upstream(raw) else parse_config(raw, path)
+    foreign = foreign_family(raw)
+    config = parse_config(raw, path) if foreign is None else foreign.from_foreign(raw, path)
     output: dict[str, object] = {"store_dtype": store_dtype} if store_dtype else {}
     output |= {"allow_missing": True} if allow_missing else {}
     model = {} if encoder_heads is None else {"encoder_num_heads": encoder_heads}

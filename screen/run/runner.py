@@ -9,9 +9,10 @@ from typing import Protocol
 
 from screen.config.sections import ComputeConfig
 from screen.engine.executor import Executor
-from screen.engine.packed import PackedEngine, Progress, Unit
+from screen.engine.packed import PackedEngine
 from screen.engine.reference import ReferenceEngine
 from screen.engine.screen import Prepared
+from screen.engine.unit import Progress, Unit
 from screen.run.summaries import summarised
 from screen.store.dense import scratch_folder
 from screen.store.reader import Block

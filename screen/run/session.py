@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from screen.config.screen_config import ScreenConfig
 from screen.config.sections import ClusterConfig
 from screen.engine.executor import Executor
-from screen.engine.packed import Progress
 from screen.engine.precision import Decision, executor_for
 from screen.engine.screen import Prepared
+from screen.engine.unit import Progress
 from screen.errors import CellError
 from screen.run.handoff import write_handoff
 from screen.run.listener import Listener

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.engine.packed import Columns, Unit
 from screen.engine.screen import Prepared
+from screen.engine.unit import Columns, Unit
 from screen.planning.layout import SUMMARIES
 from screen.planning.segments import segment_of_rows
 from screen.stats.moments import counts_of, moments_of

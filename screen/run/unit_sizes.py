@@ -3,7 +3,7 @@
 import numpy as np
 
 from screen.cells.bank import SOURCE, TokenBank
-from screen.models.perturbgen.adapter import PerturbGenAdapter
+from screen.models.adapter import ModelAdapter
 from screen.planning.layout import Layout
 from screen.planning.plan import Plan, Selection, edited_states, order
 
@@ -20,9 +20,7 @@ BLOCK_BYTES = 2**30
 MIN_CELLS = 16
 
 
-def planned(
-    selection: Selection, bank: TokenBank, adapter: PerturbGenAdapter, n_conditions: int, layout: Layout
-) -> Plan:
+def planned(selection: Selection, bank: TokenBank, adapter: ModelAdapter, n_conditions: int, layout: Layout) -> Plan:
     """The items in store order, cut into units and blocks: a pure function of model, cells and library.
 
     A unit is about five minutes of two CPU cores or 64 MB, and there are at most 10,000; a block is so many cells that a

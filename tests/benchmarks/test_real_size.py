@@ -10,9 +10,9 @@ SCRIPT = '''
 import resource, sys
 from pathlib import Path
 import anndata as ad, numpy as np, pandas as pd, scipy.sparse as sp, torch, yaml
-from screen.cli import main
-from screen.models.perturbgen.model import PerturbGen
-from screen.models.perturbgen.sizes import EncoderSizes, Sizes
+from screen.cli.main import main
+from screen.models.perturbgen.network.model import PerturbGen
+from screen.models.perturbgen.network.sizes import EncoderSizes, Sizes
 
 folder, n_genes, rng = Path(sys.argv[1]), 2000, np.random.default_rng(0)
 

@@ -14,9 +14,10 @@ import zarr
 from screen.cli.main import main
 from screen.engine.effects import change, log_expression
 from screen.engine.executor import Executor
-from screen.engine.packed import PackedEngine, Progress
+from screen.engine.packed import PackedEngine
 from screen.engine.reference import ReferenceEngine
 from screen.engine.screen import Prepared
+from screen.engine.unit import Progress
 from screen.errors import StoreError
 from screen.planning.layout import counts
 from screen.run.configuration import load_config

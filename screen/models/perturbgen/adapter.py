@@ -1,6 +1,5 @@
 """PerturbGenAdapter: runs the plain model on rows; the definition that every faster engine must equal."""
 
-import copy
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,21 +8,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from screen.cells.vocabulary import SPECIAL_IDS
 from screen.errors import ConfigError
-from screen.models.adapter import PackedModel, Readout, Rows, Schema
+from screen.models.adapter import AttentionKind, Batching, ModelAdapter, PackedModel, Rows, Schema
+from screen.models.ops import Arithmetic, Ops, X, ops_of
 from screen.models.perturbgen.chains import Chain, chain_of
 from screen.models.perturbgen.cost import Cost
 from screen.models.perturbgen.files.checkpoint import fingerprint as weights_fingerprint
 from screen.models.perturbgen.network.count_head import CountOutput
 from screen.models.perturbgen.network.model import PerturbGen
-from screen.models.products import Arithmetic, with_products
 
 SizeFactor = Literal["observed", "predicted", "none"]
+ATTENTION_CHOICES = {"": "onednn_attention_from", "encoder": "onednn_encoder_attention_from"}
+"""Part of the network -> the name in a store's records of from how many keys on its attention is oneDNN's."""
 
 
 @dataclass(frozen=True)
-class PerturbGenAdapter:
+class PerturbGenAdapter(ModelAdapter):
     """A model with the settings of one screen.
 
     readout      expected counts: NB mu, ZINB (1 - pi) mu; or `mu`, which upstream writes at n_samples 1
@@ -37,7 +37,7 @@ class PerturbGenAdapter:
     readout: Literal["expected", "mu"] = "expected"
     size_factor: SizeFactor = "observed"
     uses_counts: bool = True
-    condition_ids: tuple[int, ...] = ()
+    conditions: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.size_factor == "predicted" and not self.model.sizes.predicts_size_factor:
@@ -52,6 +52,25 @@ class PerturbGenAdapter:
         if not self.uses_counts or sizes.loss_mode is None:
             return Schema(sizes.n_genes, sizes.width, None)
         return Schema(sizes.n_genes, sizes.width, "model" if sizes.loss_mode == "mse" else "log1p_cp10k")
+
+    @property
+    def reads_out(self) -> tuple[int, ...]:
+        """The predicted time points."""
+        return self.pred_tps
+
+    @property
+    def condition_ids(self) -> tuple[int, ...]:
+        """Ids of every condition value the model knows."""
+        return self.conditions
+
+    @property
+    def attention(self) -> tuple[AttentionKind, ...]:
+        """The decoder's, and the encoder's, whose heads have another width."""
+        sizes = self.model.sizes
+        return (
+            AttentionKind(ATTENTION_CHOICES[""], sizes.n_heads, sizes.head_width),
+            AttentionKind(ATTENTION_CHOICES["encoder"], sizes.encoder.n_heads, sizes.encoder.head_width),
+        )
 
     @property
     def chains(self) -> dict[int, Chain]:
@@ -72,60 +91,35 @@ class PerturbGenAdapter:
             self.context_mode,
             self.readout,
             self.size_factor,
-            self.condition_ids,
+            self.conditions,
         )
         return hashlib.sha256((weights_fingerprint(self.model) + repr(settings)).encode()).hexdigest()
 
+    def forward(self, ops: Ops[X], rows: Rows) -> dict[int, X]:
+        """Encoder, then the decoder for every chain of time points."""
+        return self.model.forward(ops, rows.source, rows.target, self.chains)
+
+    def counts(self, embedding_BD: Tensor, observed_B: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the count head says, and what that is multiplied by."""
+        output = self.model.count_decoder(embedding_BD)
+        return self._value(output), self._size_factor(output, observed_B)
+
     def packed(
-        self,
-        device: torch.device,
-        arithmetic: Arithmetic,
-        edits: frozenset[frozenset[int]],
-        keeps_hidden: bool,
-        pools_anew: bool,
-        fuse: bool | None = None,
+        self, device: torch.device, arithmetic: Arithmetic, batching: Batching, fuse: bool | None = None
     ) -> PackedModel:
         """The model made ready for batches on a device; the count head stays float32."""
         from screen.models.perturbgen.packed import PackedPerturbGen
 
-        # on another device a copy: the plain model stays where it is
-        plain = self.model if device.type == "cpu" else copy.deepcopy(self.model).to(device)
-        model = with_products(
-            plain,
-            arithmetic.product(device),
-            arithmetic.attention(device),
-            fuse=device.type == "cuda" if fuse is None else fuse,
-            exact=("count_decoder",),
-            attend_in={"encoder_layers": arithmetic.attention(device, in_encoder=True)},
-        )
-        return PackedPerturbGen(self, model, edits, keeps_hidden, pools_anew)
+        return PackedPerturbGen(self.on(device), ops_of(arithmetic, device, ATTENTION_CHOICES, fuse), batching)
 
-    @torch.inference_mode()
-    def predict(self, rows: Rows, keep_hidden: bool = False) -> Readout:
-        """Encoder, decoder per time point, pooling, count head; nothing shared, nothing skipped."""
-        hidden = self.model.predict(rows.source_BL, rows.target_BL, self.pred_tps, self.context_tps, self.context_mode)
-        embedding = {t: self._pool(hidden[t], rows, t) for t in self.pred_tps}
-        value: dict[int, Tensor] = {}
-        size_factor: dict[int, Tensor] = {}
-        for t in self.pred_tps if self.schema.expression_scale is not None else ():
-            output = self.model.count_decoder(embedding[t])
-            value[t], size_factor[t] = self.values(output), self.size_factors(output, rows.size_factor_B.get(t))
-        return Readout(embedding, value, size_factor, hidden if keep_hidden else {})
-
-    def _pool(self, hidden_BLD: Tensor, rows: Rows, time: int) -> Tensor:
-        always_K = torch.tensor([*SPECIAL_IDS, *self.condition_ids])
-        per_item_BK = rows.excluded_BK[time]
-        excluded_BK = torch.cat([always_K.expand(len(per_item_BK), -1), per_item_BK], dim=1)
-        return self.model.pool(hidden_BLD, rows.target_BL[time], excluded_BK)
-
-    def values(self, output: CountOutput) -> Tensor:
+    def _value(self, output: CountOutput) -> Tensor:
         """(B, G) what the readout says, per unit of size factor."""
         if self.readout == "expected" and output.dropout_logit_BG is not None:
             return output.head_BG * torch.sigmoid(-output.dropout_logit_BG)
         return output.head_BG
 
-    def size_factors(self, output: CountOutput, observed_B: Tensor | None) -> Tensor:
-        """(B,) what `values` are multiplied by to give expected counts."""
+    def _size_factor(self, output: CountOutput, observed_B: Tensor | None) -> Tensor:
+        """(B,) what `_value` is multiplied by to give expected counts."""
         if self.size_factor == "none" or self.model.sizes.loss_mode == "mse":
             return output.head_BG.new_ones(len(output.head_BG))
         if self.size_factor == "predicted" and output.size_factor_B1 is not None:

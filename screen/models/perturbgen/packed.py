@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from screen_kernels import pool_shift
 from torch import Tensor
 
-from screen.models.adapter import BatchRows, Readout, Row
+from screen.models.adapter import Batching, BatchRows, Readout, Row, keep_of
+from screen.models.ops import PlainOps
+from screen.models.packed import pooled
 from screen.models.perturbgen.adapter import PerturbGenAdapter
 from screen.models.perturbgen.chains import ENCODED, REUSE, SOURCE, Chain, Needs, context_of, needs
 from screen.models.perturbgen.network.layers import DecoderBlock, KeysValues
@@ -21,32 +22,28 @@ from screen.models.perturbgen.network.model import PerturbGen
 
 @dataclass(frozen=True)
 class Shared:
-    """What one cell's items take over from its control; K tokens of a piece, H heads of width A.
+    """What one cell's items take over from its control; K tokens of a piece, I the width of all heads.
 
     first      time point -> (L, D) after the first block's self-attention
-    context    piece -> per block (keys, values), each (K, H, A)
+    context    piece -> per block (keys, values), each (K, I)
     hidden     predicted chain -> (L, D), last decoder layer
     """
 
     first: Mapping[int, Tensor]
-    context: Mapping[Chain, Sequence[KeysValues]]
+    context: Mapping[Chain, Sequence[KeysValues[Tensor]]]
     hidden: Mapping[Chain, Tensor]
 
 
 @dataclass(frozen=True)
 class PackedPerturbGen:
-    """Runs batches. `model` holds the products in use; `edits` are the sets of states that perturbations edit.
+    """Runs batches by `ops`.
 
-    keeps_hidden     per-token embeddings are asked for
-    pools_anew       an unchanged prediction may still be pooled without the perturbed genes
-    reuse            what is taken over from the control; the rest is computed again
+    reuse  what is taken over from the control; the rest is computed again
     """
 
     adapter: PerturbGenAdapter
-    model: PerturbGen
-    edits: frozenset[frozenset[int]]
-    keeps_hidden: bool = False
-    pools_anew: bool = False
+    ops: PlainOps
+    batching: Batching
     reuse: frozenset[str] = REUSE
 
     @property
@@ -60,9 +57,9 @@ class PackedPerturbGen:
 
         `length_B` are the rows' own lengths by state, condition tokens included, at least 1.
         """
-        one = _Pass(self.model, rows, None, needs(self.chains.values(), {SOURCE}))
+        one = _Pass(self.adapter.model, self.ops, rows, None, needs(self.chains.values(), {SOURCE}))
         hidden = {t: one.hidden(c) for t, c in self.chains.items()}
-        wanted = [needs(self.chains.values(), e, self.reuse) for e in self.edits]
+        wanted = [needs(self.chains.values(), e, self.reuse) for e in self.batching.edits]
         shared = [self._shared(one, wanted, b, {s: n[b] for s, n in length_B.items()}) for b in range(len(rows))]
         return self._readout(rows, hidden, None), shared
 
@@ -70,9 +67,9 @@ class PackedPerturbGen:
     def predict(self, rows: BatchRows, before_CD: Mapping[int, Tensor], shared: Sequence[Shared]) -> Readout:
         """Readouts of B items, from the control embeddings and shared activations of the C cells they belong to."""
         need = needs(self.chains.values(), rows.edited, self.reuse)
-        one = _Pass(self.model, rows, shared, need)
-        unchanged = frozenset[int]() if self.pools_anew else frozenset(c[-1] for c in need.unchanged)
-        wanted = {t: c for t, c in self.chains.items() if t not in unchanged or self.keeps_hidden}
+        one = _Pass(self.adapter.model, self.ops, rows, shared, need)
+        unchanged = frozenset[int]() if self.batching.pools_anew else frozenset(c[-1] for c in need.unchanged)
+        wanted = {t: c for t, c in self.chains.items() if t not in unchanged or self.batching.keeps_hidden}
         hidden = {t: one.hidden(c).expand(len(rows), -1, -1) for t, c in wanted.items()}
         return self._readout(rows, hidden, before_CD, unchanged)
 
@@ -83,32 +80,20 @@ class PackedPerturbGen:
         before_CD: Mapping[int, Tensor] | None,
         unchanged: frozenset[int] = frozenset(),
     ) -> Readout:
-        embedding: dict[int, Tensor] = {}
-        cosine: dict[int, Tensor] = {}
-        value: dict[int, Tensor] = {}
-        size_factor: dict[int, Tensor] = {}
-        for t in (t for t in hidden if t not in unchanged):
-            if before_CD is None:
-                before, index = hidden[t].new_zeros((1, hidden[t].shape[-1])), torch.zeros_like(rows.index_B)
-            else:
-                before, index = before_CD[t], rows.index_B
-            embedding[t], cosine[t] = pool_shift(hidden[t], rows.counted_BL[t], before, index)
-            if self.adapter.schema.expression_scale is not None:
-                output = self.model.count_decoder(embedding[t])
-                value[t] = self.adapter.values(output)
-                size_factor[t] = self.adapter.size_factors(output, rows.size_factor_B.get(t))
-        kept = hidden if self.keeps_hidden else {}
+        embedding, cosine = pooled({t: x for t, x in hidden.items() if t not in unchanged}, rows, before_CD)
+        value, size_factor = self.adapter.values(embedding, rows)
+        kept = hidden if self.batching.keeps_hidden else {}
         return Readout(embedding, value, size_factor, kept, {} if before_CD is None else cosine, unchanged)
 
     def _shared(self, one: "_Pass", wanted: Sequence[Needs], b: int, length: Mapping[int, int]) -> Shared:
         """Row b of everything that items can take over, cut to the cell's own length."""
         first = {t: one.first(t)[b, : length[t]].clone() for w in wanted for t in w.first}
         context = {
-            p: [_of_row(one.context(p, i), b, length[_state(p)]) for i in range(len(self.model.decoder_block))]
+            p: [_of_row(one.context(p, i), b, length[_state(p)]) for i in range(len(self.adapter.model.decoder_block))]
             for p in {p for w in wanted for p in w.context}
         }
-        kept = {c for w in wanted for c in w.unchanged} if self.pools_anew else set()
-        kept |= set(self.chains.values()) if self.keeps_hidden else set()
+        kept = {c for w in wanted for c in w.unchanged} if self.batching.pools_anew else set()
+        kept |= set(self.chains.values()) if self.batching.keeps_hidden else set()
         return Shared(first, context, {c: one.hidden(c)[b, : length[c[-1]]].clone() for c in kept})
 
 
@@ -117,26 +102,28 @@ def _state(piece: Chain) -> int:
     return piece[-1] if piece else SOURCE
 
 
-def _of_row(kv: KeysValues, b: int, length: int) -> KeysValues:
-    key, value = (x[b, :, :length].transpose(0, 1).contiguous() for x in kv)
+def _of_row(kv: KeysValues[Tensor], b: int, length: int) -> KeysValues[Tensor]:
+    key, value = (x[b, :length].clone() for x in kv)
     return key, value
 
 
 class _Pass:
     """One batch on its way through the model; remembers what more than one prediction needs."""
 
-    def __init__(self, model: PerturbGen, rows: BatchRows, shared: Sequence[Shared] | None, need: Needs) -> None:
-        self.model, self.rows, self.shared, self.need = model, rows, shared, need
+    def __init__(
+        self, model: PerturbGen, ops: PlainOps, rows: BatchRows, shared: Sequence[Shared] | None, need: Needs
+    ) -> None:
+        self.model, self.ops, self.rows, self.shared, self.need = model, ops, rows, shared, need
         self._first: dict[int, Tensor] = {}
         self._hidden: dict[Chain, Tensor] = {}
-        self._context: dict[tuple[Chain, int], KeysValues] = {}
+        self._context: dict[tuple[Chain, int], KeysValues[Tensor]] = {}
         self._n_readers = Counter(p for chain in need.decoded for p in context_of(chain))
 
     def hidden(self, chain: Chain) -> Tensor:
         """Last decoder layer of a chain, (B, L, D), or (1, L, D) where one cell's control serves every item."""
         if chain not in self._hidden:
             if chain == ENCODED:
-                self._hidden[chain] = self.model.encoder_layers(self.rows.source.ids_BL, self.rows.source.keep_BL)
+                self._hidden[chain] = self.model.encoded(self.ops, self.rows.source)
             elif self.shared is not None and chain not in self.need.decoded:
                 self._hidden[chain] = self._of_items([s.hidden[chain] for s in self.shared], self._row(chain))
             else:
@@ -150,19 +137,20 @@ class _Pass:
             if self.shared is not None and time in self.need.first:
                 self._first[time] = self._of_items([s.first[time] for s in self.shared], row)
             else:
-                self._first[time] = self._block(0).attend_itself(self.model.embed(row.ids_BL, time), row.keep_BL)
+                embedded = self.model.embedded(self.ops, row.ids_BL, time)
+                self._first[time] = self._block(0).attend_itself(self.ops, embedded, row.keep_BL)
         return self._first[time]
 
-    def context(self, piece: Chain, i: int) -> KeysValues:
-        """Keys and values (B or 1, H, K, A) of a piece of context, for block i."""
+    def context(self, piece: Chain, i: int) -> KeysValues[Tensor]:
+        """Keys and values (B or 1, K, I) of a piece of context, for block i."""
         if (piece, i) in self._context:
             return self._context[piece, i]
         if self.shared is not None and piece in self.need.context:
             row = self._row(piece)
             key, value = (self._of_items([s.context[piece][i][n] for s in self.shared], row) for n in (0, 1))
-            found = key.transpose(1, 2), value.transpose(1, 2)
+            found = key, value
         else:
-            found = self._block(i).cross_attn.keys_values(self.hidden(piece))
+            found = self._block(i).cross_attn.keys_values(self.ops, self.hidden(piece))
         if self.shared is None or self._n_readers[piece] > 1:
             self._context[piece, i] = found
         return found
@@ -177,22 +165,16 @@ class _Pass:
 
     def _decoded(self, chain: Chain) -> Tensor:
         pieces = context_of(chain)
-        row, keep_BK = self.rows.target[chain[-1]], self._keep(pieces)
+        row, keep_BK = self.rows.target[chain[-1]], keep_of([self._row(p) for p in pieces])
         x = self.first(chain[-1])
         for i in range(len(self.model.decoder_block)):
             block = self._block(i)
             if i > 0:
-                x = block.attend_itself(x, row.keep_BL)
-            x = block.attend_context(x, _joined([self.context(p, i) for p in pieces]), keep_BK)
+                x = block.attend_itself(self.ops, x, row.keep_BL)
+            context = [self.context(p, i) for p in pieces]
+            key, value = (self.ops.join([kv[n] for kv in context]) for n in (0, 1))
+            x = block.attend_context(self.ops, x, (key, value), keep_BK)
         return x
-
-    def _keep(self, pieces: Sequence[Chain]) -> Tensor | None:
-        """Key mask of several pieces side by side, None where every key counts."""
-        rows = [self._row(p) for p in pieces]
-        if all(r.keep_BL is None for r in rows):
-            return None
-        whole = [torch.ones_like(r.ids_BL, dtype=torch.bool) if r.keep_BL is None else r.keep_BL for r in rows]
-        return torch.cat(whole, dim=1)
 
     def _of_items(self, per_cell: Sequence[Tensor], row: Row) -> Tensor:
         """(L, ...) of each cell -> (B, L, ...) of each item, padded with zeros; (1, L, ...) where there is one cell."""
@@ -203,12 +185,3 @@ class _Pass:
         for c, x in enumerate(per_cell):
             out[c, : len(x)] = x
         return out if len(per_cell) == 1 else out.index_select(0, self.rows.index_B)
-
-
-def _joined(parts: Sequence[KeysValues]) -> KeysValues:
-    """Keys and values of several pieces as one context."""
-    if len(parts) == 1:
-        return parts[0]
-    n_rows = max(len(key) for key, _ in parts)
-    key, value = (torch.cat([p[n].expand(n_rows, -1, -1, -1) for p in parts], dim=2) for n in (0, 1))
-    return key, value

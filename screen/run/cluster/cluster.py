@@ -12,8 +12,8 @@ from distributed import Client, KilledWorker, Nanny, Scheduler, SpecCluster, as_
 
 from screen.config.sections import ClusterConfig, ComputeConfig, SlurmConfig
 from screen.engine.executor import Executor
-from screen.engine.packed import Progress
 from screen.engine.precision import Decision
+from screen.engine.unit import Progress
 from screen.errors import ConfigError, RequestError, ScreenError
 from screen.machine import available_cores
 from screen.run.cluster.worker import TOPIC, Failure, ScreenWorker, Share, compute_share, decide_there

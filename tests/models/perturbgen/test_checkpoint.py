@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from screen.errors import CheckpointError
+from screen.models.ops import PLAIN
 from screen.models.perturbgen.files.checkpoint import fingerprint, load_model
 from screen.models.perturbgen.files.read_sizes import Declared, guess_encoder_heads
 from screen.models.perturbgen.network.model import PerturbGen
@@ -94,10 +95,10 @@ def test_a_chained_encoder_runs_every_block_and_an_unchained_one_only_the_last(
     ids = torch.tensor([[2, 40, 30, 3, 0]])
     keep = ids != 0
     x = inner.token_embedding(ids) + inner.pos_embedding(1, 5)
-    last = inner.decoder_block["2"](x, keep)
+    last = inner.decoder_block["2"](PLAIN, x, keep)
     torch.testing.assert_close(unchained.encode(ids), last, rtol=0, atol=1e-6)
     for number in "012":
-        x = inner.decoder_block[number](x, keep)
+        x = inner.decoder_block[number](PLAIN, x, keep)
     torch.testing.assert_close(chained.encode(ids), x, rtol=0, atol=1e-6)
     assert (x - last).abs().max() > 0.01
     assert list(unchained.encoder_layers.model.decoder_block) == ["2"]

@@ -10,8 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from screen.engine.control import join, predict_controls
 from screen.engine.resident import Resident
+from screen.models.adapter import Batching
+from screen.models.ops import Arithmetic
 from screen.models.perturbgen.cost import Cost
-from screen.models.products import Arithmetic
 from screen.planning.pack import RowLengths, pack, pack_controls
 from screen.planning.perturbations import Library
 from screen.planning.plan import edited_states
@@ -31,14 +32,14 @@ def test_flops_of_batches_are_what_torch_counts(case: dict[str, Any], one_cell: 
     lengths = RowLengths(
         rows.bank, rows.vocabulary, window, Library((p,), (True,)), times, exclude_src=rows.exclude_src
     )
-    resident = Resident(rows, Library((p,), (True,)), lengths, adapter.condition_ids, CPU)
-    model = adapter.packed(CPU, Arithmetic(), frozenset({edited}), False, False)
+    resident = Resident(rows, Library((p,), (True,)), lengths, CPU)
+    model = adapter.packed(CPU, Arithmetic(), Batching(frozenset({edited})))
     cost = Cost(adapter.model.sizes, adapter.chains)
     kept = golden("perturbed")[f"{case['perturbed_key']}/kept_rows"][:3].astype(np.int32)
     cells = kept[:1].repeat(3) if one_cell else kept
     parts = []
     for batch in pack_controls(lengths, np.unique(cells), 10**6):
-        width = {t: n + resident.n_conditions for t, n in batch.n_target.items()}
+        width = {t: n + resident.n_conditions(t) for t, n in batch.n_target.items()}
         # torch counts the attention it is built of, not its fused kernel for the CPU
         with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):
             parts.append(predict_controls(model, resident, batch, adapter.schema.expression_scale, False))
@@ -50,7 +51,7 @@ def test_flops_of_batches_are_what_torch_counts(case: dict[str, Any], one_cell: 
         before = {t: x[places] for t, x in control.embedding_CD.items()}
         with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):
             model.predict(edited_rows, before, [control.shared_C[c] for c in places])
-        width = {t: n + resident.n_conditions for t, n in batch.n_target.items()}
+        width = {t: n + resident.n_conditions(t) for t, n in batch.n_target.items()}
         per_item = cost.items(edited, batch.n_source, width)
         shared = cost.items(edited, batch.n_source, width, shares_queries=True)
         expected = batch.n_items * per_item

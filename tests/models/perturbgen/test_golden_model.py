@@ -67,10 +67,10 @@ def engine(case: dict[str, Any], model: PerturbGen) -> tuple[RowBuilder, Perturb
     cells = bank(case)
     context = tuple(case["context_tps"] or case["pred_tps"])
     window = Window(tuple(case["pred_tps"]), context, MAX_LEN, pool_everywhere=True)
-    rows = RowBuilder(cells, vocabulary(case), window, condition_ids(case, cells), case["exclude_src"])
     conditions = CONDITION_IDS if case["condition_tokens"] else ()
+    rows = RowBuilder(cells, vocabulary(case), window, condition_ids(case, cells), case["exclude_src"], conditions)
     adapter = PerturbGenAdapter(
-        model, window.pred_tps, window.context_tps, case["context_mode"], readout="mu", condition_ids=conditions
+        model, window.pred_tps, window.context_tps, case["context_mode"], readout="mu", conditions=conditions
     )
     return rows, adapter
 
@@ -93,7 +93,7 @@ def test_single_cells_through_the_engine_equal_upstream(case: dict[str, Any], go
             found.setdefault(f"mu_t{t}", []).append(after.counts(t)[0].numpy())
             found.setdefault(f"cos_mean_t{t}", []).append(cosine(before.embedding_BD[t], after.embedding_BD[t])[0])
             skipped = len(p.genes) if p.mode == "overexpress" and "tgt" in p.sites else 0
-            ids = plain.target_BL[t][:, n_cond:], edited.target_BL[t][:, n_cond:]
+            ids = plain.row(t).ids_BL[:, n_cond:], edited.row(t).ids_BL[:, n_cond:]
             hidden = before.hidden_BLD[t][:, n_cond:], after.hidden_BLD[t][:, n_cond:]
             cosines = gene_cosine(ids[0], hidden[0], ids[1], hidden[1], table, n_genes, torch.tensor([skipped]))
             found.setdefault(f"cos_gene_t{t}", []).append(cosines[0])
@@ -103,7 +103,7 @@ def test_single_cells_through_the_engine_equal_upstream(case: dict[str, Any], go
 
 def check_ids(arrays: Any, prefix: str, row: int, rows: Any, pred_tps: list[int]) -> None:
     """Trailing pads aside, the ids fed to the model are upstream's."""
-    pairs = [("src_ids", rows.source_BL)] + [(f"tgt_ids_t{t}", rows.target_BL[t]) for t in pred_tps]
+    pairs = [("src_ids", rows.source.ids_BL)] + [(f"tgt_ids_t{t}", rows.row(t).ids_BL) for t in pred_tps]
     for name, ours in pairs:
         theirs = arrays[f"{prefix}/{name}"][row]
         padded = np.zeros_like(theirs)

@@ -10,12 +10,14 @@ import torch
 from screen.engine.control import Control, join, padded, predict_controls
 from screen.engine.effects import gene_cosine
 from screen.engine.resident import Resident
+from screen.models.adapter import Batching
+from screen.models.ops import Arithmetic, CpuBackend, Precision
+from screen.models.perturbgen.adapter import ATTENTION_CHOICES
 from screen.models.perturbgen.chains import REUSE
-from screen.models.products import Arithmetic, CpuBackend, Precision
 from screen.planning.pack import RowLengths, pack, pack_controls
 from screen.planning.perturbations import Library
 from screen.planning.plan import edited_states
-from tests.models.perturbgen.test_golden_model import CASES, CONDITION_IDS, TOLERANCE, engine, perturbation, vocabulary
+from tests.models.perturbgen.test_golden_model import CASES, TOLERANCE, engine, perturbation, vocabulary
 from tests.support.golden import golden, scale_error
 
 CPU = torch.device("cpu")
@@ -37,10 +39,10 @@ def packed(
     library, window = Library((p,), (True,)), rows.window
     times = sorted({*window.pred_tps, *window.context_tps})
     lengths = RowLengths(rows.bank, rows.vocabulary, window, library, times, exclude_src=rows.exclude_src)
-    resident = Resident(rows, library, lengths, CONDITION_IDS if case["condition_tokens"] else (), CPU)
-    edits = frozenset({frozenset(edited_states(p))})
-    arithmetic = Arithmetic(precision, backend, *[1 if backend == "onednn" else None] * 2)
-    model = adapter.packed(CPU, arithmetic, edits, True, window.pool_everywhere, fuse)
+    resident = Resident(rows, library, lengths, CPU)
+    batching = Batching(frozenset({frozenset(edited_states(p))}), True, window.pool_everywhere)
+    attention_from = dict.fromkeys(ATTENTION_CHOICES.values(), 1 if backend == "onednn" else None)
+    model = adapter.packed(CPU, Arithmetic(precision, backend, attention_from), batching, fuse)
     model = replace(model, reuse=reuse)
     controls = [
         predict_controls(model, resident, b, adapter.schema.expression_scale, True)
@@ -73,7 +75,7 @@ def predicted(
             found[f"mu_t{t}"] = readout.counts(t).numpy()
             found[f"cos_mean_t{t}"] = readout.cosine_B[t].numpy()
         hidden, ids = padded([control.hidden_C[t][c] for c in cells])
-        n = resident.n_conditions
+        n = resident.n_conditions(t)
         found[f"cos_gene_t{t}"] = gene_cosine(
             ids[index_B],
             hidden[index_B],

@@ -16,15 +16,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import gpu
 from screen.bench import measure as bench
+from screen.bench.bare import control_call, item_call, taken_over
 from screen.bench.measure import SMALL, Wanted
-from screen.bench.synthetic import random_model
 from screen.cli.main import main
 from screen.engine.executor import Executor
-from screen.engine.forward import control_call, item_call, taken_over
 from screen.engine.packed import PackedEngine
-from screen.engine.workload import total_flops, work
 from screen.errors import ConfigError
 from screen.models.perturbgen.cost import Cost
+from screen.models.perturbgen.random import random_model, sizes_of
+from screen.run.workload import total_flops, work
 from tests.support.places import ROOT
 
 TINY = replace(SMALL, width=32, n_heads=2, n_genes=200, max_len=160, n_times=2)
@@ -83,7 +83,7 @@ def test_bench_prints_and_writes_figures_that_fit_each_other(tmp_path: Path, cap
 @pytest.mark.parametrize("precision", ["fp16x2", "tf32", "bf16"])
 def test_every_precision_can_be_measured_at_any_site(precision: Any) -> None:
     wanted = Wanted(TINY, "cpu", precision, ("delete", "overexpress"), "tgt", (2,), batch_tokens=500, seconds=0.1)
-    measured = bench.measure(wanted, random_model(TINY.sizes()))
+    measured = bench.measure(wanted, random_model(sizes_of(TINY)))
     assert measured.executor["precision"] == precision
     assert measured.executor["batch_tokens"] == 500
     assert measured.n_perturbations % 2 == 0
@@ -92,16 +92,16 @@ def test_every_precision_can_be_measured_at_any_site(precision: Any) -> None:
 
 @pytest.mark.parametrize("site", ["src", "tgt"])
 def test_operations_are_those_of_the_batches_that_run(site: Any) -> None:
-    model = random_model(TINY.sizes())
+    model = random_model(sizes_of(TINY))
     screen = bench.synthetic(Wanted(TINY, modes=("mask", "delete"), site=site, edited_tps=()), 7, 5, model)
     engine = PackedEngine(screen, Executor(torch.device("cpu"), batch_tokens=700))
     counted, n_mixed = 0.0, 0
     for controls, items in work(screen, 700, range(screen.plan.n_units)):
         # torch counts the attention it is built of, not its fused kernel for the CPU
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
-            taken = taken_over(controls, [control_call(engine, batch)() for batch in controls])
+            taken = taken_over(controls, [control_call(engine.computer, batch)() for batch in controls])
             for batch in items:
-                item_call(engine, batch, taken)()
+                item_call(engine.computer, batch, taken)()
         counted += counter.get_total_flops()
         n_mixed += sum(len(np.unique(b.cell_B)) > 1 for b in items)
     assert n_mixed
@@ -109,7 +109,7 @@ def test_operations_are_those_of_the_batches_that_run(site: Any) -> None:
 
 
 def test_the_projection_is_the_arithmetic_of_its_parts() -> None:
-    once = Cost(bench.PUBLISHED.sizes(), {1: (1,)})
+    once = Cost(sizes_of(bench.PUBLISHED), {1: (1,)})
     found = bench.project(Wanted(), once, 1e12)
     assert found.n_edits == round(6_000 * 20_000 * 0.19)
     assert 15 < found.mean_gflop_per_edit < 25

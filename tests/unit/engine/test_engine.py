@@ -13,12 +13,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from screen.bench.synthetic import SyntheticSizes, random_model, synthetic_screen
+from screen.bench.synthetic import synthetic_screen
 from screen.engine.executor import Executor
-from screen.engine.packed import PackedEngine, Unit
+from screen.engine.packed import PackedEngine
 from screen.engine.reference import ReferenceEngine
 from screen.engine.sample import sample
 from screen.engine.screen import Prepared
+from screen.engine.unit import Unit
+from screen.models.perturbgen.adapter import ATTENTION_CHOICES
+from screen.models.perturbgen.random import random_model, sizes_of
+from screen.models.synthetic import SyntheticSizes
 from screen.planning.plan import order, select_items
 from screen.run.configuration import load_config
 from screen.run.prepare import prepare
@@ -30,7 +34,7 @@ SIZES = SyntheticSizes(
     width=32, n_heads=2, encoder_head_width=16, head_width=8, n_encoder_blocks=2, n_blocks=2, n_genes=60,
     n_source_tokens=400, max_len=50, n_times=2,
 )  # fmt: skip
-MODEL = random_model(SIZES.sizes())
+MODEL = random_model(sizes_of(SIZES))
 N_CELLS = 7
 
 
@@ -102,9 +106,9 @@ def test_packed_equals_reference(modes: Any, where: Any, context_mode: bool) -> 
     for executor in (
         Executor(CPU, batch_tokens=1),
         Executor(
-            CPU, cpu_products="onednn", onednn_attention_from=1, onednn_encoder_attention_from=1, batch_tokens=120
+            CPU, cpu_products="onednn", attention_from=dict.fromkeys(ATTENTION_CHOICES.values(), 1), batch_tokens=120
         ),
-        Executor(CPU, cpu_products="onednn", onednn_attention_from=40, onednn_encoder_attention_from=40),
+        Executor(CPU, cpu_products="onednn", attention_from=dict.fromkeys(ATTENTION_CHOICES.values(), 40)),
     ):
         (packed,) = PackedEngine(screen, executor).units([0], quiet)
         assert_close(exact, packed)
@@ -149,7 +153,7 @@ def test_the_engines_agree_on_the_demo() -> None:
     screen = screen.but(layout=replace(screen.layout, dtype="float32", keep_embeddings=True))
     (exact,) = ReferenceEngine(screen, Executor(CPU)).units([0], quiet)
     (packed,) = PackedEngine(
-        screen, Executor(CPU, cpu_products="onednn", onednn_attention_from=1, onednn_encoder_attention_from=1)
+        screen, Executor(CPU, cpu_products="onednn", attention_from=dict.fromkeys(ATTENTION_CHOICES.values(), 1))
     ).units([0], quiet)
     assert len(exact.columns["items/rank"]) == 36
     assert_close(exact, packed)
@@ -159,11 +163,12 @@ OUT_OF_MEMORY = """
 import resource, sys
 import numpy as np, torch
 from dataclasses import replace
-from screen.engine import PackedEngine
-from screen.executor import Executor
-from screen.sample import sample
-from screen.session import load_config
-from screen.synthetic import SyntheticSizes, synthetic_screen
+from screen.engine.executor import Executor
+from screen.engine.packed import PackedEngine
+from screen.engine.sample import sample
+from screen.run.configuration import load_config
+from screen.bench.synthetic import synthetic_screen
+from screen.models.synthetic import SyntheticSizes
 
 sizes = SyntheticSizes(width=256, n_heads=4, encoder_head_width=64, head_width=64, n_encoder_blocks=1, n_blocks=1,
     n_genes=500, n_source_tokens=600, max_len=400)

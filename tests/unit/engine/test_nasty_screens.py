@@ -10,18 +10,21 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from screen.bench.synthetic import SyntheticSizes, random_model, synthetic_screen, synthetic_vocabulary
+from screen.bench.synthetic import synthetic_screen
 from screen.cells.bank import Ragged, State, TokenBank
 from screen.config.sections import OutputConfig
 from screen.engine.executor import Executor
-from screen.engine.packed import PackedEngine, Unit
+from screen.engine.packed import PackedEngine
 from screen.engine.precision import pilot
 from screen.engine.reference import ReferenceEngine
 from screen.engine.rows import RowBuilder
 from screen.engine.screen import Prepared
+from screen.engine.unit import Unit
 from screen.errors import PredictionError
-from screen.models.perturbgen.adapter import PerturbGenAdapter
+from screen.models.perturbgen.adapter import ATTENTION_CHOICES, PerturbGenAdapter
 from screen.models.perturbgen.network.model import PerturbGen
+from screen.models.perturbgen.random import random_model, sizes_of
+from screen.models.synthetic import SyntheticSizes, synthetic_vocabulary
 from screen.planning.layout import Layout
 from screen.planning.perturbations import Library, make_library, make_perturbation
 from screen.planning.plan import Window, order, select_items
@@ -38,7 +41,7 @@ VOCABULARY = synthetic_vocabulary(SIZES)
 
 @cache
 def model_of(kind: str, position: Any, loss: Any, activation: Any, predicts: bool) -> PerturbGen:
-    sizes = SIZES.sizes()
+    sizes = sizes_of(SIZES)
     encoder = replace(sizes.encoder, chained=kind == "chained")
     if kind == "Transformer_encoder":
         encoder = replace(encoder, kind="Transformer_encoder", feed_forward_width=48)
@@ -145,7 +148,7 @@ def test_packed_equals_reference_on_nasty_screens(seed: int) -> None:
     exact = list(ReferenceEngine(screen, Executor(CPU, n_lanes=1)).units(numbers, quiet))
     for executor in (
         Executor(CPU, batch_tokens=1),
-        Executor(CPU, cpu_products="onednn", onednn_attention_from=1, onednn_encoder_attention_from=1),
+        Executor(CPU, cpu_products="onednn", attention_from=dict.fromkeys(ATTENTION_CHOICES.values(), 1)),
     ):
         ours = list(PackedEngine(screen, executor).units(numbers, quiet))
         for one, two in zip(exact, ours, strict=True):
@@ -161,7 +164,7 @@ def test_packed_equals_reference_on_nasty_screens(seed: int) -> None:
 
 def wild(weight: float) -> PerturbGen:
     """A model whose feed-forward overflows float16 if `weight` is large, and says the same in float32."""
-    model = random_model(SIZES.sizes())
+    model = random_model(sizes_of(SIZES))
     block: Any = model.decoder_block[0]
     with torch.no_grad():
         block.feed_forward.fc1.weight *= weight
@@ -179,7 +182,7 @@ def test_a_precision_that_overflows_does_not_pass_its_pilot() -> None:
 
 def test_units_that_were_whole_are_handed_over_before_an_error() -> None:
     sizes = replace(SIZES, n_times=1, n_genes=200)
-    model: Any = random_model(sizes.sizes())
+    model: Any = random_model(sizes_of(sizes))
     screen = synthetic_screen(sizes, 6, modes=("mask",), model=model)
     selection = select_items(
         screen.library, screen.bank, screen.vocabulary, screen.window, np.zeros(6, np.int64), ["all"]

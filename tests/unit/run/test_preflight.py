@@ -9,10 +9,10 @@ import torch
 
 from screen.cli.main import main
 from screen.engine.executor import Executor
-from screen.engine.workload import total_flops, work
 from screen.run.configuration import load_config
 from screen.run.preflight import disk_bytes, forecast, n_files
 from screen.run.prepare import prepare
+from screen.run.workload import total_flops, work
 from screen.store.store import ScreenStore
 from tests.support.tiny import tiny, write
 

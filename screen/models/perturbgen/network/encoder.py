@@ -4,11 +4,11 @@ import math
 from functools import partial
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from screen.models.attention import attend
+from screen.models.ops import Ops, X
 from screen.models.perturbgen.network.layers import LAYER_NORM_EPS, EncoderBlock, PositionEncoding, PositionMode
 from screen.models.perturbgen.network.sizes import EncoderSizes
+from screen.models.products import Pair
 
 
 class ScMaskGitEncoder(nn.Module):
@@ -32,12 +32,12 @@ class ScMaskGitEncoder(nn.Module):
             }
         )
 
-    def forward(self, ids_BL: Tensor, keep_BL: Tensor | None) -> Tensor:
+    def forward(self, ops: Ops[X], ids_BL: Tensor, keep_BL: Tensor | None) -> X:
         """(B, L) token ids -> (B, L, D). The source always sits at row 1 of the time table."""
-        x_BLD: Tensor = self.token_embedding(ids_BL) + self.pos_embedding(1, ids_BL.shape[1])
-        for block in self.decoder_block.values():
-            x_BLD = block(x_BLD, keep_BL)
-        return x_BLD
+        x = ops.add_position(ops.embed(ids_BL, self.token_embedding.weight), partial(self.pos_embedding, 1))
+        for number, block in enumerate(self.decoder_block.values()):
+            x = block(ops.within(number), x, keep_BL)
+        return x
 
 
 class TorchSelfAttention(nn.Module):
@@ -46,22 +46,16 @@ class TorchSelfAttention(nn.Module):
     def __init__(self, width: int, n_heads: int) -> None:
         super().__init__()
         self.n_heads = n_heads
-        # built once only for its names and initial values; the arithmetic below is the shared `attend`
+        # built once only for its names and initial values; the arithmetic is that of `ops`
         torch_attention = nn.MultiheadAttention(width, n_heads, batch_first=True)
         self.in_proj_weight = torch_attention.in_proj_weight
         self.in_proj_bias = torch_attention.in_proj_bias
         self.out_proj = nn.Linear(width, width)
-        # what a faster engine may put in their place
-        self.attend = attend
-        self.to_qkv: nn.Module | None = None
 
-    def forward(self, x_BLD: Tensor, keep_BL: Tensor | None) -> Tensor:
-        project = self.to_qkv or partial(F.linear, weight=self.in_proj_weight, bias=self.in_proj_bias)
-        packed = project(x_BLD)
-        packed = packed.view(*x_BLD.shape[:2], 3, self.n_heads, -1)
-        query, key, value = packed.permute(2, 0, 3, 1, 4)
-        out: Tensor = self.out_proj(self.attend(query, key, value, keep_BL).transpose(1, 2).flatten(2))
-        return out
+    def forward(self, ops: Ops[X], x: X, keep_BL: Tensor | None) -> X:
+        # queries, keys and values have their weights in one
+        query, key, value = ops.split(ops.product(x, Pair(self.in_proj_weight, self.in_proj_bias)), 3)
+        return ops.product(ops.attend(query, key, value, self.n_heads, keep_BL), self.out_proj)
 
 
 class TorchEncoderLayer(nn.Module):
@@ -75,10 +69,9 @@ class TorchEncoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
 
-    def forward(self, x_BLD: Tensor, keep_BL: Tensor | None) -> Tensor:
-        x_BLD = self.norm1(x_BLD + self.self_attn(x_BLD, keep_BL))
-        out: Tensor = self.norm2(x_BLD + self.linear2(F.gelu(self.linear1(x_BLD))))
-        return out
+    def forward(self, ops: Ops[X], x: X, keep_BL: Tensor | None) -> X:
+        x = ops.add_norm(x, self.self_attn(ops, x, keep_BL), self.norm1)
+        return ops.add_norm(x, ops.feed_forward(x, self.linear1, self.linear2), self.norm2)
 
 
 class _LayerStack(nn.Module):
@@ -102,13 +95,13 @@ class TransformerEncoder(nn.Module):
         self.pos_embedding = PositionEncoding(position_mode, sizes.n_times, sizes.n_positions, sizes.width)
         self.transformer_encoder = _LayerStack(sizes)
 
-    def forward(self, ids_BL: Tensor, keep_BL: Tensor | None) -> Tensor:
+    def forward(self, ops: Ops[X], ids_BL: Tensor, keep_BL: Tensor | None) -> X:
         """(B, L) row ids -> (B, L, D). The source sits at row 0 of the time table."""
-        x_BLD: Tensor = self.scale * self.token_embedding(ids_BL) + self.pos_embedding(0, ids_BL.shape[1])
-        for layer in self.transformer_encoder.layers:
-            x_BLD = layer(x_BLD, keep_BL)
-        out: Tensor = self.transformer_encoder.norm(x_BLD)
-        return out
+        embedded = ops.scale(ops.embed(ids_BL, self.token_embedding.weight), self.scale)
+        x = ops.add_position(embedded, partial(self.pos_embedding, 0))
+        for number, layer in enumerate(self.transformer_encoder.layers):
+            x = layer(ops.within(number), x, keep_BL)
+        return ops.norm(x, self.transformer_encoder.norm)
 
 
 class NestedEncoder(nn.Module):
@@ -118,6 +111,6 @@ class NestedEncoder(nn.Module):
         super().__init__()
         self.model = ScMaskGitEncoder(sizes)
 
-    def forward(self, ids_BL: Tensor, keep_BL: Tensor | None) -> Tensor:
-        out: Tensor = self.model(ids_BL, keep_BL)
-        return out
+    def forward(self, ops: Ops[X], ids_BL: Tensor, keep_BL: Tensor | None) -> X:
+        encoded: X = self.model(ops, ids_BL, keep_BL)
+        return encoded

@@ -1,38 +1,22 @@
 """The parts that encoder and decoder share: attention, feed-forward, positional encoding.
 
 Architecture and parameter names: PerturbGen, upstream commit a9a9375 (facts only; this is our own implementation).
-Axes: B rows, L query tokens, K key tokens, H heads, D width, A width of one head.
+What is computed with activations goes through `screen.models.ops`: X stands for a whole batch of them, (B, L, D).
 """
 
 import math
-from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 import torch
-from screen_kernels import add_norm
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from screen.models.attention import attend
+from screen.models.ops import Ops, X
 
 PositionMode = Literal["time_pos_sin", "comb_sin", "sin_learnt", "time_pos_learnt"]
 LAYER_NORM_EPS = 1e-5
 
-
-class AddNorm(nn.Module):
-    """LayerNorm of a residual sum, in one pass over memory on a GPU."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
-
-    def forward(self, x: Tensor, update: Tensor) -> Tensor:
-        """norm(x + update); x may have batch size 1 where every row of the update has the same residual."""
-        return add_norm(x.expand_as(update), update, self.weight, self.bias, LAYER_NORM_EPS)
-
-
-KeysValues = tuple[Tensor, Tensor]
-"""Keys and values of a context, each (B, H, K, A)."""
+KeysValues = tuple[X, X]
+"""Keys and values of a context, each (B, K, I): heads side by side."""
 
 
 class Attention(nn.Module):
@@ -46,40 +30,24 @@ class Attention(nn.Module):
         self.to_k = nn.Linear(width, inner, bias=False)
         self.to_v = nn.Linear(width, inner, bias=False)
         self.to_out = nn.Sequential(nn.Linear(inner, width))
-        # what a faster engine may put in their place
-        self.attend = attend
-        self.to_qkv: nn.Module | None = None
-        self.to_kv: nn.Module | None = None
 
-    def _heads(self, x_BLI: Tensor) -> Tensor:
-        return x_BLI.view(*x_BLI.shape[:2], self.n_heads, -1).transpose(1, 2)
+    def queries(self, ops: Ops[X], x: X) -> X:
+        """(B, L, I)."""
+        return ops.product(x, self.to_q)
 
-    def queries(self, x_BLD: Tensor) -> Tensor:
-        """(B, H, L, A)."""
-        return self._heads(self.to_q(x_BLD))
-
-    def keys_values(self, context_BKD: Tensor) -> KeysValues:
+    def keys_values(self, ops: Ops[X], context: X) -> KeysValues[X]:
         """Keys and values of a context, which need no knowledge of what will ask for them."""
-        if self.to_kv is not None:
-            key, value = self.to_kv(context_BKD).chunk(2, dim=-1)
-            return self._heads(key), self._heads(value)
-        return self._heads(self.to_k(context_BKD)), self._heads(self.to_v(context_BKD))
+        key, value = ops.products(context, self.to_k, self.to_v)
+        return key, value
 
-    def mix(self, query_BHLA: Tensor, context: KeysValues, keep_BK: Tensor | None) -> Tensor:
+    def mix(self, ops: Ops[X], query: X, context: KeysValues[X], keep_BK: Tensor | None) -> X:
         """What the queries get from a context, (B, L, D)."""
-        out: Tensor = self.to_out(self.attend(query_BHLA, *context, keep_BK).transpose(1, 2).flatten(2))
-        return out
+        return ops.product(ops.attend(query, *context, self.n_heads, keep_BK), cast(nn.Linear, self.to_out[0]))
 
-    def itself(self, x_BLD: Tensor, keep_BL: Tensor | None) -> Tensor:
+    def itself(self, ops: Ops[X], x: X, keep_BL: Tensor | None) -> X:
         """Self-attention, (B, L, D)."""
-        if self.to_qkv is None:
-            return self.forward(x_BLD, x_BLD, keep_BL)
-        query, key, value = (self._heads(x) for x in self.to_qkv(x_BLD).chunk(3, dim=-1))
-        return self.mix(query, (key, value), keep_BL)
-
-    def forward(self, x_BLD: Tensor, context_BKD: Tensor, keep_BK: Tensor | None) -> Tensor:
-        """Attend from x to context. Returns (B, L, D)."""
-        return self.mix(self.queries(x_BLD), self.keys_values(context_BKD), keep_BK)
+        query, key, value = ops.products(x, self.to_q, self.to_k, self.to_v)
+        return self.mix(ops, query, (key, value), keep_BL)
 
 
 class FeedForward(nn.Module):
@@ -89,12 +57,9 @@ class FeedForward(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(width, width)
         self.fc2 = nn.Linear(width, width)
-        # what a faster engine may put in its place
-        self.activation: Callable[[Tensor], Tensor] = F.gelu
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(self.activation(self.fc1(x)))
-        return out
+    def forward(self, ops: Ops[X], x: X) -> X:
+        return ops.feed_forward(x, self.fc1, self.fc2)
 
 
 class EncoderBlock(nn.Module):
@@ -103,14 +68,13 @@ class EncoderBlock(nn.Module):
     def __init__(self, width: int, n_heads: int, head_width: int) -> None:
         super().__init__()
         self.self_attn = Attention(width, n_heads, head_width)
-        self.norm1 = AddNorm(width)
+        self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.feed_forward = FeedForward(width)
-        self.norm3 = AddNorm(width)
+        self.norm3 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
 
-    def forward(self, x_BLD: Tensor, keep_BL: Tensor | None) -> Tensor:
-        x_BLD = self.norm1(x_BLD, self.self_attn.itself(x_BLD, keep_BL))
-        out: Tensor = self.norm3(x_BLD, self.feed_forward(x_BLD))
-        return out
+    def forward(self, ops: Ops[X], x: X, keep_BL: Tensor | None) -> X:
+        x = ops.add_norm(x, self.self_attn.itself(ops, x, keep_BL), self.norm1)
+        return ops.add_norm(x, self.feed_forward(ops, x), self.norm3)
 
 
 class DecoderBlock(nn.Module):
@@ -119,29 +83,25 @@ class DecoderBlock(nn.Module):
     def __init__(self, width: int, n_heads: int, head_width: int) -> None:
         super().__init__()
         self.self_attn = Attention(width, n_heads, head_width)
-        self.norm1 = AddNorm(width)
+        self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.cross_attn = Attention(width, n_heads, head_width)
-        self.norm2 = AddNorm(width)
+        self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.feed_forward = FeedForward(width)
-        self.norm3 = AddNorm(width)
+        self.norm3 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
 
-    def attend_itself(self, x_BLD: Tensor, keep_BL: Tensor | None) -> Tensor:
+    def attend_itself(self, ops: Ops[X], x: X, keep_BL: Tensor | None) -> X:
         """The first third of the block: it depends on the target row alone, not on the context."""
-        out: Tensor = self.norm1(x_BLD, self.self_attn.itself(x_BLD, keep_BL))
-        return out
+        return ops.add_norm(x, self.self_attn.itself(ops, x, keep_BL), self.norm1)
 
-    def attend_context(self, x_BLD: Tensor, context: KeysValues, context_keep_BK: Tensor | None) -> Tensor:
+    def attend_context(self, ops: Ops[X], x: X, context: KeysValues[X], context_keep_BK: Tensor | None) -> X:
         """The rest of the block: cross-attention and feed-forward. x or the context may have batch size 1."""
-        mixed = self.cross_attn.mix(self.cross_attn.queries(x_BLD), context, context_keep_BK)
-        x_BLD = self.norm2(x_BLD, mixed)
-        out: Tensor = self.norm3(x_BLD, self.feed_forward(x_BLD))
-        return out
+        mixed = self.cross_attn.mix(ops, self.cross_attn.queries(ops, x), context, context_keep_BK)
+        x = ops.add_norm(x, mixed, self.norm2)
+        return ops.add_norm(x, self.feed_forward(ops, x), self.norm3)
 
-    def forward(
-        self, x_BLD: Tensor, keep_BL: Tensor | None, context_BKD: Tensor, context_keep_BK: Tensor | None
-    ) -> Tensor:
-        x_BLD = self.attend_itself(x_BLD, keep_BL)
-        return self.attend_context(x_BLD, self.cross_attn.keys_values(context_BKD), context_keep_BK)
+    def forward(self, ops: Ops[X], x: X, keep_BL: Tensor | None, context: X, context_keep_BK: Tensor | None) -> X:
+        x = self.attend_itself(ops, x, keep_BL)
+        return self.attend_context(ops, x, self.cross_attn.keys_values(ops, context), context_keep_BK)
 
 
 def sinusoids(n_positions: int, width: int) -> Tensor:

@@ -6,30 +6,25 @@ Token logits are not part of the model: prediction never needs them.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from screen.models.adapter import Row, keep_of, row_of
+from screen.models.ops import PLAIN, Ops, X
+from screen.models.perturbgen.chains import Chain, chain_of
 from screen.models.perturbgen.network.count_head import CountHead
 from screen.models.perturbgen.network.encoder import NestedEncoder, TransformerEncoder
 from screen.models.perturbgen.network.layers import DecoderBlock, PositionEncoding
 from screen.models.perturbgen.network.sizes import Sizes
 
-PAD = 0
-
-
-def keys_kept(ids_BL: Tensor) -> Tensor | None:
-    """Boolean (B, L) of the positions that may be attended to, or None when no position is a pad."""
-    keep = ids_BL != PAD
-    return None if bool(keep.all()) else keep
-
 
 class PerturbGen(nn.Module):
-    """All weights of one model. Inference methods take integer ids and return float32.
+    """All weights of one model, and what it does with them, by any ops.
 
-    encode       (B, L) source ids -> (B, L, D)
-    decode       (B, L) target ids of one time point + context -> (B, L, D)
-    predict      source and target ids -> last decoder layer per predicted time point, with context mode
+    forward      rows of ids -> last decoder layer per predicted time point, with context mode
+    predict, encode, decode  the same with plain ops, from padded ids (B, L)
     pool         mean over positions that are genes and not excluded -> (B, D)
     """
 
@@ -54,22 +49,11 @@ class PerturbGen(nn.Module):
 
     def encode(self, src_BL: Tensor) -> Tensor:
         """Encoder output (B, L, D); pad positions hold values that the decoder never reads."""
-        out: Tensor = self.encoder_layers(src_BL, keys_kept(src_BL))
-        return out
-
-    def embed(self, ids_BL: Tensor, time: int) -> Tensor:
-        """What the decoder's first block reads (B, L, D) at target time point `time` (1..T)."""
-        row = time + 1 if self.sizes.encoder.kind == "scmaskgit" else time
-        out: Tensor = self.token_embedding(ids_BL) + self.pos_embedding(row, ids_BL.shape[1])
-        return out
+        return self.encoded(PLAIN, row_of(src_BL))
 
     def decode(self, ids_BL: Tensor, time: int, context_BKD: Tensor, context_keep_BK: Tensor | None) -> Tensor:
         """Last decoder layer (B, L, D) for target time point `time` (1..T), conditions included in `ids_BL`."""
-        x_BLD = self.embed(ids_BL, time)
-        keep_BL = keys_kept(ids_BL)
-        for block in self.decoder_block:
-            x_BLD = block(x_BLD, keep_BL, context_BKD, context_keep_BK)
-        return x_BLD
+        return self.decoded(PLAIN, row_of(ids_BL), time, context_BKD, context_keep_BK)
 
     def predict(
         self,
@@ -79,35 +63,45 @@ class PerturbGen(nn.Module):
         context_tps: Sequence[int] | None = None,
         context_mode: bool = False,
     ) -> dict[int, Tensor]:
-        """Last decoder layer for each predicted time point.
-
-        With `context_mode` every other time point of `context_tps` (None: the predicted ones) is decoded first, in
-        ascending order and later ones too, and its output joins the context. `tgt_BL` holds the ids of every time
-        point that is predicted or is context.
+        """Last decoder layer for each predicted time point, as `forward` has it. `tgt_BL` holds the ids of every time
+        point that is predicted or is context; None: the context is the predicted ones.
         """
-        encoded_BLD = self.encode(src_BL)
-        return {
-            t: self._decode_in_context(t, encoded_BLD, src_BL, tgt_BL, context_tps or pred_tps, context_mode)
-            for t in pred_tps
-        }
+        chains = {t: chain_of(t, context_tps or pred_tps, context_mode) for t in pred_tps}
+        return self.forward(PLAIN, row_of(src_BL), {t: row_of(ids_BL) for t, ids_BL in tgt_BL.items()}, chains)
 
-    def _decode_in_context(
-        self,
-        time: int,
-        encoded_BLD: Tensor,
-        src_BL: Tensor,
-        tgt_BL: Mapping[int, Tensor],
-        others: Sequence[int],
-        context_mode: bool,
-    ) -> Tensor:
-        context, kept = [encoded_BLD], [src_BL != PAD]
-        for other in sorted(others) if context_mode else ():
-            if other != time:
-                decoded = self.decode(tgt_BL[other], other, torch.cat(context, 1), torch.cat(kept, 1))
-                context.append(decoded)
-                kept.append(tgt_BL[other] != PAD)
-        keep_BK = torch.cat(kept, 1)
-        return self.decode(tgt_BL[time], time, torch.cat(context, 1), None if bool(keep_BK.all()) else keep_BK)
+    def forward(self, ops: Ops[X], source: Row, target: Mapping[int, Row], chains: Mapping[int, Chain]) -> dict[int, X]:
+        """Last decoder layer (B, L, D) of every chain, by the time point that it predicts; nothing is shared between chains.
+
+        In context mode every other time point of a chain is decoded first, in its order, later ones too, and joins the
+        context.
+        """
+        encoded = self.encoded(ops, source)
+        found: dict[int, X] = {}
+        for time, chain in chains.items():
+            context, rows = [encoded], [source]
+            for n, t in enumerate(chain, start=1):
+                there = ops.within("decoder", chain[:n])
+                context.append(self.decoded(there, target[t], t, ops.join(context), keep_of(rows)))
+                rows.append(target[t])
+            found[time] = context[-1]
+        return found
+
+    def encoded(self, ops: Ops[X], row: Row) -> X:
+        """Encoder output (B, L, D)."""
+        encoded: X = self.encoder_layers(ops.within("encoder"), row.ids_BL, row.keep_BL)
+        return encoded
+
+    def embedded(self, ops: Ops[X], ids_BL: Tensor, time: int) -> X:
+        """What the decoder's first block reads (B, L, D) at target time point `time` (1..T)."""
+        row = time + 1 if self.sizes.encoder.kind == "scmaskgit" else time
+        return ops.add_position(ops.embed(ids_BL, self.token_embedding.weight), partial(self.pos_embedding, row))
+
+    def decoded(self, ops: Ops[X], row: Row, time: int, context: X, context_keep_BK: Tensor | None) -> X:
+        """Last decoder layer (B, L, D) of one time point."""
+        x = self.embedded(ops, row.ids_BL, time)
+        for number, block in enumerate(self.decoder_block):
+            x = block(ops.within(number), x, row.keep_BL, context, context_keep_BK)
+        return x
 
     @staticmethod
     def pool(hidden_BLD: Tensor, ids_BL: Tensor, excluded: Tensor) -> Tensor:
@@ -116,8 +110,7 @@ class PerturbGen(nn.Module):
         `excluded` is (K,) for every row, or (B, K), row by row.
         """
         counted_BL = ~(ids_BL[:, :, None] == excluded.expand(len(ids_BL), -1)[:, None, :]).any(-1)
-        total_BD = torch.where(counted_BL[..., None], hidden_BLD, 0.0).sum(1)
-        return total_BD / counted_BL.sum(1, keepdim=True)
+        return PLAIN.pool(hidden_BLD, counted_BL)
 
     def dispersion(self, level_B: Tensor) -> Tensor:
         """Inverse dispersion (B, G) of the NB for each cell's dispersion level."""

@@ -44,4 +44,4 @@ def total_flops(screen: Prepared, batch_tokens: int) -> float:
 
 def _target(screen: Prepared, batch: Batch) -> dict[int, int]:
     """Width of every target row, condition tokens included."""
-    return {t: n + screen.rows.n_conditions for t, n in batch.n_target.items()}
+    return {t: n + screen.rows.n_conditions(t) for t, n in batch.n_target.items()}
