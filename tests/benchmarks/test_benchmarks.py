@@ -1,7 +1,7 @@
 """The benchmarks run at tiny sizes and record every figure they promise; a figure that falls short fails the run."""
 
-from pathlib import importlib.util
-import Path
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 import numpy as np
