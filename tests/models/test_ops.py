@@ -155,16 +155,19 @@ def test_every_arithmetic_serves_every_network(golden_model: Any) -> None:
         "fused": (ops_of(Arithmetic(), CPU, ATTENTION_CHOICES, fuse=True), 1e-5),
         "fp16x2": (ops_of(Arithmetic("fp16x2"), CPU, ATTENTION_CHOICES, fuse=True), MANY * 2.0**-11),
         "tf32": (ops_of(Arithmetic("tf32"), CPU, ATTENTION_CHOICES), MANY * 2.0**-11),
-        "bf16": (ops_of(Arithmetic("bf16"), CPU, ATTENTION_CHOICES), MANY * 2.0**-8),
+        "bf16": (ops_of(Arithmetic("bf16"), CPU, ATTENTION_CHOICES), 1.0),
     }
     for adapter, rows in adapters(golden_model):
         plain = adapter.forward(PLAIN, rows)
-        for name, (ops, tolerance) in made.items():
-            for state, x in adapter.forward(ops, rows).items():
-                # what stands at a hole is read by nobody
-                error = scale_error(x, plain[state])
-                assert error <= tolerance, (name, error)
-                assert name in ("onednn", "fused") or error > 1e-7, name
+        worst = {
+            name: max(scale_error(x, plain[state]) for state, x in adapter.forward(ops, rows).items())
+            for name, (ops, _) in made.items()
+        }
+        for name, (_, tolerance) in made.items():
+            assert worst[name] <= tolerance, (name, worst[name])
+            assert name in ("onednn", "fused") or worst[name] > 1e-7, name
+        # three bits fewer, in attention too
+        assert worst["bf16"] <= 4 * 2**3 * worst["tf32"]
 
 
 def test_a_weight_is_laid_out_once_whoever_meets_it() -> None:
