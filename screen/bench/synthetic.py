@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from screen.cells.bank import SOURCE, Ragged, State, TokenBank
 from screen.cells.vocabulary import Vocabulary
 from screen.config.sections import OutputConfig
-from screen.edits import Mode, Site
+from screen.edits import Site
 from screen.engine.rows import RowBuilder
 from screen.engine.screen import Prepared
 from screen.models.perturbgen.adapter import PerturbGenAdapter
@@ -112,7 +112,7 @@ def synthetic_vocabulary(sizes: SyntheticSizes) -> Vocabulary:
 
 def every_gene(
     vocabulary: Vocabulary,
-    modes: Sequence[Mode],
+    modes: Sequence[str],
     sites: Sequence[Site],
     pert_tps: Sequence[int] = (),
     genes: Sequence[int] | None = None,
@@ -127,7 +127,7 @@ def synthetic_screen(
     sizes: SyntheticSizes,
     n_cells: int,
     *,
-    modes: Sequence[Mode] = ("mask",),
+    modes: Sequence[str] = ("mask",),
     sites: Sequence[Site] = ("src",),
     pert_tps: Sequence[int] = (),
     context_mode: bool = False,

@@ -263,12 +263,9 @@ class PackedEngine:
         return torch.from_numpy(np.pad(table_V, (0, n_more), constant_values=NO_TOKEN)).to(self.executor.device)
 
     def _inserted(self) -> dict[int, NDArray[np.int64]]:
-        """Time point -> (P,) leading positions that gene cosines leave out: the genes that overexpression inserted."""
+        """Time point -> (P,) leading positions that gene cosines leave out: the genes that an edit inserted."""
         ps, window = self.screen.library.perturbations, self.screen.window
-        return {
-            t: np.array([len(p.genes) if p.mode == "overexpress" and window.excludes_genes(p, t) else 0 for p in ps])
-            for t in window.pred_tps
-        }
+        return {t: np.array([p.n_inserted if window.excludes_genes(p, t) else 0 for p in ps]) for t in window.pred_tps}
 
 
 def _no_progress(n_items: int, n_tokens: int, n_padded: int) -> None:

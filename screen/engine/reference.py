@@ -127,7 +127,7 @@ class ReferenceEngine:
 
     def _gene_cosine(self, p: Perturbation, t: int, control: CellControl, rows: Rows, readout: Readout) -> torch.Tensor:
         n, vocabulary = rows.n_conditions, self.screen.vocabulary
-        n_skipped = len(p.genes) if p.mode == "overexpress" and self.screen.window.excludes_genes(p, t) else 0
+        n_skipped = p.n_inserted if self.screen.window.excludes_genes(p, t) else 0
         ids = control.rows.target_BL[t][:, n:], rows.target_BL[t][:, n:]
         table = vocabulary.column_of_token("tgt")
         highest = max((int(x.max()) for x in ids if x.numel()), default=0)

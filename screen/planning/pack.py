@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from screen.cells.bank import SOURCE, Ragged, TokenBank
 from screen.cells.vocabulary import EOS, NO_TOKEN, PAD, Vocabulary
-from screen.edits import MODES
+from screen.edits import NO_EDIT, TABLE, Counts
 from screen.planning.perturbations import Library
 from screen.planning.plan import Plan, Window, edited_states
 
@@ -23,6 +23,8 @@ SMALL = 4
 CELLS_AT_ONCE = 1024
 NO_PERTURBATION = -1
 NOWHERE = np.iinfo(np.int64).max
+_CHANGES_LENGTH = np.zeros(1 + max(mode.code for mode in TABLE), dtype=bool)
+_CHANGES_LENGTH[[mode.code for mode in TABLE if mode.lengths is not None]] = True
 
 
 @dataclass(frozen=True)
@@ -149,9 +151,11 @@ class RowLengths:
         kinds = {e: n for n, e in enumerate(dict.fromkeys(edits))}
         self.kind_P = np.array([kinds[e] for e in edits])
         self._first_P = np.array([e[0] if e else SOURCE for e in edits], dtype=np.int64)
-        self._mode_P = np.array([*(MODES.index(p.mode) for p in library.perturbations), 0], dtype=np.int64)
+        codes = [p.edit.mode.code for p in library.perturbations]
+        self._code_P = np.array([*codes, NO_EDIT], dtype=np.int64)
         self._edits_P = {s: np.array([s in e for e in edits], dtype=bool) for s in {*self.states, *edited}}
         self._n_genes_P = np.array([*(len(p.genes) for p in library.perturbations), 0], dtype=np.int64)
+        self._n_inserted_P = np.array([*(p.n_inserted for p in library.perturbations), 0], dtype=np.int64)
         self._offset_P = np.cumsum(self._n_genes_P) - self._n_genes_P
         self._gene_N = np.array([g for p in library.perturbations for g in p.genes], dtype=np.int64)
         tables = {s: vocabulary.column_of_token("src" if s == SOURCE else "tgt") for s in self._edits_P}
@@ -194,23 +198,21 @@ class RowLengths:
         rows = self._rows[state]
         length_B = rows.n_used_C[cell_B]
         is_full_B = (length_B > 0) & (length_B == rows.n_tokens_C[cell_B])
-        mode_B = np.where(self._edits_P[state][perturbation_B], self._mode_P[perturbation_B], MODES.index("mask"))
-        at = np.flatnonzero(mode_B != MODES.index("mask"))
+        code_B = np.where(self._edits_P[state][perturbation_B], self._code_P[perturbation_B], NO_EDIT)
+        at = np.flatnonzero(_CHANGES_LENGTH[code_B])
         if len(at) == 0:
             return length_B, is_full_B
         n_hit = self._hits(state, cell_B[at], perturbation_B[at])[0]
-        rest = rows.n_tokens_C[cell_B[at]] - n_hit
-        inserted, is_led_by_pad = self._inserted(state, rest, self._n_genes_P[perturbation_B[at]])
-        is_mode = [mode_B[at] == MODES.index(m) for m in ("pad", "delete", "overexpress")]
-        length_B[at] = np.select(is_mode, [length_B[at], rest, inserted])
-        is_full_B[at] = np.select(is_mode, [is_full_B[at] & (n_hit == 0), rest > 0, ~is_led_by_pad])
+        before = Counts(
+            length_B[at], is_full_B[at], rows.n_tokens_C[cell_B[at]] - n_hit, n_hit, self._n_inserted_P[perturbation_B[at]],
+            self._max_len, "src" if state == SOURCE else "tgt",
+        )  # fmt: skip
+        for mode in TABLE:
+            is_mode = code_B[at] == mode.code
+            if mode.lengths is not None and is_mode.any():
+                length, is_full = mode.lengths(before)
+                length_B[at[is_mode]], is_full_B[at[is_mode]] = length[is_mode], is_full[is_mode]
         return length_B, is_full_B
-
-    def _inserted(self, state: int, rest_B: Ints, n_genes_B: Ints) -> tuple[Ints, Bools]:
-        """(length_B, whether a pad stands before the genes) of overexpressed rows, from how many other ids they hold."""
-        n_kept_B = np.maximum(self._max_len - n_genes_B, 0)
-        is_led_by_pad_B = (rest_B == 0) & (n_kept_B > 0) if state == SOURCE else np.zeros(len(rest_B), dtype=bool)
-        return np.minimum(np.minimum(rest_B, n_kept_B) + n_genes_B + is_led_by_pad_B, self._max_len), is_led_by_pad_B
 
     def _hits(self, state: int, cell_B: Ints, perturbation_B: Ints) -> tuple[Ints, Ints]:
         """(how many ids of each row are perturbed genes, lowest rank of one or NOWHERE)."""

@@ -220,9 +220,9 @@ class _Finder:
 
     def candidates(self, p: Perturbation) -> tuple[Cells, NDArray[np.int16], Bools]:
         """(cells that have what the edit needs, genes edited in each, whether time points can be predicted (T, N))."""
-        edited = edited_states(p)
+        edited, mode = edited_states(p), p.edit.mode
         cell_N, n_edited_N = self.present(p, edited)
-        if p.is_knockout:
+        if mode.needs_gene:
             screened_TN, n_genes_TN = self.has_genes_TC[:, cell_N], self.n_genes_TC[:, cell_N]
         else:
             n_edited_N, cell_N = self._spread(cell_N, n_edited_N), self.all_C
@@ -234,17 +234,17 @@ class _Finder:
         for k, t in enumerate(self.window.pred_tps):
             if self.window.excludes_genes(p, t):
                 np.greater(n_genes_TN[k], gone_N(t), out=screened_TN[k])
-            if p.mode == "overexpress" and t in p.pert_tps and len(p.genes) >= self.window.max_len:
+            if t in p.pert_tps and p.n_inserted >= self.window.max_len:
                 screened_TN[k] = False
-        if "src" in p.sites and p.is_knockout:
-            # a masked gene leaves <mask>; a source without any id has nothing left either
-            n_gone_N = gone_N(SOURCE) if p.mode in ("pad", "delete") else 0
+        if "src" in p.sites and not p.n_inserted:
+            # a source without any id has nothing left either
+            n_gone_N = 0 if mode.leaves_token else gone_N(SOURCE)
             screened_TN &= self.n_source_C[cell_N] > n_gone_N
         return cell_N, n_edited_N, screened_TN
 
     def truncated(self, p: Perturbation, cell_N: Cells) -> Cells:
-        """Cells that hold any gene of a knock-out beyond the cut only; `cell_N` are those that have one before it."""
-        beyond_N = self.present(p, edited_states(p), beyond=True)[0] if p.is_knockout else cell_N[:0]
+        """Cells that lack an item because they hold its genes beyond the cut only; `cell_N` have one before it."""
+        beyond_N = self.present(p, edited_states(p), beyond=True)[0] if p.edit.mode.needs_gene else cell_N[:0]
         if len(beyond_N) == 0:
             return beyond_N
         is_within_C = np.zeros(self.bank.n_cells, dtype=bool)
@@ -295,7 +295,7 @@ def select_items(
 ) -> Selection:
     """Cells and coverage of every perturbation.
 
-    A knock-out item exists where any of its genes is in an edited row; an overexpression item for every cell.
+    Where the mode needs the gene, an item exists where any of its genes is in an edited row; else for every cell.
     """
     states = {s for p in library.perturbations for s in edited_states(p)}
     states |= {t for t in window.pred_tps for p in library.perturbations if window.excludes_genes(p, t)}

@@ -23,6 +23,7 @@ from screen.planning.plan import order, select_items
 from screen.run.configuration import load_config
 from screen.run.prepare import prepare
 from tests.support.golden import scale_error
+from tests.support.modes import EVERY
 from tests.support.places import ROOT
 
 CPU = torch.device("cpu")
@@ -88,7 +89,7 @@ def assert_same(one: dict[int, Unit], two: dict[int, Unit]) -> None:
 
 CASES = list(
     itertools.product(
-        [("mask",), ("pad", "delete"), ("overexpress",), ("mask", "pad", "delete", "overexpress")],
+        [("mask",), ("pad", "delete"), ("overexpress",), EVERY],
         [(("src",), ()), (("tgt",), (1,)), (("tgt",), (1, 2)), (("src", "tgt"), (2,))],
         [False, True],
     )
@@ -159,11 +160,9 @@ OUT_OF_MEMORY = """
 import resource, sys
 import numpy as np, torch
 from dataclasses import replace
-from screen.engine import PackedEngine
-from screen.executor import Executor
-from screen.sample import sample
-from screen.session import load_config
-from screen.synthetic import SyntheticSizes, synthetic_screen
+from screen.bench.synthetic import SyntheticSizes, synthetic_screen
+from screen.engine.executor import Executor
+from screen.engine.packed import PackedEngine
 
 sizes = SyntheticSizes(width=256, n_heads=4, encoder_head_width=64, head_width=64, n_encoder_blocks=1, n_blocks=1,
     n_genes=500, n_source_tokens=600, max_len=400)
