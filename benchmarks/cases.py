@@ -38,7 +38,8 @@ from screen.models.perturbgen.adapter import PerturbGenAdapter
 from screen.models.perturbgen.network.model import PerturbGen
 from screen.planning.layout import Layout, counts
 from screen.planning.perturbations import Library
-from screen.planning.plan import Window, select_items
+from screen.planning.selection import select_items
+from screen.planning.window import Window
 from screen.run.resume import open_store
 from screen.run.runner import run_units
 from screen.run.unit_sizes import planned

@@ -23,7 +23,7 @@ from screen.engine.workload import work
 from screen.models.perturbgen.chains import REUSE
 from screen.models.perturbgen.network.model import PerturbGen
 from screen.models.perturbgen.packed import PackedPerturbGen
-from screen.planning.pack import pack_controls
+from screen.planning.batches import pack_controls
 
 N_CELLS, N_EDITS, N_ROUNDS = 2, 12, 2
 SRC, TGT = "src", "tgt"

@@ -32,9 +32,9 @@ from screen.engine.choose import decide
 from screen.engine.packed import PackedEngine
 from screen.engine.screen import Prepared
 from screen.models.perturbgen.network.model import PerturbGen
-from screen.planning.pack import pack_unit, padded_share
+from screen.planning.batches import pack_unit, padded_share
 from screen.planning.perturbations import Library, make_library, make_perturbation
-from screen.planning.plan import Window
+from screen.planning.window import Window
 from screen.run.configuration import load_config
 from screen.run.prepare import prepare
 from screen.run.resume import coverage_of, open_store

@@ -29,7 +29,7 @@ from screen.engine.screen import Prepared
 from screen.models.adapter import Rows
 from screen.models.perturbgen.network.model import PerturbGen
 from screen.models.products import Precision
-from screen.planning.plan import Window
+from screen.planning.window import Window
 
 N_EDITS = 4
 MOST_FLOAT32 = 0.01

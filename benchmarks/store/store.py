@@ -27,7 +27,7 @@ from screen.engine.packed import PackedEngine
 from screen.engine.precision import executor_for
 from screen.engine.screen import Prepared
 from screen.machine import available_cores
-from screen.planning.plan import Window
+from screen.planning.window import Window
 from screen.run.configuration import load_config
 from screen.run.preflight import n_files
 from screen.run.prepare import prepare

@@ -18,7 +18,8 @@ from screen.models.perturbgen.network.model import PerturbGen
 from screen.models.perturbgen.network.sizes import POSITION_SLOTS, EncoderSizes, Sizes
 from screen.planning.layout import Layout
 from screen.planning.perturbations import Library, make_library, make_perturbation
-from screen.planning.plan import Window, select_items
+from screen.planning.selection import select_items
+from screen.planning.window import Window
 from screen.run.unit_sizes import planned
 
 FIRST_TOKEN = 4

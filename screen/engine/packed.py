@@ -24,7 +24,7 @@ from screen.engine.resident import Resident
 from screen.engine.screen import Prepared
 from screen.errors import PredictionError
 from screen.models.adapter import BatchRows, Readout
-from screen.planning.pack import Batch, pack_controls, pack_unit
+from screen.planning.batches import Batch, pack_controls, pack_unit
 from screen.planning.plan import Plan
 
 Progress = Callable[[int, int, int], None]

@@ -16,9 +16,9 @@ from screen.cells.vocabulary import EOS, NO_TOKEN, PAD
 from screen.edits import NO_EDIT, Site
 from screen.engine.rows import RowBuilder
 from screen.models.adapter import BatchRows, Row
-from screen.planning.pack import Batch, RowLengths
-from screen.planning.perturbations import Library
-from screen.planning.plan import edited_states
+from screen.planning.batches import Batch
+from screen.planning.perturbations import Library, edited_states
+from screen.planning.row_lengths import RowLengths
 
 
 class Resident:

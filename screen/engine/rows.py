@@ -13,7 +13,7 @@ from screen.cells.bank import SOURCE, TokenBank
 from screen.cells.vocabulary import EOS, PAD, Vocabulary
 from screen.models.adapter import Rows
 from screen.planning.perturbations import Perturbation
-from screen.planning.plan import Window
+from screen.planning.window import Window
 
 
 def trim(ids_BL: Tensor) -> Tensor:

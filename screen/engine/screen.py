@@ -16,9 +16,10 @@ from screen.models.adapter import PackedModel
 from screen.models.perturbgen.adapter import PerturbGenAdapter
 from screen.models.products import Precision
 from screen.planning.layout import Layout
-from screen.planning.pack import RowLengths
-from screen.planning.perturbations import Library
-from screen.planning.plan import Plan, Window, edited_states
+from screen.planning.perturbations import Library, edited_states
+from screen.planning.plan import Plan
+from screen.planning.row_lengths import RowLengths
+from screen.planning.window import Window
 
 NUMERICS_VERSION = 2
 """Changes when the same inputs give other numbers beyond rounding; part of a screen's identity."""

@@ -12,8 +12,9 @@ from screen.cells.vocabulary import NO_TOKEN, Vocabulary
 from screen.config.sections import FEWEST_NULLS, MANY_NULLS, LibraryConfig, NullConfig
 from screen.edits import Site
 from screen.errors import CellError, ConfigError
+from screen.planning.index import index_genes
 from screen.planning.perturbations import Library, Perturbation, make_library, make_perturbation
-from screen.planning.plan import Window, index_genes
+from screen.planning.window import Window
 
 
 def expand(

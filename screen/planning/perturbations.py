@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from screen import edits
+from screen.cells.bank import SOURCE
 from screen.cells.vocabulary import NO_TOKEN, Vocabulary
 from screen.edits import Edit, Site
 from screen.errors import GeneError
@@ -86,6 +87,12 @@ def parse_perturbation(text: str, vocabulary: Vocabulary) -> Perturbation:
     found = make_perturbation(vocabulary.columns(genes.split("+")), mode, sites, tps, vocabulary)
     assert found.id(vocabulary) == text
     return found
+
+
+def edited_states(perturbation: Perturbation) -> tuple[int, ...]:
+    """State numbers that the perturbation edits."""
+    source = (SOURCE,) if "src" in perturbation.sites else ()
+    return source + (perturbation.pert_tps if "tgt" in perturbation.sites else ())
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from screen.engine.packed import BLOCKS_ALIVE, UNITS_AHEAD, PackedEngine
 from screen.engine.sample import sample
 from screen.engine.screen import Prepared
 from screen.engine.workload import item_flops, total_flops
+from screen.planning.batches import pack_unit
 from screen.planning.layout import SUMMARIES
-from screen.planning.pack import pack_unit
 from screen.planning.segments import Segments
 
 SAMPLED_UNITS = 24

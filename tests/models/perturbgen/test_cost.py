@@ -12,9 +12,9 @@ from screen.engine.control import join, predict_controls
 from screen.engine.resident import Resident
 from screen.models.perturbgen.cost import Cost
 from screen.models.products import Arithmetic
-from screen.planning.pack import RowLengths, pack, pack_controls
-from screen.planning.perturbations import Library
-from screen.planning.plan import edited_states
+from screen.planning.batches import pack, pack_controls
+from screen.planning.perturbations import Library, edited_states
+from screen.planning.row_lengths import RowLengths
 from tests.models.perturbgen.test_golden_model import CASES, engine, perturbation
 from tests.support.golden import golden
 

@@ -12,9 +12,9 @@ from screen.engine.effects import gene_cosine
 from screen.engine.resident import Resident
 from screen.models.perturbgen.chains import REUSE
 from screen.models.products import Arithmetic, CpuBackend, Precision
-from screen.planning.pack import RowLengths, pack, pack_controls
-from screen.planning.perturbations import Library
-from screen.planning.plan import edited_states
+from screen.planning.batches import pack, pack_controls
+from screen.planning.perturbations import Library, edited_states
+from screen.planning.row_lengths import RowLengths
 from tests.models.perturbgen.test_golden_model import CASES, CONDITION_IDS, TOLERANCE, engine, perturbation, vocabulary
 from tests.support.golden import golden, scale_error
 

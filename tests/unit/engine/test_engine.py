@@ -19,7 +19,8 @@ from screen.engine.packed import PackedEngine, Unit
 from screen.engine.reference import ReferenceEngine
 from screen.engine.sample import sample
 from screen.engine.screen import Prepared
-from screen.planning.plan import order, select_items
+from screen.planning.plan import order
+from screen.planning.selection import select_items
 from screen.run.configuration import load_config
 from screen.run.prepare import prepare
 from tests.support.golden import scale_error

@@ -24,7 +24,9 @@ from screen.models.perturbgen.adapter import PerturbGenAdapter
 from screen.models.perturbgen.network.model import PerturbGen
 from screen.planning.layout import Layout
 from screen.planning.perturbations import Library, make_library, make_perturbation
-from screen.planning.plan import Window, order, select_items
+from screen.planning.plan import order
+from screen.planning.selection import select_items
+from screen.planning.window import Window
 from tests.support.modes import EVERY
 from tests.unit.engine.test_engine import quiet
 

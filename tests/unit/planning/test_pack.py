@@ -10,18 +10,12 @@ from torch import from_numpy
 from screen.cells.bank import SOURCE, Ragged, State, TokenBank
 from screen.cells.vocabulary import PAD, Vocabulary
 from screen.engine.rows import RowBuilder
-from screen.planning.pack import (
-    MAX_PADDED,
-    NO_PERTURBATION,
-    Batch,
-    RowLengths,
-    pack,
-    pack_controls,
-    pack_unit,
-    padded_share,
-)
-from screen.planning.perturbations import Library, Perturbation, make_perturbation
-from screen.planning.plan import Window, edited_states, order, select_items
+from screen.planning.batches import MAX_PADDED, Batch, pack, pack_controls, pack_unit, padded_share
+from screen.planning.perturbations import Library, Perturbation, edited_states, make_perturbation
+from screen.planning.plan import order
+from screen.planning.row_lengths import NO_PERTURBATION, RowLengths
+from screen.planning.selection import select_items
+from screen.planning.window import Window
 from tests.support.modes import EVERY
 
 N_GENES, MAX_LEN, N_CELLS = 6, 5, 4

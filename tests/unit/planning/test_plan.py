@@ -14,8 +14,11 @@ from torch import from_numpy
 from screen.cells.bank import SOURCE, Ragged, State, TokenBank, distinct_tokens
 from screen.cells.vocabulary import SPECIAL_IDS, Vocabulary
 from screen.errors import CellError
+from screen.planning.index import CELLS_AT_ONCE
 from screen.planning.perturbations import Library, Perturbation, make_perturbation
-from screen.planning.plan import CELLS_AT_ONCE, Plan, Window, order, select_items
+from screen.planning.plan import Plan, order
+from screen.planning.selection import select_items
+from screen.planning.window import Window
 from tests.support.modes import EVERY
 
 N_GENES, MAX_LEN = 6, 5
