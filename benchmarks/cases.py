@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.engine.upstream_shaped import Edit, PaddedCells, Settings, UpstreamShaped
+from screen import edits
 from screen.bench.synthetic import P5_LENGTH, P95_LENGTH, every_gene
 from screen.cells.bank import SOURCE, Ragged, State, TokenBank
 from screen.config.sections import OutputConfig
-from screen.edits import Mode, Site
+from screen.edits import Site
 from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
 from screen.engine.rows import RowBuilder
@@ -31,7 +32,8 @@ from screen.models.perturbgen.network.model import PerturbGen
 from screen.models.synthetic import MEDIAN_LENGTH, SyntheticSizes, synthetic_vocabulary
 from screen.planning.layout import Layout, counts
 from screen.planning.perturbations import Library
-from screen.planning.plan import Window, select_items
+from screen.planning.selection import select_items
+from screen.planning.window import Window
 from screen.run.resume import open_store
 from screen.run.runner import run_units
 from screen.run.unit_sizes import planned
@@ -130,7 +132,7 @@ def make_case(
     scale: Scale,
     *,
     n_edits: int,
-    mode: Mode = "mask",
+    mode: str = "mask",
     site: Site = "src",
     pred_tps: tuple[int, ...] = (1,),
     pert_tps: tuple[int, ...] = (),
@@ -149,7 +151,7 @@ def make_case(
     bank = bank_of(np.maximum(np.stack(columns, axis=1), n_edits), scale, n_edits)
     # upstream leaves perturbed genes out of pooling at every time point; so does this screen, to say the same
     window = Window(pred_tps, pred_tps if context_mode else (), max_len or scale.sizes.max_len, pool_everywhere=True)
-    n_genes = n_edits if mode == "overexpress" else 2 * n_edits
+    n_genes = 2 * n_edits if edits.parse(mode).mode.needs_gene else n_edits
     library = every_gene(synthetic_vocabulary(scale.sizes), [mode], [site], pert_tps, range(n_genes))
     settings = Settings(pred_tps, window.context_tps, context_mode, readout="expected")
     return Case(name, prepared(model, scale, bank, library, window), settings, n_rounds, most_cells, baseline_of)

@@ -22,7 +22,7 @@ from screen.models.perturbgen.chains import REUSE
 from screen.models.perturbgen.network.model import PerturbGen
 from screen.models.perturbgen.packed import PackedPerturbGen
 from screen.models.perturbgen.random import random_model, sizes_of
-from screen.planning.pack import pack_controls
+from screen.planning.batches import pack_controls
 from screen.run.workload import work
 
 N_CELLS, N_EDITS, N_ROUNDS = 2, 12, 2

@@ -22,6 +22,7 @@ import torch
 from benchmarks.cases import QUICK, Scale, prepared
 from benchmarks.record import ROOT, record
 from benchmarks.run_all import exit_code, parser_of, said
+from screen import edits
 from screen.bench.synthetic import every_gene
 from screen.cells.bank import SOURCE, Ragged, State, TokenBank
 from screen.cells.vocabulary import Vocabulary
@@ -33,9 +34,9 @@ from screen.engine.screen import Prepared
 from screen.models.perturbgen.network.model import PerturbGen
 from screen.models.perturbgen.random import random_model, sizes_of
 from screen.models.synthetic import SyntheticSizes, random_bank, synthetic_vocabulary
-from screen.planning.pack import pack_unit, padded_share
+from screen.planning.batches import pack_unit, padded_share
 from screen.planning.perturbations import Library, make_library, make_perturbation
-from screen.planning.plan import Window
+from screen.planning.window import Window
 from screen.run.configuration import load_config
 from screen.run.prepare import prepare
 from screen.run.resume import coverage_of, open_store
@@ -152,8 +153,9 @@ def plan_child(n_cells: int, modes: str, n_genes: int) -> dict[str, Any]:
     plan = prepared(model, Scale(sizes), bank, library, Window((1,), (), LONG_MAX)).plan
     elapsed_s = time.perf_counter() - start
     n_tokens = len(bank.states[SOURCE].tokens.token_T)
-    expected = {"mask": n_tokens, "overexpress": n_genes * n_cells}
-    assert plan.n_items == sum(expected[m] for m in modes.split(",")), f"{plan.n_items} items are planned"
+    needs_gene = [edits.parse(m).mode.needs_gene for m in modes.split(",")]
+    expected = sum(n_tokens if needs else n_genes * n_cells for needs in needs_gene)
+    assert plan.n_items == expected, f"{plan.n_items} items are planned"
     return {"n_items": plan.n_items, "elapsed_s": round(elapsed_s, 2), "n_cells": n_cells, "modes": modes}
 
 

@@ -31,7 +31,7 @@ from screen.models.ops import Precision
 from screen.models.perturbgen.network.model import PerturbGen
 from screen.models.perturbgen.random import random_model, sizes_of
 from screen.models.synthetic import synthetic_vocabulary
-from screen.planning.plan import Window
+from screen.planning.window import Window
 
 N_EDITS = 4
 MOST_FLOAT32 = 0.01

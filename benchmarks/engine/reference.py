@@ -23,7 +23,7 @@ from screen.engine.reference import ReferenceEngine
 from screen.engine.screen import Prepared
 from screen.machine import available_cores
 from screen.planning.perturbations import Library
-from screen.planning.plan import select_items
+from screen.planning.selection import select_items
 from screen.run.configuration import load_config
 from screen.run.prepare import prepare
 from screen.run.unit_sizes import planned

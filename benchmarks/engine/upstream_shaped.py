@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from screen import edits
 from screen.cells.bank import SOURCE, TokenBank
 from screen.models.perturbgen.network.layers import EncoderBlock
 from screen.models.perturbgen.network.model import PerturbGen
@@ -243,8 +244,8 @@ class UpstreamShaped:
 
 
 def kept(cells: PaddedCells, edit: Edit) -> Tensor:
-    """Boolean (C,): cells that express any of the genes where they are edited; overexpress keeps every cell."""
-    keep_C = torch.full((len(cells.source_CL),), edit.mode == "overexpress")
+    """Boolean (C,): cells that express any of the genes where they are edited; every cell for a mode that needs none."""
+    keep_C = torch.full((len(cells.source_CL),), not edits.parse(edit.mode).mode.needs_gene)
     if "src" in edit.sites:
         keep_C |= torch.isin(cells.source_CL, torch.tensor(edit.source_genes)).any(1)
     for t in edit.pert_tps if "tgt" in edit.sites else ():

@@ -29,7 +29,7 @@ from screen.engine.screen import Prepared
 from screen.machine import available_cores
 from screen.models.perturbgen.random import random_model
 from screen.models.synthetic import SyntheticSizes, synthetic_vocabulary
-from screen.planning.plan import Window
+from screen.planning.window import Window
 from screen.run.configuration import load_config
 from screen.run.preflight import n_files
 from screen.run.prepare import prepare

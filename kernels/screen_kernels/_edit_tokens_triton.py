@@ -10,13 +10,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from screen_kernels.edit_tokens import ALIGN, MASK, MODES, PAD, AlignedRows, EditedRows
+from screen import edits
+from screen_kernels.edit_tokens import ALIGN, MASK, PAD, AlignedRows, EditedRows
 
 CHUNK = 512
 FAR = tl.constexpr(1 << 30)
 ALIGN_TOKENS = tl.constexpr(ALIGN)
-IS_MASK, IS_PAD = tl.constexpr(MODES.index("mask")), tl.constexpr(MODES.index("pad"))
-IS_DELETE, IS_OVER = tl.constexpr(MODES.index("delete")), tl.constexpr(MODES.index("overexpress"))
+IS_MASK, IS_PAD = tl.constexpr(edits.MASK.code), tl.constexpr(edits.PAD.code)
+IS_DELETE, IS_OVER = tl.constexpr(edits.DELETE.code), tl.constexpr(edits.OVEREXPRESS.code)
 PAD_ID, MASK_ID = tl.constexpr(PAD), tl.constexpr(MASK)
 
 
@@ -50,6 +51,7 @@ def edit_kernel(
     cell_ptr,
     gene_ptr,
     mode_ptr,
+    parameter_ptr,
     ids_ptr,
     keep_ptr,
     edited_length_ptr,
@@ -72,7 +74,8 @@ def edit_kernel(
         gene = tl.load(gene_ptr + b * K + k)
         n_genes += tl.where(gene >= 0, 1, 0)
         genes = genes + (gene,)
-    place = find_genes(row_ptr, tl.where(mode >= IS_DELETE, n_tokens, 0), genes, K, CHUNK)
+    needs_place = (mode == IS_DELETE) | (mode == IS_OVER)
+    place = find_genes(row_ptr, tl.where(needs_place, n_tokens, 0), genes, K, CHUNK)
 
     # After r tokens went before it, the token at p is missing from output p - r on: one step further to the source.
     steps = ()
@@ -108,7 +111,14 @@ def edit_kernel(
 
 
 def launch(
-    rows: AlignedRows, cell_B: Tensor, gene_BK: Tensor, mode_B: Tensor, site: str, width: int, edited: EditedRows
+    rows: AlignedRows,
+    cell_B: Tensor,
+    gene_BK: Tensor,
+    mode_B: Tensor,
+    parameter_B: Tensor,
+    site: str,
+    width: int,
+    edited: EditedRows,
 ) -> None:
     """Writes into `edited`, whose arrays must be contiguous; `edit_tokens` says what the arguments are."""
     n_items, n_genes = gene_BK.shape
@@ -124,6 +134,7 @@ def launch(
         cell_B.contiguous(),
         padded_BK,
         mode_B.contiguous(),
+        parameter_B.contiguous(),
         edited.ids_BL,
         edited.keep_BL.view(torch.int8),
         edited.length_B,

@@ -56,7 +56,15 @@ def variants() -> list[Variant]:
 
 
 def _edit_variants() -> list[Variant]:
-    types = {"token": "*i32", "start": "*i64", "length": "*i32", "cell": "*i64", "gene": "*i32", "mode": "*i8"}
+    types = {
+        "token": "*i32",
+        "start": "*i64",
+        "length": "*i32",
+        "cell": "*i64",
+        "gene": "*i32",
+        "mode": "*i8",
+        "parameter": "*i32",
+    }
     types |= {"ids": "*i32", "keep": "*i8", "edited_length": "*i32"}
     types = {f"{name}_ptr": kind for name, kind in types.items()} | {"width": "i32", "out_width": "i32"}
     found = []

@@ -1,4 +1,4 @@
-"""Edits of rank-ordered token rows: mask, pad, delete, overexpress.
+"""Edits of rank-ordered token rows, by the modes of `screen.edits`.
 
 `edit_row_reference` is the definition of one row, `edit_tokens_reference` of a batch. Whatever is faster must equal
 them, integer for integer.
@@ -7,24 +7,24 @@ them, integer for integer.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from screen import edits
+from screen.edits import Site
 from screen_kernels.backend import choose
 
 PAD, MASK = 0, 1
-MODES = ("none", "mask", "pad", "delete", "overexpress")
+MODES = ("none", *(mode.name for mode in edits.TABLE))
 """A mode's code is its index; "none" leaves a row as it is."""
 ALIGN = 8
 """Every row starts at a multiple of this many tokens."""
 MAX_GENES = 16
 """Most genes of one row that the Triton kernel edits: each is a register per thread."""
-
-Site = Literal["src", "tgt"]
 
 
 def edit_row_reference(row_L: Tensor, genes: Sequence[int], mode: str, site: str) -> Tensor:
@@ -32,25 +32,27 @@ def edit_row_reference(row_L: Tensor, genes: Sequence[int], mode: str, site: str
 
     row_L   one padded row of token ids before any condition token is prepended; width L counts: a full row has no room
     genes   token ids to edit, in the row's own id space; order and repeats matter for overexpress only
-    mode    mask         each occurrence becomes MASK
+    mode    a mode of the table, with its parameter
+            mask         each occurrence becomes MASK
             pad          each occurrence becomes PAD, leaving a hole inside the row
             delete       occurrences *and every PAD* go, the rest closes up to the left
             overexpress  as delete, cut to L - len(genes), then the genes are inserted: at the front (tgt), or behind
                          whatever stands in column 0 (src: <cls>; a PAD if the row is empty)
+    Raises UnknownModeError, which is a ValueError.
     Source: PerturbGen a9a9375, behaviour checked by execution (golden/edited_ids.npz).
     """
+    what = edits.parse(mode).mode
     is_hit = torch.isin(row_L, torch.as_tensor(list(genes), dtype=row_L.dtype))
-    if mode == "mask":
+    if what is edits.MASK:
         return row_L.masked_fill(is_hit, MASK)
-    if mode == "pad":
+    if what is edits.PAD:
         return row_L.masked_fill(is_hit, PAD)
     compact = torch.zeros_like(row_L)
     rest = row_L[~is_hit & (row_L != PAD)]
     compact[: len(rest)] = rest
-    if mode == "delete":
+    if what is edits.DELETE:
         return compact
-    if mode != "overexpress":
-        raise ValueError(f'mode is "{mode}"; allowed: mask, pad, delete, overexpress')
+    assert what is edits.OVEREXPRESS, f"{mode} is in the table and has no definition"
     n_kept = max(len(row_L) - len(genes), 0)
     n_front = min(1, n_kept) if site == "src" else 0
     inserted = torch.as_tensor(list(genes), dtype=row_L.dtype)
@@ -112,6 +114,7 @@ def edit_tokens(
     cell_B: Tensor,
     gene_BK: Tensor,
     mode_B: Tensor,
+    parameter_B: Tensor | None = None,
     *,
     site: Site,
     width: int,
@@ -122,19 +125,23 @@ def edit_tokens(
 
     cell_B     (B,) integer
     gene_BK    (B, K) int32 in the rows' own id space; -1 is no gene and stands right of every gene; never PAD
-    mode_B     (B,) int8, indices of MODES
+    mode_B     (B,) int8, codes of the table of modes; 0 is no edit
+    parameter_B  (B,) int32, of the modes that have one; None: no item's has
     width      where a row is cut before it is edited: the width L of `edit_row_reference`, what "full" means
     out_width  how many ids are written; a multiple of 16 makes the kernel's stores 16 bytes wide
     Triton takes at most MAX_GENES genes (more go to torch unasked), unique per item, and deletes or overexpresses only
     in rows whose tokens are unique with no PAD before the last of them. Nothing checks for repeats or such pads: send
     those rows to `backend="torch"`, which takes any.
-    Raises ValueError for an unknown site, shapes that do not match, or more than MAX_GENES where triton was requested.
+    Raises ValueError for an unknown site, shapes that do not match, more than MAX_GENES where triton was requested, or a
+    code that is not in the table (on a GPU, which is not waited for, no code is looked at).
     """
-    _check(cell_B, gene_BK, mode_B, site)
+    _check(cell_B, gene_BK, mode_B, parameter_B, site)
+    if parameter_B is None:
+        parameter_B = torch.zeros(len(mode_B), dtype=torch.int32, device=mode_B.device)
     if backend is None and gene_BK.shape[1] > MAX_GENES:
         backend = "torch"
     if choose(rows.token_T, backend) == "torch":
-        return _edit_tokens_torch(rows, cell_B, gene_BK, mode_B, site, width, out_width)
+        return _edit_tokens_torch(rows, cell_B, gene_BK, mode_B, parameter_B, site, width, out_width)
     if gene_BK.shape[1] > MAX_GENES:
         raise ValueError(f'{gene_BK.shape[1]} genes per item; the kernel takes {MAX_GENES}; say backend="torch"')
     from screen_kernels import _edit_tokens_triton
@@ -144,7 +151,7 @@ def edit_tokens(
         torch.empty(len(cell_B), out_width, dtype=torch.bool, device=cell_B.device),
         rows.token_T.new_empty(len(cell_B)),
     )
-    _edit_tokens_triton.launch(rows, cell_B, gene_BK, mode_B, site, width, edited)
+    _edit_tokens_triton.launch(rows, cell_B, gene_BK, mode_B, parameter_B, site, width, edited)
     return edited
 
 
@@ -153,28 +160,36 @@ def edit_tokens_reference(
     cell_B: Tensor,
     gene_BK: Tensor,
     mode_B: Tensor,
+    parameter_B: Tensor | None = None,
     *,
     site: Site,
     width: int,
     out_width: int,
 ) -> EditedRows:
     """The definition of `edit_tokens`: `edit_row_reference`, row by row."""
-    _check(cell_B, gene_BK, mode_B, site)
+    _check(cell_B, gene_BK, mode_B, parameter_B, site)
     ids_BL = rows.token_T.new_full((len(cell_B), out_width), PAD)
     for b, cell in enumerate(cell_B.tolist()):
         start, length = int(rows.start_C[cell]), min(int(rows.length_C[cell]), width)
         row_L = rows.token_T.new_full((width,), PAD)
         row_L[:length] = rows.token_T[start : start + length]
-        mode = MODES[int(mode_B[b])]
-        if mode != "none":
+        code, parameter = int(mode_B[b]), 0 if parameter_B is None else int(parameter_B[b])
+        if code != edits.NO_EDIT:
+            mode = str(edits.numbered(code, parameter))
             row_L = edit_row_reference(row_L, [g for g in gene_BK[b].tolist() if g != -1], mode, site)
         ids_BL[b, : min(width, out_width)] = row_L[:out_width]
     return _described(ids_BL)
 
 
-def _check(cell_B: Tensor, gene_BK: Tensor, mode_B: Tensor, site: str) -> None:
+def _check(cell_B: Tensor, gene_BK: Tensor, mode_B: Tensor, parameter_B: Tensor | None, site: str) -> None:
     if site not in ("src", "tgt"):
         raise ValueError(f'site is "{site}"; allowed: src, tgt')
+    if parameter_B is not None and len(parameter_B) != len(mode_B):
+        raise ValueError(
+            f"parameter_B has shape {tuple(parameter_B.shape)} beside {len(mode_B)} items; it must be (B,)"
+        )
+    if not mode_B.is_cuda and len(mode_B) and not 0 <= int(mode_B.min()) <= int(mode_B.max()) < len(MODES):
+        raise ValueError(f"mode_B holds {sorted(set(mode_B.tolist()))}; allowed: 0 to {len(MODES) - 1}, {MODES}")
     if gene_BK.ndim != 2 or not len(cell_B) == len(gene_BK) == len(mode_B):
         shapes = [tuple(t.shape) for t in (cell_B, gene_BK, mode_B)]
         raise ValueError(f"cell_B, gene_BK, mode_B have shapes {shapes}; they must be (B,), (B, K), (B,)")
@@ -189,7 +204,14 @@ def _described(ids_BL: Tensor) -> EditedRows:
 
 
 def _edit_tokens_torch(
-    rows: AlignedRows, cell_B: Tensor, gene_BK: Tensor, mode_B: Tensor, site: str, width: int, out_width: int
+    rows: AlignedRows,
+    cell_B: Tensor,
+    gene_BK: Tensor,
+    mode_B: Tensor,
+    parameter_B: Tensor,
+    site: str,
+    width: int,
+    out_width: int,
 ) -> EditedRows:
     """All rows at once; any row that the definition takes."""
     if not gene_BK.shape[1]:
@@ -203,9 +225,10 @@ def _edit_tokens_torch(
     row_BL = torch.where(is_token_BL, rows.token_T[at_BL], PAD)
 
     is_hit_BL = _is_listed(row_BL, gene_BK)
-    is_closed_B1 = mode_B1 >= MODES.index("delete")
-    for name, replacement in (("mask", MASK), ("pad", PAD)):
-        row_BL = row_BL.masked_fill_(is_hit_BL & (mode_B1 == MODES.index(name)), replacement)
+    is_over_B1 = mode_B1 == edits.OVEREXPRESS.code
+    is_closed_B1 = is_over_B1 | (mode_B1 == edits.DELETE.code)
+    for mode, replacement in ((edits.MASK, MASK), (edits.PAD, PAD)):
+        row_BL = row_BL.masked_fill_(is_hit_BL & (mode_B1 == mode.code), replacement)
     # A stable partition, no place written twice: what stays, in order, then what goes, as PAD.
     goes_BL = is_closed_B1 & (is_hit_BL | (row_BL == PAD))
     n_gone_BL = goes_BL.cumsum(1)
@@ -213,7 +236,6 @@ def _edit_tokens_torch(
     closed_BL = torch.empty_like(row_BL).scatter_(1, to_BL, row_BL.masked_fill_(goes_BL, PAD))
 
     n_genes_B1 = (gene_BK != -1).sum(1, keepdim=True)
-    is_over_B1 = mode_B1 == MODES.index("overexpress")
     front_B1 = (n_genes_B1 < width).long() if site == "src" else torch.zeros_like(n_genes_B1)
     out_L = torch.arange(out_width, device=device)
     rank_BL = out_L - front_B1
@@ -240,5 +262,5 @@ def _is_listed(row_BL: Tensor, gene_BK: Tensor) -> Tensor:
 
 def edit_tokens_bytes(n_tokens_read: int, n_items: int, out_width: int, n_genes: int) -> int:
     """Bytes moved at least: rows read once, ids, keep and lengths written once. FLOPs are 0: integers only."""
-    per_item = out_width * (4 + 1) + 4 + n_genes * 4 + (8 + 8 + 4 + 1)
+    per_item = out_width * (4 + 1) + 4 + n_genes * 4 + (8 + 8 + 4 + 1 + 4)
     return n_tokens_read * 4 + n_items * per_item

@@ -8,7 +8,7 @@ import torch
 
 from screen.engine.batch import BatchComputer
 from screen.models.adapter import Readout
-from screen.planning.pack import Batch
+from screen.planning.batches import Batch
 
 Taken = Mapping[int, tuple[Mapping[int, torch.Tensor], Any]]
 """Cell -> (its control embedding per time point, what its items take over)."""

@@ -21,11 +21,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from screen import edits
 from screen.bench.bare import control_call, item_call, taken_over
 from screen.bench.synthetic import synthetic_screen
 from screen.cells.bank import SOURCE
 from screen.config.sections import ComputeConfig
-from screen.edits import Mode, Site
+from screen.edits import Site
 from screen.engine.batch import BatchComputer, float32_products
 from screen.engine.choose import decide
 from screen.engine.executor import Executor
@@ -64,7 +65,7 @@ class Wanted:
     sizes: SyntheticSizes = PUBLISHED
     device: str = "auto"
     precision: Precision = "float32"
-    modes: tuple[Mode, ...] = ("mask",)
+    modes: tuple[str, ...] = ("mask",)
     site: Site = "src"
     edited_tps: tuple[int, ...] = ()
     n_cells: int | None = None
@@ -84,10 +85,10 @@ class Wanted:
 
     @property
     def share_screened(self) -> float:
-        """Items per (gene, cell), summed over modes: a knock-out needs the gene, overexpression does not."""
+        """Items per (gene, cell), summed over modes: some need the gene, for some every cell will do."""
         mean = row_lengths(self.sizes, 4096, np.random.default_rng(0)).mean()
         found = 1 - (1 - mean / self.sizes.n_genes) ** max(len(self.pert_tps), 1)
-        return float(sum(1.0 if m == "overexpress" else found for m in self.modes))
+        return float(sum(found if edits.parse(m).mode.needs_gene else 1.0 for m in self.modes))
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,8 @@ def synthetic(wanted: Wanted, n_cells: int, n_genes: int, model: nn.Module | Non
     """A screen of so many cells and of genes spread over all of them by popularity."""
     most = wanted.sizes.n_genes
     genes = np.linspace(0, most - 1, min(n_genes, most)).round().astype(int).tolist()
-    edits: dict[str, Any] = {"modes": wanted.modes, "sites": (wanted.site,), "pert_tps": wanted.pert_tps}
-    return synthetic_screen(wanted.sizes, n_cells, **edits, genes=genes, model=model)
+    library: dict[str, Any] = {"modes": wanted.modes, "sites": (wanted.site,), "pert_tps": wanted.pert_tps}
+    return synthetic_screen(wanted.sizes, n_cells, **library, genes=genes, model=model)
 
 
 def _size(wanted: Wanted, n_edits: float) -> tuple[int, int]:
@@ -295,11 +296,11 @@ def project(wanted: Wanted, cost: Cost, flops_per_s: float) -> Projection:
     edited = (SOURCE,) if wanted.site == "src" else wanted.pert_tps
     flops_C = cost.items(edited, length[SOURCE], target, shares_queries=True)
     n_pairs, share = SCREEN_GENES * SCREEN_CELLS, 1 - (1 - DETECTION) ** len(edited)
-    # a cell has as many knock-outs as its edited rows have genes
+    # a cell has as many items of a mode that needs the gene as its edited rows have genes
     by_mode = [
-        (n_pairs, flops_C.mean())
-        if m == "overexpress"
-        else (round(n_pairs * share), np.average(flops_C, weights=sum(length[s] for s in edited)))
+        (round(n_pairs * share), np.average(flops_C, weights=sum(length[s] for s in edited)))
+        if edits.parse(m).mode.needs_gene
+        else (n_pairs, flops_C.mean())
         for m in wanted.modes
     ]
     n_edits = sum(n for n, _ in by_mode)

@@ -7,20 +7,21 @@ from torch import nn
 
 from screen.cells.vocabulary import Vocabulary
 from screen.config.sections import OutputConfig
-from screen.edits import Mode, Site
+from screen.edits import Site
 from screen.engine.rows import RowBuilder
 from screen.engine.screen import Prepared
 from screen.models.registry import synthetic_adapter
 from screen.models.synthetic import SyntheticSizes, random_bank, synthetic_vocabulary
 from screen.planning.layout import Layout
 from screen.planning.perturbations import Library, make_library, make_perturbation
-from screen.planning.plan import Window, select_items
+from screen.planning.selection import select_items
+from screen.planning.window import Window
 from screen.run.unit_sizes import planned
 
 
 def every_gene(
     vocabulary: Vocabulary,
-    modes: Sequence[Mode],
+    modes: Sequence[str],
     sites: Sequence[Site],
     pert_tps: Sequence[int] = (),
     genes: Sequence[int] | None = None,
@@ -35,7 +36,7 @@ def synthetic_screen(
     sizes: SyntheticSizes,
     n_cells: int,
     *,
-    modes: Sequence[Mode] = ("mask",),
+    modes: Sequence[str] = ("mask",),
     sites: Sequence[Site] = ("src",),
     pert_tps: Sequence[int] = (),
     context_mode: bool = False,

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TypeAlias
 
-from screen import __version__
+from screen import __version__, edits
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -125,9 +125,16 @@ SIZE_OPTIONS = {
 def _add_bench(commands: Commands) -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure this machine on synthetic cells and a random model")
     bench.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
-    precisions, modes = ["float32", "fp16x2", "tf32", "bf16"], ["mask", "pad", "delete", "overexpress"]
+    precisions, default = ["float32", "fp16x2", "tf32", "bf16"], edits.MASK.name
     bench.add_argument("--precision", choices=precisions, default="float32", help="(default: float32)")
-    bench.add_argument("--modes", nargs="+", choices=modes, default=modes[:1], help="(default: mask)")
+    bench.add_argument(
+        "--modes",
+        nargs="+",
+        type=_mode,
+        default=[default],
+        metavar="MODE",
+        help=f"{edits.allowed()} (default: {default})",
+    )
     bench.add_argument("--site", choices=["src", "tgt"], default="src", help="(default: src)")
     bench.add_argument(
         "--edit-times", nargs="+", type=_positive, default=[], metavar="T", help="edited by site tgt (default: all)"
@@ -141,6 +148,14 @@ def _add_bench(commands: Commands) -> argparse.ArgumentParser:
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write everything into a file")
     bench.set_defaults(command="bench")
     return bench
+
+
+def _mode(text: str) -> str:
+    """A mode of the table, or argparse's refusal."""
+    try:
+        return edits.canonical(text)
+    except edits.UnknownModeError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _positive(text: str, least: int = 1) -> int:

@@ -5,10 +5,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from screen.edits import Mode, Site
+from screen import edits
+from screen.edits import Site
 
 FEWEST_NULLS, MANY_NULLS = 20, 100
 TimePoint = Annotated[int, Field(ge=1, le=9)]
+Mode = Annotated[str, AfterValidator(edits.canonical)]
 
 
 def _beside_yaml(path: Path, info: ValidationInfo) -> Path:
@@ -132,7 +134,10 @@ class CellsConfig(Section):
 
 
 class LibraryConfig(Section):
-    """Genes x modes at a site. `genes` is `all`, a list of names, or a file with one name per line."""
+    """Genes x modes at a site. `genes` is `all`, a list of names, or a file with one name per line.
+
+    What modes there are stands in the table of `screen.edits`.
+    """
 
     genes: Literal["all"] | list[str] | FilePath
     modes: Annotated[list[Mode], Field(min_length=1)] = ["mask"]

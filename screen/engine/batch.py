@@ -21,7 +21,7 @@ from screen.engine.screen import Prepared
 from screen.engine.unit import Columns
 from screen.errors import PredictionError
 from screen.models.adapter import BatchRows, Readout
-from screen.planning.pack import Batch
+from screen.planning.batches import Batch
 
 
 class BatchComputer:
@@ -112,12 +112,9 @@ class BatchComputer:
         return torch.from_numpy(np.pad(table_V, (0, n_more), constant_values=NO_TOKEN)).to(self.device)
 
     def _inserted(self) -> dict[int, NDArray[np.int64]]:
-        """Time point -> (P,) leading positions that gene cosines leave out: the genes that overexpression inserted."""
+        """State -> (P,) leading positions that gene cosines leave out: the genes that an edit inserted."""
         ps, window = self.screen.library.perturbations, self.screen.window
-        return {
-            t: np.array([len(p.genes) if p.mode == "overexpress" and window.excludes_genes(p, t) else 0 for p in ps])
-            for t in window.pred_tps
-        }
+        return {t: np.array([p.n_inserted if window.excludes_genes(p, t) else 0 for p in ps]) for t in window.pred_tps}
 
 
 @contextmanager

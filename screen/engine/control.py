@@ -14,7 +14,7 @@ from screen.engine.effects import Expression, log_expression
 from screen.engine.resident import Resident
 from screen.errors import PredictionError
 from screen.models.adapter import BatchRows, PackedModel, Readout
-from screen.planning.pack import Batch
+from screen.planning.batches import Batch
 
 
 @dataclass(frozen=True)

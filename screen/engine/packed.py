@@ -16,7 +16,7 @@ from screen.engine.executor import Executor
 from screen.engine.lanes import Lanes, is_out_of_memory
 from screen.engine.screen import Prepared
 from screen.engine.unit import BegunUnit, Progress, Unit
-from screen.planning.pack import Batch, pack_controls, pack_unit
+from screen.planning.batches import Batch, pack_controls, pack_unit
 from screen.planning.plan import Plan
 
 BLOCKS_ALIVE = 2

@@ -127,7 +127,7 @@ class ReferenceEngine:
 
     def _gene_cosine(self, p: Perturbation, t: int, control: CellControl, rows: Rows, readout: Readout) -> torch.Tensor:
         n, vocabulary = self.screen.rows.n_conditions(t), self.screen.vocabulary
-        n_skipped = len(p.genes) if p.mode == "overexpress" and self.screen.window.excludes_genes(p, t) else 0
+        n_skipped = p.n_inserted if self.screen.window.excludes_genes(p, t) else 0
         ids = control.rows.row(t).ids_BL[:, n:], rows.row(t).ids_BL[:, n:]
         table = vocabulary.column_of_token(site_of(t))
         highest = max((int(x.max()) for x in ids if x.numel()), default=0)

@@ -8,18 +8,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from screen_kernels import MODES as EDIT_MODES
 from screen_kernels import EditedRows, align_rows, edit_tokens
 from torch import Tensor
 
 from screen.cells.bank import SOURCE, site_of
 from screen.cells.vocabulary import NO_TOKEN, PAD, SPECIAL_IDS
-from screen.edits import Site
+from screen.edits import NO_EDIT, Site
 from screen.engine.rows import RowBuilder
 from screen.models.adapter import BatchRows, Row
-from screen.planning.pack import Batch, RowLengths
-from screen.planning.perturbations import Library
-from screen.planning.plan import edited_states
+from screen.planning.batches import Batch
+from screen.planning.perturbations import Library, edited_states
+from screen.planning.row_lengths import RowLengths
 
 SITES: tuple[Site, ...] = ("src", "tgt")
 
@@ -101,7 +100,7 @@ class Resident:
         backend = None if bool(self._is_regular_C[state][cells].all()) else "torch"
         return edit_tokens(
             self._rows[state], cell_B, edits.gene_PK[site][number_B], edits.mode_P[state][number_B],
-            site=site, width=self.window.max_len, out_width=width, backend=backend,
+            edits.parameter_P[number_B], site=site, width=self.window.max_len, out_width=width, backend=backend,
         )  # fmt: skip
 
     def _counted(self, state: int, ids_BL: Tensor, batch: Batch, number_B: Tensor) -> Tensor:
@@ -136,11 +135,14 @@ class Edits:
         states = [edited_states(p) for p in ps]
         self.mode_P = {
             s: torch.tensor(
-                [EDIT_MODES.index(p.mode) if s in edited else 0 for p, edited in zip(ps, states, strict=True)] + [0],
+                [p.edit.mode.code if s in edited else NO_EDIT for p, edited in zip(ps, states, strict=True)]
+                + [NO_EDIT],
                 dtype=torch.int8,
             ).to(device)
             for s in (SOURCE, *times)
         }
+        parameters = [*(p.edit.parameter for p in ps), 0]
+        self.parameter_P = torch.tensor(parameters, dtype=torch.int32).to(device)
         self.excluded_PT = {
             t: np.array([window.excludes_genes(p, t) for p in ps] + [False], dtype=bool) for t in window.pred_tps
         }

@@ -13,7 +13,7 @@ from screen.cells.bank import SOURCE, TokenBank, site_of
 from screen.cells.vocabulary import EOS, PAD, SPECIAL_IDS, Vocabulary
 from screen.models.adapter import Row, Rows, row_of
 from screen.planning.perturbations import Perturbation
-from screen.planning.plan import Window
+from screen.planning.window import Window
 
 
 def trim(ids_BL: Tensor) -> Tensor:

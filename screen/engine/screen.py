@@ -15,9 +15,10 @@ from screen.engine.rows import RowBuilder
 from screen.models.adapter import Batching, ModelAdapter, PackedModel
 from screen.models.ops import Precision
 from screen.planning.layout import Layout
-from screen.planning.pack import RowLengths
-from screen.planning.perturbations import Library
-from screen.planning.plan import Plan, Window, edited_states
+from screen.planning.perturbations import Library, edited_states
+from screen.planning.plan import Plan
+from screen.planning.row_lengths import RowLengths
+from screen.planning.window import Window
 
 NUMERICS_VERSION = 2
 """Changes when the same inputs give other numbers beyond rounding; part of a screen's identity."""

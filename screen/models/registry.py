@@ -21,7 +21,7 @@ from screen.config.screen_config import ScreenConfig
 from screen.errors import ConfigError, nearest, some
 from screen.models.adapter import ModelAdapter
 from screen.models.synthetic import SyntheticSizes
-from screen.planning.plan import Window
+from screen.planning.window import Window
 
 FAMILIES = {"perturbgen": "screen.models.perturbgen.family"}
 DEFAULT = "perturbgen"

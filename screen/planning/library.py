@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
+from screen import edits
 from screen.cells.bank import SOURCE, TokenBank
 from screen.cells.vocabulary import NO_TOKEN, Vocabulary
 from screen.config.sections import FEWEST_NULLS, MANY_NULLS, LibraryConfig, NullConfig
 from screen.edits import Site
 from screen.errors import CellError, ConfigError
+from screen.planning.index import index_genes
 from screen.planning.perturbations import Library, Perturbation, make_library, make_perturbation
-from screen.planning.plan import Window, index_genes
+from screen.planning.window import Window
 
 
 def expand(
@@ -49,7 +51,7 @@ def _random(
     taken = {g for p in library.perturbations for g in p.genes}
     own, made = list(_block(block, bank, vocabulary, window)), []
     for mode in block.modes:
-        found = _all_genes(mode == "overexpress", sites, tps, bank, vocabulary, window)
+        found = _all_genes(mode, sites, tps, bank, vocabulary, window)
         free = [g for g in found if g not in taken]
         k = max(len(p.genes) for p in own if p.mode == mode)
         n = min(MANY_NULLS, len(free) - k) if null.n is None else null.n
@@ -80,9 +82,7 @@ def _block(block: LibraryConfig, bank: TokenBank, vocabulary: Vocabulary, window
     if block.genes == "all":
         if block.combos == "joint":
             raise ConfigError("library: `genes: all` with `combos: joint` would edit every gene at once; use `singles`")
-        genes_of = {
-            mode: _all_genes(mode == "overexpress", sites, tps, bank, vocabulary, window) for mode in block.modes
-        }
+        genes_of = {mode: _all_genes(mode, sites, tps, bank, vocabulary, window) for mode in block.modes}
     else:
         columns = vocabulary.columns(_read_genes(block.genes) if isinstance(block.genes, Path) else block.genes)
         genes_of = dict.fromkeys(block.modes, columns)
@@ -94,16 +94,16 @@ def _block(block: LibraryConfig, bank: TokenBank, vocabulary: Vocabulary, window
 
 
 def _all_genes(
-    overexpress: bool,
+    mode: str,
     sites: Sequence[Site],
     tps: Sequence[int],
     bank: TokenBank,
     vocabulary: Vocabulary,
     window: Window,
 ) -> list[int]:
-    """Knock-outs: every gene expressed in an edited state of some cell. Overexpression: every gene that has a token there."""
+    """Where the mode needs the gene, every gene expressed in an edited state of some cell; else every gene with a token."""
     has_token = (vocabulary.source_token_G != NO_TOKEN) if "src" in sites else np.ones(len(vocabulary), dtype=bool)
-    if overexpress:
+    if not edits.parse(mode).mode.needs_gene:
         return [int(g) for g in np.flatnonzero(has_token)]
     states = ([SOURCE] if "src" in sites else []) + (list(tps) if "tgt" in sites else [])
     index = index_genes(bank, vocabulary, window.max_len, states)

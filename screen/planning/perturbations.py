@@ -4,8 +4,10 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from screen import edits
+from screen.cells.bank import SOURCE
 from screen.cells.vocabulary import NO_TOKEN, Vocabulary
-from screen.edits import MODES, Mode, Site
+from screen.edits import Edit, Site
 from screen.errors import GeneError
 
 MANY_JOINT_GENES = 10
@@ -15,18 +17,27 @@ MANY_JOINT_GENES = 10
 class Perturbation:
     """One edit: gene columns, how (mode) and where (source row, target rows of some time points, or both).
 
-    Genes are in vocabulary order, except for overexpress, where their order is the order of insertion.
+    Genes are in vocabulary order, except where the mode's table says that their order matters: there it is the user's.
+    Raises UnknownModeError for a mode that the table lacks.
     """
 
     genes: tuple[int, ...]
-    mode: Mode
+    mode: str
     sites: tuple[Site, ...]
     pert_tps: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        edits.parse(self.mode)
+
     @property
-    def is_knockout(self) -> bool:
-        """True for mask, pad and delete: they need the gene to be there."""
-        return self.mode != "overexpress"
+    def edit(self) -> Edit:
+        """What `mode` says: a row of the table of modes, and the value of its parameter."""
+        return edits.parse(self.mode)
+
+    @property
+    def n_inserted(self) -> int:
+        """Tokens that it inserts into each edited row."""
+        return self.edit.mode.n_inserted * len(self.genes)
 
     @property
     def site_label(self) -> str:
@@ -55,29 +66,33 @@ class Perturbation:
 
 
 def make_perturbation(
-    genes: Sequence[int], mode: Mode, sites: Iterable[Site], pert_tps: Iterable[int], vocabulary: Vocabulary
+    genes: Sequence[int], mode: str, sites: Iterable[Site], pert_tps: Iterable[int], vocabulary: Vocabulary
 ) -> Perturbation:
-    """A Perturbation in canonical form. Raises GeneError if a gene is inserted twice."""
-    unique = tuple(dict.fromkeys(genes))
-    if mode == "overexpress" and len(unique) < len(genes):
+    """A Perturbation in canonical form. Raises UnknownModeError; GeneError if a gene is inserted twice."""
+    unique, is_ordered = tuple(dict.fromkeys(genes)), edits.parse(mode).mode.is_ordered
+    if is_ordered and len(unique) < len(genes):
         twice = next(g for g in unique if list(genes).count(g) > 1)
-        raise GeneError(f"{vocabulary.label(twice)} is listed twice in one overexpress edit; list each gene once")
-    ordered = unique if mode == "overexpress" else tuple(sorted(unique))
+        raise GeneError(f"{vocabulary.label(twice)} is listed twice in one {mode} edit; list each gene once")
+    ordered = unique if is_ordered else tuple(sorted(unique))
     where: tuple[Site, ...] = tuple(s for s in ("src", "tgt") if s in set(sites))
     return Perturbation(ordered, mode, where, tuple(sorted(set(pert_tps))) if "tgt" in where else ())
 
 
 def parse_perturbation(text: str, vocabulary: Vocabulary) -> Perturbation:
-    """The perturbation of an id. Raises GeneError for a gene that the vocabulary lacks."""
+    """The perturbation of an id. Raises GeneError for a gene that the vocabulary lacks, UnknownModeError for such a mode."""
     label, mode, genes = text.split(":")
     sites: list[Site] = [site for site in ("src", "tgt") if site in (part[:3] for part in label.split("+"))]
     times = label.rpartition("@")[2] if "tgt" in sites else ""
-    found = make_perturbation(
-        vocabulary.columns(genes.split("+")), next(m for m in MODES if m == mode), sites,
-        [int(t) for t in times.split(",") if t], vocabulary,
-    )  # fmt: skip
+    tps = [int(t) for t in times.split(",") if t]
+    found = make_perturbation(vocabulary.columns(genes.split("+")), mode, sites, tps, vocabulary)
     assert found.id(vocabulary) == text
     return found
+
+
+def edited_states(perturbation: Perturbation) -> tuple[int, ...]:
+    """State numbers that the perturbation edits."""
+    source = (SOURCE,) if "src" in perturbation.sites else ()
+    return source + (perturbation.pert_tps if "tgt" in perturbation.sites else ())
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from screen.engine.lanes import default_lanes
 from screen.engine.packed import BLOCKS_ALIVE, UNITS_AHEAD, PackedEngine
 from screen.engine.sample import sample
 from screen.engine.screen import Prepared
+from screen.planning.batches import pack_unit
 from screen.planning.layout import SUMMARIES
-from screen.planning.pack import pack_unit
 from screen.planning.segments import Segments
 from screen.run.workload import item_flops, total_flops
 

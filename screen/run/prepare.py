@@ -18,7 +18,8 @@ from screen.models.registry import Loaded, load
 from screen.planning.layout import Layout
 from screen.planning.library import expand
 from screen.planning.perturbations import MANY_JOINT_GENES, Library
-from screen.planning.plan import Window, select_items
+from screen.planning.selection import select_items
+from screen.planning.window import Window
 from screen.run.unit_sizes import planned
 from screen.stats.gene_sets import GeneSets
 

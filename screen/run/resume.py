@@ -13,7 +13,8 @@ from screen.engine.executor import Executor, own_version
 from screen.engine.screen import Prepared
 from screen.errors import StoreError, some
 from screen.planning.perturbations import Library, parse_perturbation
-from screen.planning.plan import Coverage, Selection, order, select_items
+from screen.planning.plan import order
+from screen.planning.selection import Coverage, Selection, select_items
 from screen.stats.gene_sets import view_of_gene_sets
 from screen.store.reader import FORMAT_VERSION, STORE, Block
 from screen.store.store import ScreenStore, jsonable

@@ -5,7 +5,9 @@ import numpy as np
 from screen.cells.bank import SOURCE, TokenBank
 from screen.models.adapter import ModelAdapter
 from screen.planning.layout import Layout
-from screen.planning.plan import Plan, Selection, edited_states, order
+from screen.planning.perturbations import edited_states
+from screen.planning.plan import Plan, order
+from screen.planning.selection import Selection
 
 UNIT_FLOPS = 6e13
 """About five minutes of two CPU cores, a fraction of a second of a GPU."""

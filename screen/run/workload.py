@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 
 from screen.engine.screen import Prepared
-from screen.planning.pack import Batch, pack_controls, pack_unit
-from screen.planning.plan import edited_states
+from screen.planning.batches import Batch, pack_controls, pack_unit
+from screen.planning.perturbations import edited_states
 
 
 def work(screen: Prepared, batch_tokens: int, numbers: Iterable[int]) -> Iterator[tuple[list[Batch], list[Batch]]]:

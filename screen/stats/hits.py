@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from screen.planning.plan import Coverage
+from screen.planning.selection import Coverage
 from screen.stats.deg import Names, Summary
 from screen.stats.null import Calibration, baseline_residual, calibrate
 from screen.stats.parts import Means

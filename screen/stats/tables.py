@@ -15,7 +15,7 @@ from screen.cells.bank import combined
 from screen.config.screen_config import parse_section
 from screen.config.sections import DegConfig, EnrichConfig
 from screen.errors import ConfigError, StoreError, some
-from screen.planning.plan import Coverage
+from screen.planning.selection import Coverage
 from screen.stats.deg import Names, Wanted
 from screen.stats.enrich import RANKED, TARGETS, OverRepresentation, joined, of_targets, ranked
 from screen.stats.gene_sets import GeneSets, checksums_of, view_of_gene_sets

@@ -15,9 +15,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from screen_kernels import backend as backends
-from screen_kernels.edit_tokens import Site
 
+from screen.edits import Site
 from tests.support import kernel_cases
+from tests.support.modes import CODES
 from tests.support.places import ROOT
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton has no wheel for this platform")
@@ -43,7 +44,7 @@ def test_the_triton_backend_passes_every_case_in_the_interpreter() -> None:
 
 
 rows_of_ids = st.lists(st.lists(st.one_of(st.just(0), st.integers(0, 12)), max_size=20), min_size=1, max_size=4)
-edits = st.tuples(st.integers(0, 3), st.sampled_from(kernels.MODES), st.lists(st.integers(1, 14), max_size=7))
+edits = st.tuples(st.integers(0, 3), st.sampled_from(CODES), st.lists(st.integers(1, 14), max_size=7))
 
 
 @given(
@@ -55,7 +56,7 @@ edits = st.tuples(st.integers(0, 3), st.sampled_from(kernels.MODES), st.lists(st
 )
 def test_torch_edits_any_rows_as_the_definition_does(
     rows: list[list[int]],
-    items: list[tuple[int, str, list[int]]],
+    items: list[tuple[int, tuple[int, int], list[int]]],
     site: Site,
     width: int,
     out_width: int,
@@ -66,8 +67,10 @@ def test_torch_edits_any_rows_as_the_definition_does(
     for b, (_, _, genes) in enumerate(items):
         gene_BK[b, : len(genes)] = torch.tensor(genes)
     cell_B = torch.tensor([cell % len(rows) for cell, _, _ in items], dtype=torch.int64)
-    mode_B = torch.tensor([kernels.MODES.index(mode) for _, mode, _ in items], dtype=torch.int8)
-    arguments, where = (aligned, cell_B, gene_BK, mode_B), {"site": site, "width": width, "out_width": out_width}
+    mode_B = torch.tensor([code for _, (code, _), _ in items], dtype=torch.int8)
+    parameter_B = torch.tensor([value for _, (_, value), _ in items], dtype=torch.int32)
+    arguments = aligned, cell_B, gene_BK, mode_B, parameter_B
+    where = {"site": site, "width": width, "out_width": out_width}
     expected = kernels.edit_tokens_reference(*arguments, **where)
     kernel_cases.assert_same_edits(kernels.edit_tokens(*arguments, **where), expected, str(where))
 
@@ -79,13 +82,14 @@ def test_torch_edits_with_hundreds_of_genes() -> None:
     gene_BK = torch.from_numpy(rng.integers(1, 900, (20, 300)).astype(np.int32))
     for b in range(20):
         gene_BK[b, 300 - 14 * b :] = -1
-    cell_B, mode_B = torch.arange(20) % 4, (torch.arange(20) // 4).to(torch.int8)
+    cell_B, edit_B = torch.arange(20) % 4, [CODES[b // 4 % len(CODES)] for b in range(20)]
+    mode_B = torch.tensor([code for code, _ in edit_B], dtype=torch.int8)
+    parameter_B = torch.tensor([value for _, value in edit_B], dtype=torch.int32)
     for width in (380, 100):
         where = {"site": "src", "width": width, "out_width": 384}
-        expected = kernels.edit_tokens_reference(aligned, cell_B, gene_BK, mode_B, **where)
-        kernel_cases.assert_same_edits(
-            kernels.edit_tokens(aligned, cell_B, gene_BK, mode_B, **where), expected, str(where)
-        )
+        arguments = aligned, cell_B, gene_BK, mode_B, parameter_B
+        expected = kernels.edit_tokens_reference(*arguments, **where)
+        kernel_cases.assert_same_edits(kernels.edit_tokens(*arguments, **where), expected, str(where))
 
 
 @given(rows_of_ids, st.integers(0, 5))
@@ -124,7 +128,7 @@ def test_a_request_wins_and_the_device_decides_otherwise(monkeypatch: pytest.Mon
 
 def test_wrong_arguments_are_refused_by_name() -> None:
     batch = kernel_cases.edit_batch(kernel_cases.EDIT_CASES["one gene, src"], 0)
-    rows, cell_B, gene_BK, mode_B = batch.arguments("cpu")
+    rows, cell_B, gene_BK, mode_B, parameter_B = batch.arguments("cpu")
     where = {"width": 16, "out_width": 16}
     with pytest.raises(ValueError, match='site is "source"; allowed: src, tgt'):
         kernels.edit_tokens(rows, cell_B, gene_BK, mode_B, site="source", **where)
@@ -132,6 +136,11 @@ def test_wrong_arguments_are_refused_by_name() -> None:
         kernels.edit_tokens(rows, cell_B[:-1], gene_BK, mode_B, site="src", **where)
     with pytest.raises(ValueError, match='17 genes per item; the kernel takes 16; say backend="torch"'):
         kernels.edit_tokens(rows, cell_B, gene_BK.repeat(1, 17), mode_B, site="src", **where, backend="triton")
+    with pytest.raises(ValueError, match=r"parameter_B has shape .* it must be \(B,\)"):
+        kernels.edit_tokens(rows, cell_B, gene_BK, mode_B, parameter_B[:-1], site="src", **where)
+    for edit in (kernels.edit_tokens, kernels.edit_tokens_reference):
+        with pytest.raises(ValueError, match=rf"mode_B holds .*; allowed: 0 to {len(kernels.MODES) - 1}, .*'mask'"):
+            edit(rows, cell_B, gene_BK, mode_B + len(kernels.MODES), site="src", **where)
     hidden_BLD, counted_BL, control_CD, control_B = kernel_cases.pool_inputs((2, 3, 8), torch.float32, "cpu")
     with pytest.raises(ValueError, match="hidden_BLD, counted_BL, control_CD, control_B have shapes"):
         kernels.pool_shift(hidden_BLD, counted_BL, control_CD[:, :4], control_B)

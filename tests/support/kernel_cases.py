@@ -1,7 +1,7 @@
 """Checks of every kernel against its definition, on named adversarial inputs, for any device and backend.
 
-Needs torch, numpy and screen_kernels only: `python -m tests.support.kernel_cases cuda triton` runs all on a bare GPU node,
-`TRITON_INTERPRET=1 python -m tests.support.kernel_cases cpu triton` in Triton's interpreter.
+Needs torch, numpy, screen_kernels and screen.edits only: `python -m tests.support.kernel_cases cuda triton` runs all on
+a bare GPU node, `TRITON_INTERPRET=1 python -m tests.support.kernel_cases cpu triton` in Triton's interpreter.
 """
 
 import sys
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from screen_kernels import (
-    MODES,
     AlignedRows,
     EditedRows,
     add_norm,
@@ -25,8 +24,10 @@ from screen_kernels import (
     split_half,
     split_half_reference,
 )
-from screen_kernels.edit_tokens import Site
 from torch import Tensor
+
+from screen.edits import Site
+from tests.support.modes import CODES
 
 SENTINEL = 77
 N_RANDOM = 60
@@ -86,17 +87,19 @@ class EditBatch:
     cell_B: Tensor
     gene_BK: Tensor
     mode_B: Tensor
+    parameter_B: Tensor
     case: EditCase
 
-    def arguments(self, device: str) -> tuple[AlignedRows, Tensor, Tensor, Tensor]:
+    def arguments(self, device: str) -> tuple[AlignedRows, Tensor, Tensor, Tensor, Tensor]:
         """The same on a device."""
         rows = AlignedRows(*(a.to(device) for a in (self.rows.token_T, self.rows.start_C, self.rows.length_C)))
-        return rows, self.cell_B.to(device), self.gene_BK.to(device), self.mode_B.to(device)
+        tensors = self.cell_B, self.gene_BK, self.mode_B, self.parameter_B
+        return rows, *(x.to(device) for x in tensors)  # type: ignore[return-value]
 
     def expected(self) -> EditedRows:
         """What the definition says."""
         where = {"site": self.case.site, "width": self.case.width, "out_width": self.case.out_width}
-        return edit_tokens_reference(self.rows, self.cell_B, self.gene_BK, self.mode_B, **where)
+        return edit_tokens_reference(*self.arguments("cpu"), **where)
 
 
 def edit_batch(case: EditCase, seed: int, n_items: int | None = None) -> EditBatch:
@@ -104,10 +107,10 @@ def edit_batch(case: EditCase, seed: int, n_items: int | None = None) -> EditBat
     rng = np.random.default_rng(seed)
     rows, aligned = ragged(case.lengths, rng)
     items = [
-        (cell, mode, genes)
+        (cell, edit, genes)
         for cell, row in enumerate(rows)
         for genes in gene_choices(row, case.n_genes, rng)
-        for mode in range(len(MODES))
+        for edit in CODES
     ]
     n_items = (20 if max(case.lengths) > 600 else 64) if n_items is None else n_items
     items = [items[int(i)] for i in rng.permutation(len(items))[:n_items]]
@@ -115,8 +118,9 @@ def edit_batch(case: EditCase, seed: int, n_items: int | None = None) -> EditBat
     for b, (_, _, genes) in enumerate(items):
         gene_BK[b, : len(genes)] = torch.tensor(genes)
     cell_B = torch.tensor([i[0] for i in items], dtype=torch.int64)
-    mode_B = torch.tensor([i[1] for i in items], dtype=torch.int8)
-    return EditBatch(aligned, cell_B, gene_BK, mode_B, case)
+    mode_B = torch.tensor([i[1][0] for i in items], dtype=torch.int8)
+    parameter_B = torch.tensor([i[1][1] for i in items], dtype=torch.int32)
+    return EditBatch(aligned, cell_B, gene_BK, mode_B, parameter_B, case)
 
 
 def assert_same_edits(ours: EditedRows, expected: EditedRows, what: str) -> None:

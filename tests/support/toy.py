@@ -20,7 +20,7 @@ from screen.models.adapter import ModelAdapter, Rows, Schema
 from screen.models.ops import Ops, X
 from screen.models.registry import Loaded
 from screen.models.unpickle import load_torch
-from screen.planning.plan import Window
+from screen.planning.window import Window
 
 WIDTH, N_HEADS, LONGEST = 12, 3, 40
 

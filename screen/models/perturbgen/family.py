@@ -24,7 +24,7 @@ from screen.models.perturbgen.network.model import PerturbGen
 from screen.models.perturbgen.network.sizes import CONDITION_SLOTS, SCMASKGIT_HEADS, Sizes
 from screen.models.registry import Loaded
 from screen.models.synthetic import SyntheticSizes
-from screen.planning.plan import Window
+from screen.planning.window import Window
 
 
 def load(config: ScreenConfig) -> Loaded:

@@ -7,7 +7,7 @@ from screen.models.perturbgen.adapter import PerturbGenAdapter
 from screen.models.perturbgen.network.model import PerturbGen
 from screen.models.perturbgen.network.sizes import POSITION_SLOTS, EncoderSizes, Sizes
 from screen.models.synthetic import FIRST_TOKEN, SyntheticSizes
-from screen.planning.plan import Window
+from screen.planning.window import Window
 
 LOGIT_SPREAD = 2.0
 

@@ -13,9 +13,9 @@ from screen.engine.resident import Resident
 from screen.models.adapter import Batching
 from screen.models.ops import Arithmetic
 from screen.models.perturbgen.cost import Cost
-from screen.planning.pack import RowLengths, pack, pack_controls
-from screen.planning.perturbations import Library
-from screen.planning.plan import edited_states
+from screen.planning.batches import pack, pack_controls
+from screen.planning.perturbations import Library, edited_states
+from screen.planning.row_lengths import RowLengths
 from tests.models.perturbgen.test_golden_model import CASES, engine, perturbation
 from tests.support.golden import golden
 

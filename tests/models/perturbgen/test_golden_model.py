@@ -14,7 +14,7 @@ from screen.models.perturbgen.adapter import PerturbGenAdapter
 from screen.models.perturbgen.network.count_head import negative_log_likelihood
 from screen.models.perturbgen.network.model import PerturbGen
 from screen.planning.perturbations import Perturbation
-from screen.planning.plan import Window
+from screen.planning.window import Window
 from tests.support.golden import golden, golden_json, scale_error
 
 CASES = golden_json("cases")["cases"]

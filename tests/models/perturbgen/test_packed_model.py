@@ -14,9 +14,9 @@ from screen.models.adapter import Batching
 from screen.models.ops import Arithmetic, CpuBackend, Precision
 from screen.models.perturbgen.adapter import ATTENTION_CHOICES
 from screen.models.perturbgen.chains import REUSE
-from screen.planning.pack import RowLengths, pack, pack_controls
-from screen.planning.perturbations import Library
-from screen.planning.plan import edited_states
+from screen.planning.batches import pack, pack_controls
+from screen.planning.perturbations import Library, edited_states
+from screen.planning.row_lengths import RowLengths
 from tests.models.perturbgen.test_golden_model import CASES, TOLERANCE, engine, perturbation, vocabulary
 from tests.support.golden import golden, scale_error
 

@@ -23,10 +23,12 @@ from screen.engine.unit import Unit
 from screen.models.perturbgen.adapter import ATTENTION_CHOICES
 from screen.models.perturbgen.random import random_model, sizes_of
 from screen.models.synthetic import SyntheticSizes
-from screen.planning.plan import order, select_items
+from screen.planning.plan import order
+from screen.planning.selection import select_items
 from screen.run.configuration import load_config
 from screen.run.prepare import prepare
 from tests.support.golden import scale_error
+from tests.support.modes import EVERY
 from tests.support.places import ROOT
 
 CPU = torch.device("cpu")
@@ -92,7 +94,7 @@ def assert_same(one: dict[int, Unit], two: dict[int, Unit]) -> None:
 
 CASES = list(
     itertools.product(
-        [("mask",), ("pad", "delete"), ("overexpress",), ("mask", "pad", "delete", "overexpress")],
+        [("mask",), ("pad", "delete"), ("overexpress",), EVERY],
         [(("src",), ()), (("tgt",), (1,)), (("tgt",), (1, 2)), (("src", "tgt"), (2,))],
         [False, True],
     )

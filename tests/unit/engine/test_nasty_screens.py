@@ -27,7 +27,10 @@ from screen.models.perturbgen.random import random_model, sizes_of
 from screen.models.synthetic import SyntheticSizes, synthetic_vocabulary
 from screen.planning.layout import Layout
 from screen.planning.perturbations import Library, make_library, make_perturbation
-from screen.planning.plan import Window, order, select_items
+from screen.planning.plan import order
+from screen.planning.selection import select_items
+from screen.planning.window import Window
+from tests.support.modes import EVERY
 from tests.unit.engine.test_engine import quiet
 
 CPU = torch.device("cpu")
@@ -37,6 +40,7 @@ SIZES = SyntheticSizes(
     n_source_tokens=400, max_len=MAX_LEN, n_times=3,
 )  # fmt: skip
 VOCABULARY = synthetic_vocabulary(SIZES)
+FIRST = ("mask", "pad", "delete", "overexpress")
 
 
 @cache
@@ -66,12 +70,14 @@ def nasty_row(rng: np.random.Generator, token_G: np.ndarray) -> np.ndarray:
 
 
 def nasty_library(rng: np.random.Generator, pred_tps: tuple[int, ...], excludes_source: bool) -> Library:
-    edits = []
+    edits, more = [], rng.spawn(1)[0]
     sites: list[tuple[Any, ...]] = [("tgt",)] if excludes_source else [("src",), ("tgt",), ("src", "tgt")]
-    for mode in ("mask", "pad", "delete", "overexpress"):
+    for mode in EVERY:
+        # those of the pinned examples draw what they drew when they were found
+        draw = rng if mode in FIRST else more
         for site in sites:
-            genes = rng.permutation(N_GENES)[: int(rng.choice([1, 1, 2, 3, 17, 31]))].tolist()
-            tps = rng.permutation(pred_tps)[: rng.integers(1, len(pred_tps) + 1)].tolist() if "tgt" in site else ()
+            genes = draw.permutation(N_GENES)[: int(draw.choice([1, 1, 2, 3, 17, 31]))].tolist()
+            tps = draw.permutation(pred_tps)[: draw.integers(1, len(pred_tps) + 1)].tolist() if "tgt" in site else ()
             edits.append(make_perturbation(genes, mode, site, tps, VOCABULARY))  # type: ignore[arg-type]
     return make_library([(edits, False)])
 

@@ -10,18 +10,13 @@ from torch import from_numpy
 from screen.cells.bank import SOURCE, Ragged, State, TokenBank
 from screen.cells.vocabulary import PAD, Vocabulary
 from screen.engine.rows import RowBuilder
-from screen.planning.pack import (
-    MAX_PADDED,
-    NO_PERTURBATION,
-    Batch,
-    RowLengths,
-    pack,
-    pack_controls,
-    pack_unit,
-    padded_share,
-)
-from screen.planning.perturbations import Library, Perturbation, make_perturbation
-from screen.planning.plan import Window, edited_states, order, select_items
+from screen.planning.batches import MAX_PADDED, Batch, pack, pack_controls, pack_unit, padded_share
+from screen.planning.perturbations import Library, Perturbation, edited_states, make_perturbation
+from screen.planning.plan import order
+from screen.planning.row_lengths import NO_PERTURBATION, RowLengths
+from screen.planning.selection import select_items
+from screen.planning.window import Window
+from tests.support.modes import EVERY
 
 N_GENES, MAX_LEN, N_CELLS = 6, 5, 4
 TIMES = (1, 2)
@@ -32,7 +27,7 @@ WINDOW = Window((1,), (2,), MAX_LEN)
 perturbations = st.builds(
     lambda genes, mode, sites, tps: make_perturbation(genes, mode, sites, tps, VOCABULARY),
     st.lists(st.integers(0, N_GENES - 1), min_size=1, max_size=N_GENES, unique=True),
-    st.sampled_from(["mask", "pad", "delete", "overexpress"]),
+    st.sampled_from(EVERY),
     st.sampled_from([["src"], ["tgt"], ["src", "tgt"]]),
     st.lists(st.sampled_from(TIMES), min_size=1, max_size=2, unique=True),
 )

@@ -14,8 +14,12 @@ from torch import from_numpy
 from screen.cells.bank import SOURCE, Ragged, State, TokenBank, distinct_tokens
 from screen.cells.vocabulary import SPECIAL_IDS, Vocabulary
 from screen.errors import CellError
+from screen.planning.index import CELLS_AT_ONCE
 from screen.planning.perturbations import Library, Perturbation, make_perturbation
-from screen.planning.plan import CELLS_AT_ONCE, Plan, Window, order, select_items
+from screen.planning.plan import Plan, order
+from screen.planning.selection import select_items
+from screen.planning.window import Window
+from tests.support.modes import EVERY
 
 N_GENES, MAX_LEN = 6, 5
 SOURCE_TOKEN = np.array([14, 9, 11, 7, 12, 5])
@@ -31,7 +35,7 @@ def rows_of(token_G: np.ndarray, with_special: bool) -> st.SearchStrategy[list[l
 perturbations = st.builds(
     lambda genes, mode, sites, tps: make_perturbation(genes, mode, sites, tps, VOCABULARY),
     st.lists(st.integers(0, N_GENES - 1), min_size=1, max_size=3, unique=True),
-    st.sampled_from(["mask", "pad", "delete", "overexpress"]),
+    st.sampled_from(EVERY),
     st.sampled_from([["src"], ["tgt"], ["src", "tgt"]]),
     st.lists(st.integers(1, 2), min_size=1, max_size=2, unique=True),
 )
@@ -48,10 +52,10 @@ def naive(p: Perturbation, bank: TokenBank, cell: int, window: Window) -> tuple[
     tokens = {s: p.tokens(VOCABULARY, "src" if s == SOURCE else "tgt") for s in edited}
     seen = any(set(tokens[s]) & set(bank.states[s].tokens[cell][: window.max_len].tolist()) for s in edited)
     whole = any(set(tokens[s]) & set(bank.states[s].tokens[cell].tolist()) for s in edited)
-    if p.is_knockout and not seen:
+    if p.edit.mode.needs_gene and not seen:
         return ("truncated" if whole else "absent"), []
     source = from_numpy(bank.padded_row(SOURCE, cell, window.max_len))
-    if "src" in p.sites and p.is_knockout and not edit_row_reference(source, tokens[SOURCE], p.mode, "src").any():
+    if "src" in p.sites and not edit_row_reference(source, tokens[SOURCE], p.mode, "src").any():
         return "emptied", []
     left = []
     for t in window.pred_tps:

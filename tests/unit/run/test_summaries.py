@@ -20,8 +20,10 @@ from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
 from screen.planning.layout import SUMMARIES
 from screen.planning.perturbations import Library
-from screen.planning.plan import Plan, Window, order, select_items
+from screen.planning.plan import Plan, order
 from screen.planning.segments import Segments, segment_of_rows
+from screen.planning.selection import select_items
+from screen.planning.window import Window
 from screen.run.configuration import load_config
 from screen.run.prepare import prepare
 from screen.run.resume import open_store

@@ -1,0 +1,15 @@
+"""Modes to test with: every row of the table, one that has a parameter at several values of it."""
+
+from screen.edits import NO_EDIT, TABLE, Mode, parse
+
+
+def spelled(mode: Mode) -> tuple[str, ...]:
+    """How a user writes a mode: short ways, longer ones and the longest, in both directions."""
+    if mode.parameter is None:
+        return (mode.name,)
+    return tuple(f"{mode.name}{value:+d}" for value in (1, -2, 10, -mode.parameter.most))
+
+
+EVERY = tuple(text for mode in TABLE for text in spelled(mode))
+CODES = ((NO_EDIT, 0), *((e.mode.code, e.parameter) for e in map(parse, EVERY)))
+"""(code, parameter) as the kernels read them, no edit first."""
