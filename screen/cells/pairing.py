@@ -64,7 +64,7 @@ class Cells:
     def value_C(self) -> Strings:
         """What the state column holds."""
         if self.state_column is None:
-            return np.full(len(self.obs), ALL_CELLS, dtype=np.str_)
+            return np.full(len(self.obs), ALL_CELLS)
         return self.column(self.state_column, "state_column")
 
     def column(self, column: str, used_as: str) -> Strings:

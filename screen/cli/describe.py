@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
 
+from screen.cells.bank import SOURCE
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -34,9 +36,12 @@ def describe_plan(screen: Prepared, console: Console) -> None:
         "beyond the longest row": coverage.truncated_PS,
         "nothing left to predict from": coverage.emptied_PS,
     }
-    console.say(
-        f"{len(screen.library):,} perturbations x {screen.bank.n_cells:,} cells, time points {list(screen.window.pred_tps)}"
+    read_out = (
+        f"time points {list(screen.window.pred_tps)}"
+        if SOURCE not in screen.window.pred_tps
+        else "read out at the source"
     )
+    console.say(f"{len(screen.library):,} perturbations x {screen.bank.n_cells:,} cells, {read_out}")
     for name, tally in classes.items():
         n = int(tally.sum())
         if n or name == "screened":

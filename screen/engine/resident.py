@@ -38,7 +38,7 @@ class Resident:
     ) -> None:
         window, bank = builder.window, builder.bank
         self.device, self.window, self.exclude_src = device, window, builder.exclude_src
-        self.n_conditions, self.times = builder.n_conditions, builder.times
+        self.n_conditions, self.times = builder.n_conditions, window.times
         self._rows = {s: align_rows(*_arrays(bank.states[s].tokens), device) for s in (SOURCE, *self.times)}
         self._lengths = lengths
         self._is_regular_C = {s: lengths.is_regular_C(s) for s in self._rows}

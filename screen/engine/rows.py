@@ -37,11 +37,6 @@ class RowBuilder:
     exclude_src: bool = False
     condition_ids: tuple[int, ...] = ()
 
-    @property
-    def times(self) -> tuple[int, ...]:
-        """Target time points that the model reads."""
-        return tuple(sorted({*self.window.pred_tps, *self.window.context_tps} - {SOURCE}))
-
     def n_conditions(self, state: int) -> int:
         """Condition tokens in front of every row of a state."""
         return 0 if state == SOURCE else int(self.condition_CN[state].shape[1])
@@ -64,7 +59,7 @@ class RowBuilder:
 
     def _rows(self, cell: int, p: Perturbation | None) -> Rows:
         source = row_of(trim(self._source(cell, p)[None]))
-        target = {t: row_of(trim(self._target(cell, t, p)[None])) for t in self.times}
+        target = {t: row_of(trim(self._target(cell, t, p)[None])) for t in self.window.times}
         size_factor, counted = {}, {}
         for s in self.window.pred_tps:
             size_C = self.bank.states[s].size_factor_C

@@ -46,7 +46,7 @@ class Prepared:
         """Lengths of edited rows, for packing."""
         rows = self.rows
         return RowLengths(
-            self.bank, self.vocabulary, self.window, self.library, rows.times, exclude_src=rows.exclude_src
+            self.bank, self.vocabulary, self.window, self.library, self.window.times, exclude_src=rows.exclude_src
         )
 
     @cached_property

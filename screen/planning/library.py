@@ -74,7 +74,7 @@ def _random(
 
 def _where(block: LibraryConfig, window: Window) -> tuple[list[Site], list[int]]:
     """(sites, edited time points) of a block."""
-    return block.perturbation_sequence, block.pert_tps or sorted({*window.pred_tps, *window.context_tps})
+    return block.perturbation_sequence, block.pert_tps or list(window.times)
 
 
 def _block(block: LibraryConfig, bank: TokenBank, vocabulary: Vocabulary, window: Window) -> list[Perturbation]:

@@ -83,7 +83,8 @@ class _Finder:
         for k, t in enumerate(self.window.pred_tps):
             if self.window.excludes_genes(p, t):
                 np.greater(n_genes_TN[k], gone_N(t), out=screened_TN[k])
-            if t in p.pert_tps and p.n_inserted >= self.window.max_len:
+            # what stands in column 0 of a source row stays in front, and may be no gene
+            if t in edited and p.n_inserted + (t == SOURCE) >= self.window.max_len:
                 screened_TN[k] = False
         if "src" in p.sites and not p.n_inserted:
             # a source without any id has nothing left either

@@ -57,6 +57,8 @@ def _by_stratum(loaded: Loaded, config: ScreenConfig) -> Loaded:
 def _check(config: ScreenConfig, bank: TokenBank, window: Window) -> None:
     """Raises ConfigError for edits of states that the model does not read, CellError for metadata that is not there."""
     has_targets = set(window.pred_tps) != {SOURCE}
+    if not has_targets and config.predict.pred_tps:
+        raise ConfigError("this model reads out the source itself: remove `pred_tps` from the section `predict`")
     if not has_targets and any("tgt" in block.perturbation_sequence for block in config.library):
         raise ConfigError(
             "this model reads the source alone: remove `tgt` from perturbation_sequence in the section `library`"

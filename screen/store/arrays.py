@@ -57,6 +57,11 @@ def stored_name(column: str) -> str:
     return column.replace("%", "%25").replace("/", "%2F")
 
 
+def group_of(state: int) -> str:
+    """The group below `cells/` that holds what is known of a state."""
+    return "source" if state == SOURCE else f"t{state}"
+
+
 def checksums(folder: Path) -> dict[str, str]:
     """File below a folder that was just written -> its checksum; its own metadata, which is going to hold them, aside."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / "zarr.json")
@@ -72,9 +77,8 @@ def write_genes(root: zarr.Group, vocabulary: Vocabulary) -> None:
 def write_cells(root: zarr.Group, bank: TokenBank, pred_tps: Sequence[int]) -> None:
     cells = root.create_group("cells")
     _put(cells, "id", bank.cell_id_C, "cell")
-    for number in (SOURCE, *pred_tps):
-        group = cells.create_group("source" if number == SOURCE else f"t{number}")
-        _write_state(group, bank.states[number])
+    for state in dict.fromkeys((SOURCE, *pred_tps)):
+        _write_state(cells.create_group(group_of(state)), bank.states[state])
 
 
 def _write_state(group: zarr.Group, state: State) -> None:

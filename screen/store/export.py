@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from screen.errors import StoreError, nearest
 from screen.planning.layout import counts
-from screen.store.arrays import stored_name
+from screen.store.arrays import group_of, stored_name
 from screen.store.reader import STORE, Block, StoreReader
 
 MAX_BYTES, BYTES_PER_VALUE = 8 * 2**30, 82  # measured: peak per row and gene, AnnData included
@@ -213,11 +213,14 @@ def _true_counts(store: StoreReader, table: Lines) -> NDArray[np.float32] | None
 
     parts: NDArray[np.float32] | None = None
     for t in store.layout.pred_tps:
-        group = store.group.get(f"cells/t{t}/true_counts")
+        group = store.group.get(f"cells/{group_of(t)}/true_counts")
         if group is None:
             return None
         matrix = sp.csr_matrix(
-            tuple(np.asarray(store.array(f"cells/t{t}/true_counts/{n}")[...]) for n in ("data", "indices", "indptr")),
+            tuple(
+                np.asarray(store.array(f"cells/{group_of(t)}/true_counts/{n}")[...])
+                for n in ("data", "indices", "indptr")
+            ),
             shape=tuple(group.attrs["shape"]),  # type: ignore[arg-type]
         )
         at = table.at(t)
@@ -234,7 +237,7 @@ def _obs(store: StoreReader, table: Lines, ids: list[str]) -> Any:
     var_list: list[str] | None = store.provenance["view"]["var_list"]
     columns: dict[str, NDArray[Any]] = {}
     for t in store.layout.pred_tps:
-        names = [str(k) for k, _ in store.group[f"cells/t{t}/obs"].members()]  # type: ignore[union-attr]
+        names = [str(k) for k, _ in store.group[f"cells/{group_of(t)}/obs"].members()]  # type: ignore[union-attr]
         for name in var_list if var_list is not None else sorted(names):
             if stored_name(name) not in names:
                 raise StoreError(
@@ -242,12 +245,12 @@ def _obs(store: StoreReader, table: Lines, ids: list[str]) -> Any:
                 )
             values = columns.setdefault(name, np.full(len(table), "", dtype=object))
             at = table.at(t)
-            values[at] = store.strings(f"cells/t{t}/obs/{stored_name(name)}")[table.cell_N[at]]
+            values[at] = store.strings(f"cells/{group_of(t)}/obs/{stored_name(name)}")[table.cell_N[at]]
     obs = pd.DataFrame(columns, index=[str(i) for i in range(len(table))])
     cell_idx = np.zeros(len(table), dtype=np.int64)
     for t in store.layout.pred_tps:
         at = table.at(t)
-        cell_idx[at] = np.asarray(store.array(f"cells/t{t}/cell_index")[...])[table.cell_N[at]]
+        cell_idx[at] = np.asarray(store.array(f"cells/{group_of(t)}/cell_index")[...])[table.cell_N[at]]
     obs["cell_idx"] = cell_idx
     ours = {
         "time": table.time_N,
