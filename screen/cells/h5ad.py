@@ -61,6 +61,8 @@ def read_h5ad_cells(
     Raises CellError or GeneError, saying what was seen and what there is.
     """
     _check_medians(vocabulary)
+    if SOURCE in targets:
+        raise CellError("targets: time points are numbered 1 to 9; seen: 0")
     with_counts = set(targets if counts_for is None else counts_for)
     if not with_counts <= set(targets):
         raise CellError(f"counts_for names {sorted(with_counts - set(targets))}; time points: {sorted(targets)}")

@@ -41,6 +41,9 @@ class Prepared:
     deg: DegConfig = field(default_factory=DegConfig)
     enrich: EnrichConfig | None = None
 
+    def __post_init__(self) -> None:
+        assert self.rows.condition_ids == self.adapter.condition_ids
+
     @cached_property
     def lengths(self) -> RowLengths:
         """Lengths of edited rows, for packing."""

@@ -130,7 +130,7 @@ def _control_flops(screen: Prepared) -> float:
     """Operations of all controls, every cell once, at their own lengths."""
     max_len, states = screen.window.max_len, screen.bank.states
     length = {s: np.minimum(states[s].tokens.length_C, max_len).astype(float) for s in screen.lengths.states}
-    target = {t: n + screen.rows.n_conditions for t, n in length.items() if t != SOURCE}
+    target = {t: n + screen.rows.n_conditions(t) for t, n in length.items() if t != SOURCE}
     return float(np.sum(screen.adapter.cost.control(length[SOURCE], target)))
 
 

@@ -29,9 +29,7 @@ from screen.planning.window import Window
 
 def load(config: ScreenConfig) -> Loaded:
     """Checkpoint, vocabulary, cells and conditions, checked against each other. Raises RequestError."""
-    predict, pred_tps = config.predict, config.predict.pred_tps
-    if pred_tps is None:
-        raise ConfigError("this model predicts target states: say which with `predict: {pred_tps: [1, ...]}`")
+    predict, pred_tps = config.predict, _time_points(config)
     model, checkpoint = load_model(config.model.checkpoint, _declared(config), config.model.encoder_path)
     sizes, hyper = model.sizes, checkpoint.hyper_parameters
     vocabulary = _vocabulary(config, sizes)
@@ -117,8 +115,6 @@ def _cells(config: ScreenConfig, vocabulary: Vocabulary, sizes: Sizes, pred_tps:
         needs_counts = cells.tgt_adata_folder is not None or config.predict.size_factor in ("auto", "observed")
         count_tps = pred_tps if config.predict.use_count_decoder and needs_counts else []
         return read_tokenised_cells(cells, count_tps, sizes.loss_mode == "mse", len(vocabulary))
-    if not cells.targets:
-        raise ConfigError("this model predicts target states: cells from an h5ad need `targets` (time point: value)")
     return cells_of_h5ad(cells, vocabulary)
 
 
@@ -170,6 +166,18 @@ def _size_factor(predict: PredictConfig, checkpoint: Checkpoint, model: PerturbG
         return "none"
     observes = checkpoint.hyper_parameters.get("use_observed_size_factor", True)
     return "observed" if observes or not model.sizes.predicts_size_factor else "predicted"
+
+
+def _time_points(config: ScreenConfig) -> list[int]:
+    """The time points that are predicted. Raises ConfigError where a configuration leaves the targets out."""
+    if config.predict.pred_tps is None:
+        raise ConfigError('"predict.pred_tps" is missing: this model predicts target time points; say which, e.g. [1]')
+    if config.cells.h5ad is not None and not config.cells.targets:
+        raise ConfigError(
+            "this model predicts target time points: cells from an h5ad need `state_column`, `source` and `targets` "
+            "(time point: value)"
+        )
+    return config.predict.pred_tps
 
 
 def _idle(config: ScreenConfig, has_own_encoder: bool) -> list[str]:

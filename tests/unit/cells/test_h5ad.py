@@ -211,11 +211,27 @@ def test_unknown_columns_and_values_name_what_there_is(file: Path) -> None:
         read(file, filters={"donor": ["0", "7"]})
 
 
+def test_cells_without_targets_or_states_are_all_the_source(file: Path) -> None:
+    only = read(file, targets={})
+    assert set(only.states) == {0}
+    everything = read(file, state_column=None, source=None, targets={})
+    assert everything.n_cells > only.n_cells
+    assert not [n for n in everything.notes if "Pairs were drawn" in n]
+    # a cell's tokens do not depend on who else is a source cell
+    tokens = dict(
+        zip(
+            everything.cell_id_C,
+            (r.tolist() for r in map(everything.states[0].tokens.__getitem__, range(everything.n_cells))),
+            strict=True,
+        )
+    )
+    assert all(tokens[name] == only.states[0].tokens[i].tolist() for i, name in enumerate(only.cell_id_C))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"targets": {}}, "1 to 9 and there is at least one; seen: none"),
-        ({"targets": {0: "stimulated"}}, "seen: none"),
+        ({"targets": {0: "stimulated"}}, "1 to 9; seen: 0"),
         ({"targets": {10: "stimulated"}}, "seen: 10"),
         ({"targets": {1: "control"}}, "must differ"),
         ({"max_cells": 0}, "max_cells is 0"),

@@ -116,7 +116,7 @@ def nasty_screen(seed: int) -> Prepared | None:
     if selection.n_items == 0:
         return None
     plan = order(selection, unit_rows=int(rng.choice([7, 33, 1000])), cells_per_block=int(rng.choice([1, 3, 50])))
-    rows = RowBuilder(bank, VOCABULARY, window, conditions, bool(excludes_source))
+    rows = RowBuilder(bank, VOCABULARY, window, conditions, bool(excludes_source), adapter.condition_ids)
     return Prepared(OutputConfig(), VOCABULARY, bank, library, plan, window, adapter, rows, layout)
 
 
