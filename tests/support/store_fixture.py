@@ -203,7 +203,7 @@ def consolidated(out: Path) -> Any:
 
 HOLD = """
 import pathlib, sys
-from screen.lock import only_writer
+from screen.store.lock import only_writer
 with only_writer(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[1], "scratch")):
     print("held", flush=True)
     sys.stdin.read()
