@@ -12,6 +12,7 @@ import numpy as np
 from screen.engine.executor import Executor, own_version
 from screen.engine.screen import Prepared
 from screen.errors import StoreError, some
+from screen.files import holds, write_file
 from screen.planning.perturbations import Library, parse_perturbation
 from screen.planning.plan import Coverage, Selection, order, select_items
 from screen.stats.gene_sets import view_of_gene_sets
@@ -225,9 +226,9 @@ def _block_attributes(screen: Prepared, config_text: str) -> dict[str, Any]:
 def _write_provenance(store: ScreenStore, directory: Path) -> None:
     """A copy for people, rewritten where it is missing or differs."""
     blocks = [{k: v for k, v in b.attributes.items() if k != "files"} for b in store.blocks]
-    path, text = directory / "provenance.json", json.dumps({**store.provenance, "library": blocks}, indent=2)
-    if path.is_file() and path.read_text(errors="replace") == text:
-        return
-    partial_file = directory / ".provenance.partial"
-    partial_file.write_text(text)
-    partial_file.replace(path)
+    path, content = (
+        directory / "provenance.json",
+        json.dumps({**store.provenance, "library": blocks}, indent=2).encode(),
+    )
+    if not holds(path, content):
+        write_file(path, content, durable=True)
