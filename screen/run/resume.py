@@ -19,7 +19,6 @@ from screen.stats.gene_sets import view_of_gene_sets
 from screen.store.reader import FORMAT_VERSION, STORE, Block
 from screen.store.store import ScreenStore, jsonable
 
-VIEW = ("var_list", "export_batch_size", "strata", "min_cells")
 MEANING = {
     "model": "another checkpoint",
     "vocabulary": "other genes or tokens",
@@ -45,9 +44,7 @@ def open_store(
     Perturbations that it lacks are appended as a library block of their own if `add` says so.
     Raises StoreError saying what differs if another screen is there.
     """
-    path = directory / STORE
-    view = {name: getattr(screen.output, name) for name in VIEW}
-    view |= {"deg": screen.deg.model_dump(), "enrich": view_of_gene_sets(screen.enrich)}
+    path, view = directory / STORE, _view(screen)
     if ScreenStore.exists(path):
         store = ScreenStore.open(path, "r+")
         _require_same(store, screen, executor)
@@ -80,6 +77,19 @@ def open_store(
         )  # fmt: skip
     _write_provenance(store, directory)
     return store
+
+
+def _view(screen: Prepared) -> dict[str, Any]:
+    """How tables and exports present the results."""
+    output = screen.output
+    return {
+        "var_list": output.var_list,
+        "export_batch_size": output.export_batch_size,
+        "strata": output.strata,
+        "min_cells": output.min_cells,
+        "deg": screen.deg.model_dump(),
+        "enrich": view_of_gene_sets(screen.enrich),
+    }
 
 
 def left(screen: Prepared, store: ScreenStore) -> list[tuple[Block, Prepared]]:

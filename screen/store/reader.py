@@ -174,7 +174,7 @@ class StoreReader(Folder):
     def __init__(self, path: Path, root: zarr.Group) -> None:
         super().__init__(path, root)
         attributes: Any = dict(root.attrs)
-        self.layout = Layout(**{**attributes["layout"], "pred_tps": tuple(attributes["layout"]["pred_tps"])})
+        self.layout = Layout.from_json(attributes["layout"], path)
         self.provenance: dict[str, Any] = attributes["provenance"]
         self.fixed_files: dict[str, str] = attributes["files"]
         self.blocks: list[Block] = []

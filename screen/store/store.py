@@ -57,7 +57,7 @@ class ScreenStore(StoreReader):
         Raises StoreError if something else is there or nothing can be written.
         """
         ScreenStore.require_free(path)
-        attributes: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, "layout": jsonable(layout.__dict__)}
+        attributes: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, "layout": layout.as_json()}
         with _whole(path, scratch_of(path)) as partial:
             root = zarr.create_group(partial, overwrite=True)
             write_genes(root, vocabulary)
