@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from screen_kernels.split_half import split_half_bytes
 
 from benchmarks.record import circumstances, median
 from screen.bench.measure import PUBLISHED, SMALL, Wanted, measure
+from screen.bench.report import measured_as_json
 from screen.bench.synthetic import synthetic_screen
 from screen.cells.bank import SOURCE
 from screen.config.sections import ComputeConfig
@@ -285,7 +286,7 @@ def precisions(job: Job) -> None:
     for precision in PRECISIONS:
         with job.part(f"precision {precision}"):
             wanted = Wanted(job.sizes, str(job.device), precision, batch_tokens=job.batch_tokens, seconds=job.seconds)
-            found = asdict(measure(wanted))
+            found = measured_as_json(measure(wanted))
             job.figures.setdefault("precisions", {})[precision] = found
             compute = ComputeConfig(device=str(job.device), precision=precision, batch_tokens=job.batch_tokens)
             ours = results(PackedEngine(screen, decide(compute, screen)))["delta/t1"]

@@ -51,6 +51,10 @@ DESCRIPTIONS = {
     "plan_genome_wide_items_per_s": ("planning 100 million items", ""),
     "store_write_share_demo": ("the writer's share of the demo's time, beside the computation", ""),
     "store_write_vs_tofile": ("writing units, checksums and markers included", "`numpy.tofile` of the same bytes"),
+    "store_write_vs_synced_tofile": (
+        "writing units, synced, checksums and markers included",
+        "`numpy.tofile` and `fsync` of the same bytes",
+    ),
     "store_scan_vs_raw": ("reading every change through dask", "`numpy.fromfile` of the same files"),
     "store_read_perturbation": ("one perturbation, 1,000 cells x 2,000 genes, as AnnData", ""),
     "store_bytes_per_1000_items": ("1,000 edits x 2,000 genes on disk", "upstream's three dense layers"),

@@ -14,7 +14,7 @@ import warnings
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,17 @@ class SourceFile:
     what: str
     citation: str
     licence: str
+
+    def as_json(self) -> dict[str, str]:
+        """As `SOURCE.json` has it."""
+        return {
+            "distribution": self.distribution,
+            "path": self.path,
+            "sha256": self.sha256,
+            "what": self.what,
+            "citation": self.citation,
+            "licence": self.licence,
+        }
 
 
 SOURCES = {
@@ -266,7 +277,7 @@ def _write_source(folder: Path, cells: DemoCells, figures: dict[str, Any]) -> No
     length_C = np.diff(cells.counts_CG.indptr)
     record = {
         "made_by": "python -m demo.build_data",
-        "sources": {key: asdict(source) for key, source in SOURCES.items()},
+        "sources": {key: source.as_json() for key, source in SOURCES.items()},
         "made_with": {name: version(name) for name in ("anndata", "h5py", "numpy", "scipy")},
         "seed": SEED,
         "figures": figures,

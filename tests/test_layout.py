@@ -17,6 +17,7 @@ HOMES = {
     "pandas": {"cells", "store", "stats"},
     "pyarrow": {"models", "stats"},
     "gseapy": {"stats"},
+    "google_crc32c": {"files"},
     "dask": {"run", "stats", "store"},
     "distributed": {"run"},
     "rich": {"cli"},
@@ -91,6 +92,20 @@ def test_planning_knows_nothing_of_files() -> None:
         libraries = {m.split(".")[0] for m in imports(path)}
         # a list of genes may be a file
         assert not libraries & {"torch", "zarr", "os"} and ("pathlib" not in libraries or path.stem == "library"), path
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if room(p) != "files"], **ids)
+def test_files_are_renamed_and_synced_in_one_place(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            # of a path; text has two arguments to replace, a table names those of rename
+            is_renamed = node.func.attr in ("replace", "rename") and len(node.args) == 1 and not node.keywords
+            is_other = ast.unparse(node.func) in ("os.replace", "os.rename", "os.renames", "shutil.move", "os.fsync")
+            assert not is_renamed and not is_other, f"{path}:{node.lineno}: see screen/files.py"
+
+
+def test_a_bare_node_imports_what_writes_files() -> None:
+    assert not {"google_crc32c", "numpy"} & modules_after("import screen.files")
 
 
 def test_nothing_names_a_registry_host_or_the_network() -> None:

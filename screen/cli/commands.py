@@ -4,7 +4,7 @@ import argparse
 import json
 import signal
 import threading
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from screen.cli.describe import (
@@ -129,6 +129,7 @@ def verify(arguments: argparse.Namespace, console: Console) -> int:
 
 def bench(arguments: argparse.Namespace, console: Console) -> int:
     from screen.bench.measure import SIZES, Wanted, measure
+    from screen.bench.report import report
 
     given = {field: getattr(arguments, name.replace("-", "_")) for name, field in SIZE_OPTIONS.items()}
     wanted = Wanted(
@@ -146,5 +147,5 @@ def bench(arguments: argparse.Namespace, console: Console) -> int:
     measured = measure(wanted)
     describe_bench(wanted, measured, console)
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps({"wanted": asdict(wanted), **asdict(measured)}, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(report(wanted, measured), indent=2) + "\n")
     return 0

@@ -75,7 +75,7 @@ class Prepared:
             "vocabulary": self.vocabulary.fingerprint,
             "cells": self.bank.fingerprint(),
             "conditions": self._conditions(),
-            "layout": self.layout.__dict__,
+            "layout": self.layout.as_json(),
             "strata": self._strata() if self.layout.keeps_summaries else None,
             "upstream_pooling": self.window.pool_everywhere,
             "exclude_src": self.rows.exclude_src,

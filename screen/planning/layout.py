@@ -1,16 +1,22 @@
 """Layout: which arrays a library block of a store holds, how wide they are and how deltas are stored."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from screen.errors import StoreError, some
 
 SCALE = 1e4
 """Counts are scaled to this total before the logarithm (counts per ten thousand)."""
 FLOAT16_SCALE = 4096.0
 SUMMARIES = ("mean_delta", "m2_delta", "target_mean", "ref_mean")
 """Sufficient statistics of a group of items, per gene; what each is stands in docs/store.md."""
+REQUIRED = ("pred_tps", "width", "expression_scale")
+KEYS = (*REQUIRED, "dtype", "keep_embeddings", "keep_gene_cosine", "keep")
+"""What a store says of its layout."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,43 @@ class Layout:
     keep_embeddings: bool = False
     keep_gene_cosine: bool = False
     keep: Literal["predictions", "summaries"] = "predictions"
+
+    def as_json(self) -> dict[str, Any]:
+        """What a store says of its layout, and a screen's identity of it; the keys are the store's format, docs/store.md."""
+        return {
+            "pred_tps": list(self.pred_tps),
+            "width": self.width,
+            "expression_scale": self.expression_scale,
+            "dtype": self.dtype,
+            "keep_embeddings": self.keep_embeddings,
+            "keep_gene_cosine": self.keep_gene_cosine,
+            "keep": self.keep,
+        }
+
+    @staticmethod
+    def from_json(found: Mapping[str, Any], place: object) -> "Layout":
+        """The layout that a store at `place` says it has. Raises StoreError for a key that is unknown or missing."""
+        unknown, missing = [n for n in found if n not in KEYS], [n for n in REQUIRED if n not in found]
+        if unknown:
+            raise StoreError(
+                f"{place} has a layout with {some(unknown)}, of which this perturbscreen knows nothing; it knows "
+                f"{some(KEYS, len(KEYS))}. Read it with the version that wrote it, which provenance.json names, or a newer one"
+            )
+        if missing:
+            raise StoreError(
+                f"{place} has a layout without {some(missing)}: its zarr.json is damaged; restore it from a copy, or screen "
+                "again into another --out"
+            )
+        # what early stores do not say is what they all had
+        return Layout(
+            pred_tps=tuple(found["pred_tps"]),
+            width=found["width"],
+            expression_scale=found["expression_scale"],
+            dtype=found.get("dtype", "float16"),
+            keep_embeddings=found.get("keep_embeddings", False),
+            keep_gene_cosine=found.get("keep_gene_cosine", False),
+            keep=found.get("keep", "predictions"),
+        )
 
     @property
     def has_counts(self) -> bool:

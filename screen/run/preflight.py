@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -52,8 +52,26 @@ class Forecast:
     executor: Mapping[str, Any]
 
     def json(self) -> dict[str, Any]:
-        """For machines."""
-        return asdict(self)
+        """For machines: what `plan --json` prints; the keys are its format."""
+        return {
+            "n_perturbations": self.n_perturbations,
+            "n_cells": self.n_cells,
+            "n_items": self.n_items,
+            "n_units": self.n_units,
+            "n_sampled": self.n_sampled,
+            "n_batches": self.n_batches,
+            "padded_share": self.padded_share,
+            "tokens": self.tokens,
+            "flops": self.flops,
+            "host_bytes": self.host_bytes,
+            "device_bytes": self.device_bytes,
+            "disk_bytes": self.disk_bytes,
+            "n_files": self.n_files,
+            "flops_per_s": self.flops_per_s,
+            "seconds": self.seconds,
+            "coverage": dict(self.coverage),
+            "executor": dict(self.executor),
+        }
 
 
 def forecast(screen: Prepared, executor: Executor) -> Forecast:

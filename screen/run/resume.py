@@ -12,6 +12,7 @@ import numpy as np
 from screen.engine.executor import Executor, own_version
 from screen.engine.screen import Prepared
 from screen.errors import StoreError, some
+from screen.files import holds, write_file
 from screen.planning.perturbations import Library, parse_perturbation
 from screen.planning.plan import order
 from screen.planning.selection import Coverage, Selection, select_items
@@ -19,7 +20,6 @@ from screen.stats.gene_sets import view_of_gene_sets
 from screen.store.reader import FORMAT_VERSION, STORE, Block
 from screen.store.store import ScreenStore, jsonable
 
-VIEW = ("var_list", "export_batch_size", "strata", "min_cells")
 MEANING = {
     "model": "another checkpoint",
     "vocabulary": "other genes or tokens",
@@ -45,9 +45,7 @@ def open_store(
     Perturbations that it lacks are appended as a library block of their own if `add` says so.
     Raises StoreError saying what differs if another screen is there.
     """
-    path = directory / STORE
-    view = {name: getattr(screen.output, name) for name in VIEW}
-    view |= {"deg": screen.deg.model_dump(), "enrich": view_of_gene_sets(screen.enrich)}
+    path, view = directory / STORE, _view(screen)
     if ScreenStore.exists(path):
         store = ScreenStore.open(path, "r+")
         _require_same(store, screen, executor)
@@ -80,6 +78,19 @@ def open_store(
         )  # fmt: skip
     _write_provenance(store, directory)
     return store
+
+
+def _view(screen: Prepared) -> dict[str, Any]:
+    """How tables and exports present the results."""
+    output = screen.output
+    return {
+        "var_list": output.var_list,
+        "export_batch_size": output.export_batch_size,
+        "strata": output.strata,
+        "min_cells": output.min_cells,
+        "deg": screen.deg.model_dump(),
+        "enrich": view_of_gene_sets(screen.enrich),
+    }
 
 
 def left(screen: Prepared, store: ScreenStore) -> list[tuple[Block, Prepared]]:
@@ -226,9 +237,9 @@ def _block_attributes(screen: Prepared, config_text: str) -> dict[str, Any]:
 def _write_provenance(store: ScreenStore, directory: Path) -> None:
     """A copy for people, rewritten where it is missing or differs."""
     blocks = [{k: v for k, v in b.attributes.items() if k != "files"} for b in store.blocks]
-    path, text = directory / "provenance.json", json.dumps({**store.provenance, "library": blocks}, indent=2)
-    if path.is_file() and path.read_text(errors="replace") == text:
-        return
-    partial_file = directory / ".provenance.partial"
-    partial_file.write_text(text)
-    partial_file.replace(path)
+    path, content = (
+        directory / "provenance.json",
+        json.dumps({**store.provenance, "library": blocks}, indent=2).encode(),
+    )
+    if not holds(path, content):
+        write_file(path, content, durable=True)

@@ -13,8 +13,8 @@ from screen.engine.packed import PackedEngine
 from screen.engine.reference import ReferenceEngine
 from screen.engine.screen import Prepared
 from screen.engine.unit import Progress, Unit
+from screen.files import scratch_folder
 from screen.run.summaries import summarised
-from screen.store.dense import scratch_folder
 from screen.store.reader import Block
 from screen.store.store import ScreenStore, scratch_of
 
@@ -89,8 +89,7 @@ class _Writer:
     def _write(self, unit: Unit) -> None:
         for cell_C, columns in unit.controls:
             self._store.write_controls(self._block, cell_C, columns, self._scratch)
-        marker = {"executor": dict(unit.record)}
-        self._store.write_unit(self._block, unit.number, unit.columns, marker, self._scratch)
+        self._store.write_unit(self._block, unit.number, unit.columns, unit.record, self._scratch)
         self._committed(unit.number)
 
     def __enter__(self) -> "_Writer":

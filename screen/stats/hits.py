@@ -1,5 +1,6 @@
 """Hits: one row per perturbation, stratum and time point, strongest first, beside what chance and the baseline give."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from screen.files import holds, write_file
 from screen.planning.selection import Coverage
 from screen.stats.deg import Names, Summary
 from screen.stats.null import Calibration, baseline_residual, calibrate
@@ -159,9 +161,7 @@ def _specific(
 
 def write_whole(table: pl.DataFrame, path: Path) -> None:
     """Writes a parquet file in one step; one that says the same is left alone."""
-    partial = path.with_name(f".{path.name}")
-    table.write_parquet(partial, compression="zstd")
-    if path.is_file() and path.read_bytes() == partial.read_bytes():
-        partial.unlink()
-    else:
-        partial.replace(path)
+    file = io.BytesIO()
+    table.write_parquet(file, compression="zstd")
+    if not holds(path, file.getvalue()):
+        write_file(path, file.getvalue(), durable=True)

@@ -13,12 +13,14 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from screen.files import scratch_folder, whole
 from screen.machine import available_cores
 from screen.stats import enrich
 from screen.stats.deg import FOLDER, SCHEMA, Names, Summary, Wanted, frame, summarise
 from screen.stats.enrich import OverRepresentation
 from screen.stats.groups import GroupReader, Strata
-from screen.store.reader import StoreReader
+from screen.store.reader import STORE, StoreReader
+from screen.store.store import scratch_of
 
 ROWS_PER_PART, MAX_PARTS = 2_000_000, 256
 ROWS_PER_GROUP = 64 * 1024
@@ -37,10 +39,14 @@ class Tested:
 
 @dataclass(frozen=True)
 class Job:
-    """What every part has in common. Workers, maybe on other machines, find the store under the same path."""
+    """What every part has in common. Workers, maybe on other machines, find the store under the same path.
+
+    What is not whole yet lies in `scratch`, this job's own: a worker given up for dead cannot finish a part of the next.
+    """
 
     store: Path
     directory: Path
+    scratch: Path
     strata: Strata
     wanted: Wanted
     sets: Tested | None = None
@@ -51,9 +57,9 @@ class Means:
     """Mean changes (G,) of groups, in files that parts wrote: row i of a file is about summary i of its part."""
 
     def __init__(
-        self, folder: Path, parts: Sequence[Sequence[Summary]], n_strata: int, times: Sequence[int], n_genes: int
+        self, scratch: Path, parts: Sequence[Sequence[Summary]], n_strata: int, times: Sequence[int], n_genes: int
     ):
-        self._folder, self._times, self._n_strata, self._n_genes = folder, list(times), n_strata, n_genes
+        self._scratch, self._times, self._n_strata, self._n_genes = scratch, list(times), n_strata, n_genes
         places = [np.array([self.place(s.perturbation, s.stratum, s.time) for s in p], dtype=np.int64) for p in parts]
         size = 1 + max((int(p.max()) for p in places if len(p)), default=0)
         self._part_N, self._row_N = np.full((2, size), -1, dtype=np.int32)
@@ -70,7 +76,7 @@ class Means:
         part_N = self._part_N[place_N]
         for number in np.unique(part_N).tolist():
             at = np.flatnonzero(part_N == number)
-            stored: NDArray[np.float32] = np.memmap(_means_of(self._folder, number), np.float32, "r")
+            stored: NDArray[np.float32] = np.memmap(_means_of(self._scratch, number), np.float32, "r")
             found[at] = stored.reshape(-1, self._n_genes)[self._row_N[place_N[at]]]
         return found
 
@@ -122,24 +128,22 @@ def gene_tables(
         (directory / name).unlink(missing_ok=True)
     for place in (folder, *tables):
         place.mkdir(parents=True, exist_ok=True)
-    job = dask.delayed(Job(store.path.absolute(), directory.absolute(), strata, wanted, sets), traverse=False)
     make = dask.delayed(write_part, pure=False)
-    tasks = [make(job, i, [int(p) for p in some]) for i, some in enumerate(np.array_split(order, max(n_parts, 1)))]
-    try:
+    with scratch_folder(scratch_of(directory / STORE)) as scratch, ExitStack() as stack:
+        stack.callback(_OPENED.forget)
+        found = Job(store.path.absolute(), directory.absolute(), scratch.absolute(), strata, wanted, sets)
+        job = dask.delayed(found, traverse=False)
+        tasks = [make(job, i, [int(p) for p in some]) for i, some in enumerate(np.array_split(order, max(n_parts, 1)))]
         parts: list[list[Summary]] = compute(tasks, show(len(tasks)))
         for place, schema in tables.items():
             if not any(place.glob("part-*.parquet")):
                 # nobody has to ask whether there is a table
-                pl.DataFrame(schema=schema).write_parquet(_part_of(place, 0))
+                with whole(_part_of(place, 0), scratch, durable=True) as partial:
+                    pl.DataFrame(schema=schema).write_parquet(partial)
         has_means = store.layout.has_counts
         times, n_genes = store.layout.pred_tps, len(names.feature)
-        means = Means(folder, parts, len(strata.name_S), times, n_genes) if has_means else None
+        means = Means(scratch, parts, len(strata.name_S), times, n_genes) if has_means else None
         yield [s for part in parts for s in part], means
-    finally:
-        _OPENED.forget()
-        for place in (folder, *tables):
-            for left in place.glob(".part-*"):
-                left.unlink(missing_ok=True)
 
 
 class _Opened:
@@ -175,9 +179,9 @@ def write_part(job: Job, number: int, perturbations: Sequence[int]) -> list[Summ
     summaries: list[Summary] = []
     folder, sets = job.directory / FOLDER, job.sets
     with ExitStack() as stack:
-        rows = stack.enter_context(_PartWriter(folder, number))
-        changed = stack.enter_context(_PartWriter(job.directory / enrich.FOLDER, number))
-        means = stack.enter_context(_means_of(folder, number).open("wb"))
+        add_rows = stack.enter_context(_part(folder, number, job.scratch))
+        add_changed = stack.enter_context(_part(job.directory / enrich.FOLDER, number, job.scratch))
+        means = stack.enter_context(stack.enter_context(whole(_means_of(job.scratch, number))).open("wb"))
         for p in perturbations:
             reader = next(r for r in reversed(readers) if r.block.first <= p)
             for group in reader.groups(p):
@@ -186,50 +190,44 @@ def write_part(job: Job, number: int, perturbations: Sequence[int]) -> list[Summ
                     continue
                 means.write(group.genes.mean_delta.astype(np.float32).tobytes())
                 if job.wanted.top != 0:
-                    rows.add(frame(group, names, job.strata, job.wanted))
+                    add_rows(frame(group, names, job.strata, job.wanted))
                 if sets is not None:
-                    changed.add(enrich.changed(group, names, job.strata, sets.test, sets.max_fdr))
+                    add_changed(enrich.changed(group, names, job.strata, sets.test, sets.max_fdr))
     return summaries
 
 
-class _PartWriter:
-    """A parquet file that gets its name when it is whole; none without rows."""
+@contextmanager
+def _part(folder: Path, number: int, scratch: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
+    """What takes rows of a part, and writes them when there are enough; without rows no file."""
+    waiting: list[pl.DataFrame] = []
+    writer: Any = None
+    with ExitStack() as stack:
 
-    def __init__(self, folder: Path, number: int) -> None:
-        self._path, self._partial = _part_of(folder, number), folder / f".part-{number:04d}.parquet"
-        self._waiting: list[pl.DataFrame] = []
-        self._writer: Any = None
+        def flush() -> None:
+            nonlocal writer
+            import pyarrow.parquet as pq
 
-    def add(self, rows: pl.DataFrame) -> None:
-        """Takes rows, and writes them when there are enough."""
-        if rows.height:
-            self._waiting.append(rows)
-        if sum(f.height for f in self._waiting) >= ROWS_PER_GROUP:
-            self._flush()
+            table = pl.concat(waiting).to_arrow(compat_level=pl.CompatLevel.oldest())
+            waiting.clear()
+            if writer is None:
+                partial = stack.enter_context(whole(_part_of(folder, number), scratch, durable=True))
+                writer = stack.enter_context(pq.ParquetWriter(partial, table.schema, compression="zstd"))
+            writer.write_table(table)
 
-    def _flush(self) -> None:
-        import pyarrow.parquet as pq
+        def add(rows: pl.DataFrame) -> None:
+            if rows.height:
+                waiting.append(rows)
+            if sum(f.height for f in waiting) >= ROWS_PER_GROUP:
+                flush()
 
-        table = pl.concat(self._waiting).to_arrow(compat_level=pl.CompatLevel.oldest())
-        self._waiting.clear()
-        self._writer = self._writer or pq.ParquetWriter(self._partial, table.schema, compression="zstd")
-        self._writer.write_table(table)
-
-    def __enter__(self) -> "_PartWriter":
-        return self
-
-    def __exit__(self, kind: object, error: object, at: object) -> None:
-        if self._waiting and error is None:
-            self._flush()
-        if self._writer is not None:
-            self._writer.close()
-            if error is None:
-                self._partial.replace(self._path)
+        yield add
+        if waiting:
+            flush()
 
 
 def _part_of(folder: Path, number: int) -> Path:
     return folder / f"part-{number:04d}.parquet"
 
 
-def _means_of(folder: Path, number: int) -> Path:
-    return folder / f".part-{number:04d}.means"
+def _means_of(scratch: Path, number: int) -> Path:
+    return scratch / f"part-{number:04d}.means"

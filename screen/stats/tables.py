@@ -15,6 +15,7 @@ from screen.cells.bank import combined
 from screen.config.screen_config import parse_section
 from screen.config.sections import DegConfig, EnrichConfig
 from screen.errors import ConfigError, StoreError, some
+from screen.files import write_file
 from screen.planning.selection import Coverage
 from screen.stats.deg import Names, Wanted
 from screen.stats.enrich import RANKED, TARGETS, OverRepresentation, joined, of_targets, ranked
@@ -146,9 +147,8 @@ def write_all(
         if enrich is not None and means is not None:
             _write_enrichment(*enrich, table, names, strata, means, directory)
     write_whole(table, directory / "hits.parquet")
-    stamp = directory / f".{STAMP}.partial"
-    stamp.write_text(json.dumps({"results": digest, "files": _sizes(directory)}, indent=2))
-    stamp.replace(directory / STAMP)
+    stamp = json.dumps({"results": digest, "files": _sizes(directory)}, indent=2)
+    write_file(directory / STAMP, stamp.encode(), durable=True)
     return table, True
 
 

@@ -11,11 +11,11 @@ import zarr
 
 from screen.cells.bank import SOURCE, State, TokenBank
 from screen.cells.vocabulary import Vocabulary
+from screen.files import checksum
 from screen.planning.layout import SUMMARIES, Layout
 from screen.planning.perturbations import Library
 from screen.planning.plan import Plan
 from screen.planning.segments import Segments
-from screen.store.dense import checksum
 
 ROWS_PER_CHUNK = 256
 """Rows of an inner chunk, all columns wide: what plain zarr reads at least."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from screen.store.reader import DAMAGES, Block, StoreReader, damage, unsealed
+from screen.store.marker import unsealed
+from screen.store.reader import DAMAGES, Block, StoreReader, damage
 from screen.store.store import ScreenStore
 
 UNIT, CONTROLS, FIXED = "unit", "controls of cells", "what cannot be computed again (genes, cells, items)"

@@ -6,21 +6,19 @@ the same bytes; this does it at the speed of the file system. What lies otherwis
 """
 
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import google_crc32c
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec, Endian, ShardingCodec
 from zarr.core.metadata.v3 import ArrayV3Metadata
+
+from screen.files import crc32c, write_file
 
 INDEX_CODECS = (BytesCodec(), Crc32cCodec())
 ABSENT = np.uint64(2**64 - 1)
@@ -78,13 +76,10 @@ class DenseArray:
 
     def write(self, number: int, values: NDArray[Any], scratch: Path) -> None:
         """Writes one file, in one step: at most `file_rows` rows, fewer where the array ends or rows stay empty."""
-        partial = scratch / f"{self.folder.name}.{self.name(number)}"
         rows = np.ascontiguousarray(values, dtype=self.dtype)
-        with partial.open("wb") as file:
-            # ndarray.tofile does not say so when its last bytes cannot be written
-            file.write(memoryview(rows.reshape(-1).view(np.uint8)))  # type: ignore[arg-type]
-            file.write(self._end(len(rows)))
-        partial.replace(self.folder / self.name(number))
+        # ndarray.tofile does not say so when its last bytes cannot be written
+        content = memoryview(rows.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+        write_file(self.folder / self.name(number), content, self._end(len(rows)), scratch=scratch, durable=True)
 
     def _end(self, n_rows: int) -> bytes:
         """What follows the rows: zeros up to a whole chunk, and of a shard its index."""
@@ -95,8 +90,7 @@ class DenseArray:
         index = np.full((n_inner, 2), ABSENT, dtype="<u8")
         index[:n_chunks, 0], index[:n_chunks, 1] = np.arange(n_chunks) * size, size
         padding = bytes(n_chunks * size - n_rows * self.row_bytes)
-        crc: int = google_crc32c.value(index.tobytes())
-        return padding + index.tobytes() + crc.to_bytes(4, "little")
+        return padding + index.tobytes() + crc32c(index.tobytes()).to_bytes(4, "little")
 
     def read(self, rows: NDArray[np.integer] | slice) -> NDArray[Any]:
         """Some rows, in the given order; zeros where nothing is stored. Fast where rows are ascending.
@@ -197,7 +191,7 @@ class _Files:
             raise OSError(f"{self._path} is cut off: run `perturbscreen verify`")
         index = bytearray(n_bytes)
         self._fill(memoryview(index), size - n_bytes)
-        if google_crc32c.value(bytes(index[:-4])) != int.from_bytes(index[-4:], "little"):
+        if crc32c(bytes(index[:-4])) != int.from_bytes(index[-4:], "little"):
             raise OSError(f"the index of {self._path} is damaged: run `perturbscreen verify`")
         place_N = np.frombuffer(index[:-4], "<u8").reshape(-1, 2)[:, 0].astype(np.int64)
         in_order_N = place_N == np.arange(len(place_N)) * inner_rows * self._array.row_bytes
@@ -242,31 +236,3 @@ def _runs(row_N: NDArray[np.integer]) -> Iterator[tuple[int, int]]:
     stops = np.concatenate([cuts, [len(row_N)]])
     for a, b in zip(starts.tolist(), stops.tolist(), strict=True):
         yield int(row_N[a]), int(row_N[a]) + b - a
-
-
-def checksum(path: Path) -> str:
-    """CRC-32C of a file, eight hexadecimal digits."""
-    crc = 0
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            crc = google_crc32c.extend(crc, chunk)
-    return f"{crc:08x}"
-
-
-def checksum_of(content: bytes) -> str:
-    """CRC-32C of bytes."""
-    return f"{google_crc32c.value(content):08x}"
-
-
-@contextmanager
-def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A folder of this process for files that are not whole yet, on the same file system; gone afterwards."""
-    folder = parent / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):
-            # unless another process writes there too
-            parent.rmdir()

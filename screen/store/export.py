@@ -1,6 +1,5 @@
 """AnnData views of a store, in upstream's h5ad layout."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screen.errors import StoreError, nearest
+from screen.files import scratch_folder, whole
 from screen.planning.layout import counts
 from screen.store.arrays import group_of, stored_name
 from screen.store.reader import STORE, Block, StoreReader
@@ -94,13 +94,13 @@ def write_h5ad(directory: Path, path: Path, perturbation: str | None = None) -> 
     if path.is_dir():
         raise StoreError(f"{path} is a directory; --h5ad names the file to write")
     adata = anndata_of(StoreReader.open(directory / STORE), perturbation)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # not beside the file: a run that begins in this directory would take it for a killed one's
+    with (
+        scratch_folder(path.with_name(f".{path.name}.writing")) as scratch,
+        whole(path, scratch, durable=True) as partial,
+    ):
         adata.write_h5ad(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return int(adata.n_obs), int(adata.n_vars)
 
 

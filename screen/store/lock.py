@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from screen.errors import StoreError, WriteError
+from screen.files import sweep
 
 REFUSALS = {
     getattr(errno, n) for n in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENOENT", "ENOTDIR")
@@ -25,7 +26,8 @@ LOCK = ".perturbscreen.lock"
 def only_writer(directory: Path, scratch: Path) -> Iterator[None]:
     """Makes the directory and holds its lock; the system lets go of it however the process ends.
 
-    What earlier runs left half-written in `scratch` is removed first. Raises StoreError naming the run that holds it.
+    What earlier runs left half-written, in `scratch` and beside the directory's own files, is removed first. Raises
+    StoreError naming the run that holds it.
     """
     path = directory / LOCK
     try:
@@ -40,6 +42,7 @@ def only_writer(directory: Path, scratch: Path) -> Iterator[None]:
         try:
             shutil.rmtree(scratch, ignore_errors=True)
             with writing(directory):
+                sweep(directory)
                 yield
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -12,8 +12,10 @@ import zarr
 from numpy.typing import NDArray
 
 from screen.errors import StoreError, some
+from screen.files import checksum
 from screen.planning.layout import Layout
-from screen.store.dense import DenseArray, checksum, checksum_of, is_dense
+from screen.store.dense import DenseArray, is_dense
+from screen.store.marker import unsealed
 
 FORMAT, FORMAT_VERSION = "perturbscreen", 2
 STORE = "screen.zarr"
@@ -172,7 +174,7 @@ class StoreReader(Folder):
     def __init__(self, path: Path, root: zarr.Group) -> None:
         super().__init__(path, root)
         attributes: Any = dict(root.attrs)
-        self.layout = Layout(**{**attributes["layout"], "pred_tps": tuple(attributes["layout"]["pred_tps"])})
+        self.layout = Layout.from_json(attributes["layout"], path)
         self.provenance: dict[str, Any] = attributes["provenance"]
         self.fixed_files: dict[str, str] = attributes["files"]
         self.blocks: list[Block] = []
@@ -277,21 +279,6 @@ class StoreReader(Folder):
 
         meta = np.zeros((0, 0), array.dtype)
         return da.map_blocks(read, chunks=(heights, array.shape[1:]), dtype=array.dtype, meta=meta)
-
-
-def sealed(marker: Mapping[str, Any]) -> str:
-    """A marker as text, with a checksum of its own."""
-    text = json.dumps(marker)
-    return json.dumps({"crc32c": checksum_of(text.encode()), **marker})
-
-
-def unsealed(text: str) -> dict[str, Any]:
-    """The marker of a text. Raises ValueError where it is not what was written."""
-    marker: dict[str, Any] = json.loads(text)
-    crc = marker.pop("crc32c")
-    if crc != checksum_of(json.dumps(marker).encode()):
-        raise ValueError("its checksum differs")
-    return marker
 
 
 def damage(folder: Path, files: Mapping[str, str]) -> dict[str, str]:

@@ -15,18 +15,22 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.buffer import Buffer
+from zarr.buffer import cpu
+from zarr.storage import MemoryStore
 
 from screen.cells.bank import TokenBank
 from screen.cells.vocabulary import Vocabulary
 from screen.errors import StoreError, WriteError
+from screen.files import checksum, sweep, whole_folder, write_file
 from screen.planning.layout import Layout
 from screen.planning.perturbations import Library
 from screen.planning.plan import Plan
 from screen.store.arrays import checksums, create_block, write_cells, write_genes
-from screen.store.dense import checksum, scratch_folder
 from screen.store.export import anndata_of
 from screen.store.lock import writing
-from screen.store.reader import FORMAT, FORMAT_VERSION, Block, StoreReader, sealed
+from screen.store.marker import chunk_of, marker_of_controls, marker_of_unit, sealed
+from screen.store.reader import FORMAT, FORMAT_VERSION, Block, StoreReader
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -53,7 +57,7 @@ class ScreenStore(StoreReader):
         Raises StoreError if something else is there or nothing can be written.
         """
         ScreenStore.require_free(path)
-        attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, "layout": jsonable(layout.__dict__)}
+        attributes: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, "layout": layout.as_json()}
         with _whole(path, scratch_of(path)) as partial:
             root = zarr.create_group(partial, overwrite=True)
             write_genes(root, vocabulary)
@@ -99,7 +103,7 @@ class ScreenStore(StoreReader):
                 whole = np.zeros((n_rows, *values.shape[1:]), values.dtype)
                 whole[cell_N[is_new] - start] = values[is_new]
                 files |= _write(block, f"control/{name}", slice(start, start + n_rows), whole, scratch)
-        _commit(block, "control/commits", number, {"files": files})
+        _commit(block, "control/commits", number, marker_of_controls(files), scratch)
 
     def _is_predicted(self, block: Block, cell_N: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether an earlier library block holds the controls of these cells, all of their time points."""
@@ -108,17 +112,19 @@ class ScreenStore(StoreReader):
             found |= earlier.has_control(cell_N)
         return found
 
-    def write_unit(self, block: Block, number: int, columns: Columns, marker: Mapping[str, Any], scratch: Path) -> None:
-        """Writes the arrays of a unit, then its marker. `columns` maps names below the block to values of its rows.
+    def write_unit(
+        self, block: Block, number: int, columns: Columns, executor: Mapping[str, Any], scratch: Path
+    ) -> None:
+        """Writes the arrays of a unit, then its marker, which says who computed it.
 
-        Every effect is a column of its own there, `items/<effect>`.
+        `columns` maps names below the block to values of its rows; every effect is a column of its own, `items/<effect>`.
         """
         rows = block.rows(number)
         effects = [columns[f"items/{name}"].astype(np.float32) for name in self.layout.effects]
         files = _write(block, "items/effects", rows, np.stack(effects, axis=1), scratch)
         for name in sorted(n for n in columns if not n.startswith("items/")):
             files |= _write(block, name, block.rows_in(name, number), columns[name], scratch)
-        _commit(block, "commits", number, {**marker, "rows": [rows.start, rows.stop], "files": files})
+        _commit(block, "commits", number, marker_of_unit(executor, rows, files), scratch)
 
     def discard_unit(self, block: Block, number: int) -> None:
         """Takes a unit's marker away: the next run computes it again."""
@@ -132,30 +138,35 @@ class ScreenStore(StoreReader):
             self.discard_unit(block, unit)
 
     def sweep(self) -> None:
-        """Removes the files that zarr was writing when a run was killed."""
-        for partial in self.path.rglob("*.partial"):
-            partial.unlink(missing_ok=True)
+        """Removes the files that were being written when a run was killed."""
+        sweep(self.path, "**/*.partial")
 
     def finish(self) -> None:
         """Gathers all metadata in one file, so that opening reads one."""
+        memory = _in_memory({str(p.relative_to(self.path)): p for p in self.path.rglob("zarr.json")})
         with warnings.catch_warnings():
             # the Zarr v3 specification does not speak of it yet; readers that do not know it ignore it
             warnings.filterwarnings("ignore", message="Consolidated metadata")
-            zarr.consolidate_metadata(self.path)
+            zarr.consolidate_metadata(MemoryStore(memory))
+        write_file(self.path / "zarr.json", memory["zarr.json"].to_bytes(), durable=True)
 
     @property
     def is_consolidated(self) -> bool:
         """Whether the metadata of all arrays are gathered."""
-        return "consolidated_metadata" in json.loads((self.path / "zarr.json").read_text())
+        return "consolidated_metadata" in self._metadata()
+
+    def _metadata(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.path / "zarr.json").read_text())
+        return found
+
+    def _write_metadata(self, metadata: Mapping[str, Any]) -> None:
+        write_file(self.path / "zarr.json", json.dumps(metadata, indent=2).encode(), durable=True)
 
     def _forget_consolidated(self) -> None:
         """Metadata that were gathered when the store was finished do not know of what comes now."""
-        path = self.path / "zarr.json"
-        metadata = json.loads(path.read_text())
+        metadata = self._metadata()
         if metadata.pop("consolidated_metadata", None) is not None:
-            partial = path.with_name("zarr.json.partial")
-            partial.write_text(json.dumps(metadata))
-            partial.replace(path)
+            self._write_metadata(metadata)
 
     def results_digest(self) -> str:
         """SHA-256 over the checksums of every finished unit and how tables present them."""
@@ -169,9 +180,11 @@ class ScreenStore(StoreReader):
 
     def set_view(self, view: Mapping[str, Any]) -> None:
         """How tables and exports present the results; the results themselves stay as they are."""
-        self._forget_consolidated()
         self.provenance = {**self.provenance, "view": jsonable(view)}
-        self.group.attrs.update({"provenance": self.provenance})
+        metadata = self._metadata()
+        metadata.pop("consolidated_metadata", None)
+        metadata["attributes"]["provenance"] = self.provenance
+        self._write_metadata(metadata)
 
     def to_anndata(self, perturbation: str | None = None) -> Any:
         """Predictions as an AnnData, one row per cell and time point; see `screen.store.export.anndata_of`."""
@@ -179,32 +192,47 @@ class ScreenStore(StoreReader):
 
 
 def _write(block: Block, name: str, rows: slice, values: NDArray[Any], scratch: Path) -> dict[str, str]:
-    """Writes whole files of an array; the file's name below the block -> its checksum."""
+    """Writes one file of an array; the file's name below the block -> its checksum."""
     dense, array = block.dense(name), block.array(name)
     number = rows.start // (array.shards or array.chunks)[0]
     file = f"{name}/{'.'.join(['c', str(number), *('0' for _ in array.shape[1:])])}"
+    path = block.path / file
     with writing(block.path / name):
         if dense is not None:
             dense.write(number, values, scratch)
+        elif (content := _encoded(block.path / name, rows, values).get(path.name)) is not None:
+            write_file(path, content, scratch=scratch, durable=True)
         else:
-            array[rows] = values
-        # zarr writes no file where every value is the fill value
-        return {file: checksum(block.path / file)} if (block.path / file).is_file() else {}
+            path.unlink(missing_ok=True)
+            return {}
+        return {file: checksum(path)}
 
 
-def _commit(block: Block, name: str, number: int, marker: Mapping[str, Any]) -> None:
-    """Writes a marker in one step (zarr's local store writes under another name, then renames)."""
+def _encoded(folder: Path, rows: slice, values: NDArray[Any]) -> dict[str, bytes]:
+    """Name -> content of the files of some rows as zarr writes them; none where every value is the fill value."""
+    memory = _in_memory({"zarr.json": folder / "zarr.json"})
+    zarr.open_array(MemoryStore(memory), mode="r+")[rows] = values
+    return {name: content.to_bytes() for name, content in memory.items() if name != "zarr.json"}
+
+
+def _in_memory(files: Mapping[str, Path]) -> dict[str, Buffer]:
+    """Files as zarr reads and writes them in memory."""
+    return {name: cpu.Buffer.from_bytes(path.read_bytes()) for name, path in files.items()}
+
+
+def _commit(block: Block, name: str, number: int, marker: Mapping[str, Any], scratch: Path) -> None:
+    """Writes a marker in one step, after everything that it speaks of."""
     with writing(block.path / name):
-        block.array(name)[number] = sealed(jsonable(marker))
+        path = block.path / name / f"c.{number}"
+        write_file(path, chunk_of(sealed(jsonable(marker))), scratch=scratch, durable=True)
 
 
 @contextmanager
 def _whole(path: Path, scratch: Path) -> Iterator[Path]:
     """A folder that gets its name when everything in it is written. Raises StoreError or WriteError where it cannot be."""
     try:
-        with scratch_folder(scratch) as folder:
-            yield folder / path.name
-            (folder / path.name).replace(path)
+        with whole_folder(path, scratch) as partial:
+            yield partial
     except PermissionError as error:
         raise StoreError(f"cannot write to {path.parent}: {error.strerror}; choose another --out") from error
     except OSError as error:

@@ -197,7 +197,7 @@ def test_the_table_is_made_at_the_end(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_what_a_store_costs_is_recorded_beside_plain_files(tmp_path: Path) -> None:
     found = figures(store, tmp_path)
-    compared = {"store_write_vs_tofile", "store_scan_vs_raw", "store_bytes_per_1000_items"}
+    compared = {"store_write_vs_synced_tofile", "store_scan_vs_raw", "store_bytes_per_1000_items"}
     alone = {"store_read_perturbation", "store_files_24m_items", "store_resume_start", "store_write_share_demo"}
     assert set(found) == compared | alone
     assert all(found[name]["baseline"] is None for name in alone)

@@ -37,11 +37,13 @@ TIMEOUT_S = 30
 class Moment:
     """Right before the nth time that Python opens, renames, makes or removes a file whose event matches, in one run.
 
-    Events read "open PATH MODE", "os.rename PATH NEW_PATH", "os.mkdir PATH" and so on.
+    Events read "open PATH MODE", "os.rename PATH NEW_PATH", "os.mkdir PATH" and so on. A thread that goes on from here
+    first opens `pipe`, if there is one, to write: it hangs, as on a disk, until somebody opens it to read.
     """
 
     pattern: str
     nth: int = 1
+    pipe: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Launcher:
 
     def start(self, *argv: object, pauses: Sequence[Moment] = ()) -> Running:
         assert self._server.stdin is not None and self._server.stdout is not None
-        request = {"argv": [str(a) for a in argv], "pauses": [(m.pattern, m.nth) for m in pauses]}
+        request = {"argv": [str(a) for a in argv], "pauses": [(m.pattern, m.nth, m.pipe) for m in pauses]}
         self._server.stdin.write(json.dumps(request).encode() + b"\n")
         return Running(int(self._server.stdout.readline()), self._server.stdout, pauses)
 
@@ -218,7 +220,7 @@ def _small_units() -> None:
     decompose.MIN_CELLS = CELLS_PER_BLOCK
 
 
-def _pause_at(moments: list[tuple[str, int]]) -> None:
+def _pause_at(moments: list[tuple[str, int, str | None]]) -> None:
     """Stops this process at each of the moments in turn, until somebody lets it go on."""
     seen = 0
 
@@ -229,10 +231,12 @@ def _pause_at(moments: list[tuple[str, int]]) -> None:
         if re.search(moments[0][0], " ".join([event, *(str(a) for a in args[:2])])):
             seen += 1
             if seen == moments[0][1]:
-                del moments[0]
+                pipe = moments.pop(0)[2]
                 seen = 0
                 # of this thread: it stops here and now, the others with it
                 signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+                if pipe is not None:
+                    os.close(os.open(pipe, os.O_WRONLY))
 
     sys.addaudithook(hook)
 
@@ -245,7 +249,7 @@ def _command(request: dict[str, Any], output: int) -> NoReturn:
     os.dup2(output, 2)
     os.close(output)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _pause_at([(p, n) for p, n in request["pauses"]])
+    _pause_at([(pattern, nth, pipe) for pattern, nth, pipe in request["pauses"]])
     code = import_module("screen.cli.main").main(request["argv"])
     # the end of an interpreter, but for freeing all that is imported, which takes longer than a run
     threading._shutdown()  # type: ignore[attr-defined]

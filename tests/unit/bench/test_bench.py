@@ -61,6 +61,21 @@ def test_bench_prints_and_writes_figures_that_fit_each_other(tmp_path: Path, cap
     path = tmp_path / "bench.json"
     assert main(["bench", "--device", "cpu", "--size", "small", "--seconds", "1", "--json", str(path)]) == 0
     found = json.loads(path.read_text())
+    assert set(found) == {
+        "wanted", "executor", "n_lanes", "n_edits", "n_cells", "n_perturbations", "n_units", "gflop_per_edit", "edits_per_s",
+        "tokens_per_s", "padding_share", "tflops", "ceiling_tflops", "ceiling_by_shape", "share_of_ceiling",
+        "outside_model_share", "busy_share", "peak_memory_bytes", "units_s", "bare_s", "projection", "circumstances",
+    }  # fmt: skip
+    assert set(found["wanted"]) == {
+        "sizes", "device", "precision", "modes", "site", "edited_tps", "n_cells", "n_genes", "batch_tokens", "seconds",
+    }  # fmt: skip
+    assert set(found["wanted"]["sizes"]) == {
+        "width", "n_heads", "encoder_head_width", "head_width", "n_encoder_blocks", "n_blocks", "n_genes",
+        "n_source_tokens", "max_len", "n_times",
+    }  # fmt: skip
+    assert set(found["projection"]) == {
+        "n_edits", "n_cells", "n_genes", "mean_gflop_per_edit", "gflop_per_control", "device_hours",
+    }  # fmt: skip
     assert {"commit", "machine", "versions", "date"} <= set(found["circumstances"])
     assert found["wanted"]["sizes"]["width"] == SMALL.width
     assert found["tflops"] == pytest.approx(found["edits_per_s"] * found["gflop_per_edit"] / 1e3)

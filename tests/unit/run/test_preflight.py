@@ -73,6 +73,10 @@ def test_the_forecast_is_machine_readable(tmp_path: Path, capsys: pytest.Capture
     config = write(tiny(library=LIBRARY), tmp_path / "s.yaml")
     assert main(["plan", str(config), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert set(found) == {
+        "n_perturbations", "n_cells", "n_items", "n_units", "n_sampled", "n_batches", "padded_share", "tokens", "flops",
+        "host_bytes", "device_bytes", "disk_bytes", "n_files", "flops_per_s", "seconds", "coverage", "executor",
+    }  # fmt: skip
     screen = prepare(load_config(config)[0])
     assert found["n_items"] == screen.plan.n_items
     assert found["n_files"] == n_files(screen)
