@@ -16,6 +16,7 @@ from screen.engine.screen import Prepared
 from screen.models.perturbgen.adapter import PerturbGenAdapter
 from screen.models.perturbgen.network.model import PerturbGen
 from screen.models.perturbgen.network.sizes import POSITION_SLOTS, EncoderSizes, Sizes
+from screen.planning.index import BankIndex
 from screen.planning.layout import Layout
 from screen.planning.perturbations import Library, make_library, make_perturbation
 from screen.planning.selection import select_items
@@ -145,7 +146,8 @@ def synthetic_screen(
     adapter = PerturbGenAdapter(model or random_model(sizes.sizes(), seed), times, window.context_tps, context_mode)
     none = {t: np.zeros((n_cells, 0), dtype=np.int64) for t in times}
     layout = Layout(times, sizes.width, adapter.schema.expression_scale)
-    selection = select_items(library, bank, vocabulary, window, np.zeros(n_cells, np.int64), ["all"])
+    index = BankIndex(bank, vocabulary, window.max_len)
+    selection = select_items(library, index, window, np.zeros(n_cells, np.int64), ["all"])
     plan = planned(selection, bank, adapter, 0, layout)
     rows = RowBuilder(bank, vocabulary, window, none)
-    return Prepared(OutputConfig(), vocabulary, bank, library, plan, window, adapter, rows, layout)
+    return Prepared(OutputConfig(), vocabulary, bank, index, library, plan, window, adapter, rows, layout)

@@ -15,6 +15,7 @@ from screen.engine.rows import RowBuilder
 from screen.models.adapter import PackedModel
 from screen.models.perturbgen.adapter import PerturbGenAdapter
 from screen.models.products import Precision
+from screen.planning.index import BankIndex
 from screen.planning.layout import Layout
 from screen.planning.perturbations import Library, edited_states
 from screen.planning.plan import Plan
@@ -32,6 +33,7 @@ class Prepared:
     output: OutputConfig
     vocabulary: Vocabulary
     bank: TokenBank
+    index: BankIndex
     library: Library
     plan: Plan
     window: Window
@@ -52,7 +54,9 @@ class Prepared:
         """Lengths of edited rows, for packing."""
         window = self.window
         times = sorted({*window.pred_tps, *window.context_tps})
-        return RowLengths(self.bank, self.vocabulary, window, self.library, times, exclude_src=self.rows.exclude_src)
+        # planning may have looked at states that no perturbation edits
+        self.index.keep({s for states in self.edits for s in states})
+        return RowLengths(self.index, window, self.library, times, exclude_src=self.rows.exclude_src)
 
     @cached_property
     def edits(self) -> frozenset[frozenset[int]]:

@@ -22,6 +22,7 @@ from screen.models.perturbgen.files.read_sizes import Declared, guess_encoder_he
 from screen.models.perturbgen.files.vocabulary import check_gene_order, load_vocabulary
 from screen.models.perturbgen.network.model import PerturbGen
 from screen.models.perturbgen.network.sizes import CONDITION_SLOTS, SCMASKGIT_HEADS, Sizes
+from screen.planning.index import BankIndex
 from screen.planning.layout import Layout
 from screen.planning.library import expand
 from screen.planning.perturbations import MANY_JOINT_GENES, Library
@@ -51,11 +52,12 @@ def prepare(config: ScreenConfig) -> Prepared:
     _check_vocabulary_size(config.model, sizes, len(conditions.all_ids), config.model.checkpoint)
     context = tuple(sorted(predict.context_tps or predict.pred_tps)) if predict.context_mode else ()
     window = Window(tuple(predict.pred_tps), context, sizes.max_len, predict.upstream_pooling)
-    library = expand(config.library, bank, vocabulary, window, config.null)
+    index = BankIndex(bank, vocabulary, window.max_len)
+    library = expand(config.library, index, window, config.null)
     stratum_C, strata = _strata(bank, config.output.strata, window.pred_tps)
     adapter = _adapter(config, model, checkpoint, window, conditions.all_ids)
     layout = _layout(config, window, adapter)
-    selection = select_items(library, bank, vocabulary, window, stratum_C, strata)
+    selection = select_items(library, index, window, stratum_C, strata)
     n_conditions = conditions.id_CN[window.pred_tps[0]].shape[1]
     plan = planned(selection, bank, adapter, n_conditions, layout)
     rows = RowBuilder(bank, vocabulary, window, conditions.id_CN, predict.exclude_src)
@@ -63,7 +65,7 @@ def prepare(config: ScreenConfig) -> Prepared:
     if config.deg.replicate is not None:
         _strata(bank, [config.deg.replicate], window.pred_tps)
     return Prepared(
-        config.output, vocabulary, bank, library, plan, window, adapter, rows, layout,
+        config.output, vocabulary, bank, index, library, plan, window, adapter, rows, layout,
         (*notes, *_gene_sets(config.enrich, vocabulary, layout)), config.deg, config.enrich,
     )  # fmt: skip
 

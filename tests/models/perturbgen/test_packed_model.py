@@ -13,6 +13,7 @@ from screen.engine.resident import Resident
 from screen.models.perturbgen.chains import REUSE
 from screen.models.products import Arithmetic, CpuBackend, Precision
 from screen.planning.batches import pack, pack_controls
+from screen.planning.index import BankIndex
 from screen.planning.perturbations import Library, edited_states
 from screen.planning.row_lengths import RowLengths
 from tests.models.perturbgen.test_golden_model import CASES, CONDITION_IDS, TOLERANCE, engine, perturbation, vocabulary
@@ -36,7 +37,8 @@ def packed(
     p = perturbation(case)
     library, window = Library((p,), (True,)), rows.window
     times = sorted({*window.pred_tps, *window.context_tps})
-    lengths = RowLengths(rows.bank, rows.vocabulary, window, library, times, exclude_src=rows.exclude_src)
+    index = BankIndex(rows.bank, rows.vocabulary, window.max_len)
+    lengths = RowLengths(index, window, library, times, exclude_src=rows.exclude_src)
     resident = Resident(rows, library, lengths, CONDITION_IDS if case["condition_tokens"] else (), CPU)
     edits = frozenset({frozenset(edited_states(p))})
     arithmetic = Arithmetic(precision, backend, *[1 if backend == "onednn" else None] * 2)
