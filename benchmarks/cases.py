@@ -30,6 +30,7 @@ from screen.engine.screen import Prepared
 from screen.models.perturbgen.adapter import PerturbGenAdapter
 from screen.models.perturbgen.network.model import PerturbGen
 from screen.models.synthetic import MEDIAN_LENGTH, SyntheticSizes, synthetic_vocabulary
+from screen.planning.index import BankIndex
 from screen.planning.layout import Layout, counts
 from screen.planning.perturbations import Library
 from screen.planning.selection import select_items
@@ -98,10 +99,11 @@ def prepared(
     vocabulary, n_cells = synthetic_vocabulary(scale.sizes), bank.n_cells
     adapter = PerturbGenAdapter(model, window.pred_tps, window.context_tps, bool(window.context_tps))
     layout = Layout(window.pred_tps, scale.sizes.width, adapter.schema.expression_scale, dtype)
-    selection = select_items(library, bank, vocabulary, window, np.zeros(n_cells, np.int64), ["all"])
+    index = BankIndex(bank, vocabulary, window.max_len)
+    selection = select_items(library, index, window, np.zeros(n_cells, np.int64), ["all"])
     plan = planned(selection, bank, adapter, 0, layout)
     rows = RowBuilder(bank, vocabulary, window, {t: np.zeros((n_cells, 0), np.int64) for t in window.pred_tps})
-    return Prepared(OutputConfig(), vocabulary, bank, library, plan, window, adapter, rows, layout)
+    return Prepared(OutputConfig(), vocabulary, bank, index, library, plan, window, adapter, rows, layout)
 
 
 @dataclass(frozen=True)

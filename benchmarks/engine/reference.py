@@ -37,9 +37,7 @@ def every_nth(screen: Prepared, n: int) -> Prepared:
     """The screen with every n-th perturbation, deltas kept in float32."""
     library = Library(screen.library.perturbations[::n], screen.library.must_screen[::n])
     coverage = screen.plan.coverage
-    selection = select_items(
-        library, screen.bank, screen.vocabulary, screen.window, screen.plan.stratum_C, coverage.stratum
-    )
+    selection = select_items(library, screen.index, screen.window, screen.plan.stratum_C, coverage.stratum)
     plan = planned(selection, screen.bank, screen.adapter, 0, screen.layout)
     return replace(screen, library=library, plan=plan, layout=replace(screen.layout, dtype="float32"))
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from screen.bench.measure import Measured, Projection, Wanted
-from screen.bench.synthetic import SyntheticSizes
+from screen.models.synthetic import SyntheticSizes
 
 
 def report(wanted: Wanted, measured: Measured) -> dict[str, Any]:

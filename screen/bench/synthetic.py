@@ -12,6 +12,7 @@ from screen.engine.rows import RowBuilder
 from screen.engine.screen import Prepared
 from screen.models.registry import synthetic_adapter
 from screen.models.synthetic import SyntheticSizes, random_bank, synthetic_vocabulary
+from screen.planning.index import BankIndex
 from screen.planning.layout import Layout
 from screen.planning.perturbations import Library, make_library, make_perturbation
 from screen.planning.selection import select_items
@@ -53,7 +54,8 @@ def synthetic_screen(
     adapter = synthetic_adapter(sizes, window, seed, model)
     none = {t: np.zeros((n_cells, 0), dtype=np.int64) for t in times}
     layout = Layout(times, sizes.width, adapter.schema.expression_scale)
-    selection = select_items(library, bank, vocabulary, window, np.zeros(n_cells, np.int64), ["all"])
+    index = BankIndex(bank, vocabulary, window.max_len)
+    selection = select_items(library, index, window, np.zeros(n_cells, np.int64), ["all"])
     plan = planned(selection, bank, adapter, 0, layout)
     rows = RowBuilder(bank, vocabulary, window, none)
-    return Prepared(OutputConfig(), vocabulary, bank, library, plan, window, adapter, rows, layout)
+    return Prepared(OutputConfig(), vocabulary, bank, index, library, plan, window, adapter, rows, layout)

@@ -14,6 +14,7 @@ from screen.engine.executor import Executor
 from screen.engine.rows import RowBuilder
 from screen.models.adapter import Batching, ModelAdapter, PackedModel
 from screen.models.ops import Precision
+from screen.planning.index import BankIndex
 from screen.planning.layout import Layout
 from screen.planning.perturbations import Library, edited_states
 from screen.planning.plan import Plan
@@ -31,6 +32,7 @@ class Prepared:
     output: OutputConfig
     vocabulary: Vocabulary
     bank: TokenBank
+    index: BankIndex
     library: Library
     plan: Plan
     window: Window
@@ -47,10 +49,10 @@ class Prepared:
     @cached_property
     def lengths(self) -> RowLengths:
         """Lengths of edited rows, for packing."""
-        rows = self.rows
-        return RowLengths(
-            self.bank, self.vocabulary, self.window, self.library, self.window.times, exclude_src=rows.exclude_src
-        )
+        # planning may have looked at states that no perturbation edits
+        self.index.keep({s for states in self.edits for s in states})
+        window = self.window
+        return RowLengths(self.index, window, self.library, window.times, exclude_src=self.rows.exclude_src)
 
     @cached_property
     def edits(self) -> frozenset[frozenset[int]]:

@@ -7,28 +7,24 @@ from pathlib import Path
 import numpy as np
 
 from screen import edits
-from screen.cells.bank import SOURCE, TokenBank
-from screen.cells.vocabulary import NO_TOKEN, Vocabulary
+from screen.cells.bank import SOURCE
+from screen.cells.vocabulary import NO_TOKEN
 from screen.config.sections import FEWEST_NULLS, MANY_NULLS, LibraryConfig, NullConfig
 from screen.edits import Site
 from screen.errors import CellError, ConfigError
-from screen.planning.index import index_genes
+from screen.planning.index import BankIndex
 from screen.planning.perturbations import Library, Perturbation, make_library, make_perturbation
 from screen.planning.window import Window
 
 
 def expand(
-    blocks: Sequence[LibraryConfig],
-    bank: TokenBank,
-    vocabulary: Vocabulary,
-    window: Window,
-    null: NullConfig | None = None,
+    blocks: Sequence[LibraryConfig], index: BankIndex, window: Window, null: NullConfig | None = None
 ) -> Library:
     """What the user wrote -> perturbations, then the random ones of the matched null."""
-    library = make_library((list(_block(b, bank, vocabulary, window)), b.genes != "all") for b in blocks)
+    library = make_library((list(_block(b, index, window)), b.genes != "all") for b in blocks)
     if null is None or null.n == 0:
         return library
-    random = [p for b in blocks for p in _random(b, null, library, bank, vocabulary, window)]
+    random = [p for b in blocks for p in _random(b, null, library, index, window)]
     added = tuple(p for p in dict.fromkeys(random) if p not in set(library.perturbations))
     n_own, n_added = len(library), len(added)
     return Library(
@@ -39,7 +35,7 @@ def expand(
 
 
 def _random(
-    block: LibraryConfig, null: NullConfig, library: Library, bank: TokenBank, vocabulary: Vocabulary, window: Window
+    block: LibraryConfig, null: NullConfig, library: Library, index: BankIndex, window: Window
 ) -> list[Perturbation]:
     """Edits like those of a block, of genes that no perturbation of the user has; none where it has all genes.
 
@@ -49,9 +45,9 @@ def _random(
         return []
     sites, tps = _where(block, window)
     taken = {g for p in library.perturbations for g in p.genes}
-    own, made = list(_block(block, bank, vocabulary, window)), []
+    own, made = list(_block(block, index, window)), []
     for mode in block.modes:
-        found = _all_genes(mode, sites, tps, bank, vocabulary, window)
+        found = _all_genes(mode, sites, tps, index)
         free = [g for g in found if g not in taken]
         k = max(len(p.genes) for p in own if p.mode == mode)
         n = min(MANY_NULLS, len(free) - k) if null.n is None else null.n
@@ -68,7 +64,7 @@ def _random(
         groups = (
             [draw.choice(free, k, replace=False).tolist() for _ in range(n)] if k > 1 else [[g] for g in shuffled[:n]]
         )
-        made += [make_perturbation(g, mode, sites, tps, vocabulary) for g in groups]
+        made += [make_perturbation(g, mode, sites, tps, index.vocabulary) for g in groups]
     return made
 
 
@@ -77,12 +73,12 @@ def _where(block: LibraryConfig, window: Window) -> tuple[list[Site], list[int]]
     return block.perturbation_sequence, block.pert_tps or list(window.times)
 
 
-def _block(block: LibraryConfig, bank: TokenBank, vocabulary: Vocabulary, window: Window) -> list[Perturbation]:
-    sites, tps = _where(block, window)
+def _block(block: LibraryConfig, index: BankIndex, window: Window) -> list[Perturbation]:
+    (sites, tps), vocabulary = _where(block, window), index.vocabulary
     if block.genes == "all":
         if block.combos == "joint":
             raise ConfigError("library: `genes: all` with `combos: joint` would edit every gene at once; use `singles`")
-        genes_of = {mode: _all_genes(mode, sites, tps, bank, vocabulary, window) for mode in block.modes}
+        genes_of = {mode: _all_genes(mode, sites, tps, index) for mode in block.modes}
     else:
         columns = vocabulary.columns(_read_genes(block.genes) if isinstance(block.genes, Path) else block.genes)
         genes_of = dict.fromkeys(block.modes, columns)
@@ -93,24 +89,16 @@ def _block(block: LibraryConfig, bank: TokenBank, vocabulary: Vocabulary, window
     return made
 
 
-def _all_genes(
-    mode: str,
-    sites: Sequence[Site],
-    tps: Sequence[int],
-    bank: TokenBank,
-    vocabulary: Vocabulary,
-    window: Window,
-) -> list[int]:
+def _all_genes(mode: str, sites: Sequence[Site], tps: Sequence[int], index: BankIndex) -> list[int]:
     """Where the mode needs the gene, every gene expressed in an edited state of some cell; else every gene with a token."""
-    has_token = (vocabulary.source_token_G != NO_TOKEN) if "src" in sites else np.ones(len(vocabulary), dtype=bool)
-    if not edits.parse(mode).mode.needs_gene:
-        return [int(g) for g in np.flatnonzero(has_token)]
-    states = ([SOURCE] if "src" in sites else []) + (list(tps) if "tgt" in sites else [])
-    index = index_genes(bank, vocabulary, window.max_len, states)
-    expressed = [g for g in np.flatnonzero(has_token) if any(len(i.cells(int(g))) for i in index.values())]
-    if not expressed:
-        raise CellError("no gene of the vocabulary is expressed in the edited state of any cell")
-    return [int(g) for g in expressed]
+    vocabulary = index.vocabulary
+    chosen_G = (vocabulary.source_token_G != NO_TOKEN) if "src" in sites else np.ones(len(vocabulary), dtype=bool)
+    if edits.parse(mode).mode.needs_gene:
+        states = ([SOURCE] if "src" in sites else []) + (list(tps) if "tgt" in sites else [])
+        chosen_G = chosen_G & np.any([index[s].is_seen_G for s in states], axis=0)
+        if not chosen_G.any():
+            raise CellError("no gene of the vocabulary is expressed in the edited state of any cell")
+    return [int(g) for g in np.flatnonzero(chosen_G)]
 
 
 def _read_genes(path: Path) -> list[str]:

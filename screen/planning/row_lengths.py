@@ -5,84 +5,45 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.cells.bank import SOURCE, Ragged, TokenBank
-from screen.cells.vocabulary import EOS, NO_TOKEN, PAD, Vocabulary
+from screen.cells.bank import SOURCE, Ragged
+from screen.cells.vocabulary import EOS, PAD
 from screen.edits import NO_EDIT, TABLE, Counts
+from screen.planning.index import NOWHERE, BankIndex, Bools, Ints, in_parts
 from screen.planning.perturbations import Library, edited_states
 from screen.planning.window import Window
 
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-
-CELLS_AT_ONCE = 1024
 NO_PERTURBATION = -1
-NOWHERE = np.iinfo(np.int64).max
 _CHANGES_LENGTH = np.zeros(1 + max(mode.code for mode in TABLE), dtype=bool)
 _CHANGES_LENGTH[[mode.code for mode in TABLE if mode.lengths is not None]] = True
 
 
-class _StateRows:
-    """What one state's rows hold where the model sees them.
+class _Rows:
+    """What one state's rows hold where the model sees them, (C,) each.
 
     n_used_C    1 + the last position that is no pad; 0 for none
     n_tokens_C  ids that are no pad
     n_genes_C   gene ids, repeats included
-    has_repeat_C  some gene of the vocabulary is there more than once
-    key_N       (cell * G + gene) << bits | rank of every gene id, ascending, and a last one beyond all; empty if not asked
+    is_plain_C  genes stand side by side and no pad before the last id: special ids are only before or behind the genes
     """
 
-    def __init__(self, tokens: Ragged, column_of_token: Ints, n_genes: int, max_len: int, with_keys: bool) -> None:
-        self.n_genes, self.bits = n_genes, int(max_len).bit_length()
+    def __init__(self, tokens: Ragged, max_len: int) -> None:
         n_cells = len(tokens)
         self.n_used_C, self.n_tokens_C, self.n_genes_C = (np.zeros(n_cells, dtype=np.int64) for _ in range(3))
-        self.has_repeat_C = np.zeros(n_cells, dtype=bool)
-        keys = [np.zeros(0, dtype=np.int64)]
-        for first in range(0, n_cells, CELLS_AT_ONCE):
-            rows = slice(first, min(first + CELLS_AT_ONCE, n_cells))
-            row_T, position_T, token_T = _window(tokens, rows, max_len)
-            self._count(rows, row_T, position_T, token_T)
-            if with_keys:
-                keys.append(self._keys(rows, row_T, token_T, column_of_token))
-        self.key_N = np.concatenate([*keys, [NOWHERE]])
-
-    def _count(self, rows: slice, row_T: Ints, position_T: Ints, token_T: NDArray[np.int32]) -> None:
-        n_rows, is_token_T = rows.stop - rows.start, token_T != PAD
-        np.maximum.at(self.n_used_C[rows], row_T[is_token_T], position_T[is_token_T] + 1)
-        self.n_tokens_C[rows] = np.bincount(row_T[is_token_T], minlength=n_rows)
-        self.n_genes_C[rows] = np.bincount(row_T[token_T > EOS], minlength=n_rows)
-
-    def _keys(self, rows: slice, row_T: Ints, token_T: NDArray[np.int32], column_of_token: Ints) -> Ints:
-        is_gene_T = token_T > EOS
-        before_C = np.cumsum(self.n_genes_C[rows]) - self.n_genes_C[rows]
-        rank_T = np.cumsum(is_gene_T) - 1 - before_C[row_T]
-        known_T = token_T < len(column_of_token)
-        gene_T = np.where(known_T, column_of_token[np.where(known_T, token_T, PAD)], NO_TOKEN)
-        kept_T = gene_T != NO_TOKEN
-        cell_T = row_T[kept_T] + rows.start
-        key_N = np.sort(((cell_T * self.n_genes + gene_T[kept_T]) << self.bits) | rank_T[kept_T])
-        place_N = key_N >> self.bits
-        self.has_repeat_C[place_N[1:][place_N[1:] == place_N[:-1]] // self.n_genes] = True
-        return key_N
-
-    def find(self, cell_B: Ints, gene_B: Ints) -> tuple[Ints, Ints]:
-        """(how often each gene is in each cell's row, rank of the first among the row's genes or NOWHERE)."""
-        place_B = cell_B * self.n_genes + gene_B
-        at_B = np.searchsorted(self.key_N, place_B << self.bits)
-        found_B = self.key_N[at_B]
-        is_hit_B = (found_B >> self.bits) == place_B
-        count_B = is_hit_B.astype(np.int64)
-        again = np.flatnonzero(is_hit_B & self.has_repeat_C[cell_B])
-        count_B[again] = np.searchsorted(self.key_N, (place_B[again] + 1) << self.bits) - at_B[again]
-        return count_B, np.where(is_hit_B, found_B & ((1 << self.bits) - 1), NOWHERE)
-
-
-def _window(tokens: Ragged, rows: slice, max_len: int) -> tuple[Ints, Ints, NDArray[np.int32]]:
-    """(row number within the slice, position, id) of the first `max_len` ids of some rows."""
-    offset_C1 = tokens.offset_C1[rows.start : rows.stop + 1]
-    row_T = np.repeat(np.arange(len(offset_C1) - 1), np.diff(offset_C1))
-    position_T = np.arange(offset_C1[0], offset_C1[-1]) - offset_C1[row_T]
-    seen_T = position_T < max_len
-    return row_T[seen_T], position_T[seen_T], tokens.token_T[offset_C1[0] : offset_C1[-1]][seen_T]
+        self.is_plain_C = np.ones(n_cells, dtype=bool)
+        for first, part in in_parts(tokens):
+            has_ids = np.flatnonzero(part.length_C)
+            row_C, start_N = first + has_ids, part.offset_C1[has_ids]
+            place_T = np.arange(1, len(part.token_T) + 1) - np.repeat(start_N, part.length_C[has_ids])
+            token_T = np.where(place_T <= max_len, part.token_T, PAD)
+            is_token_T, is_gene_T = token_T != PAD, token_T > EOS
+            if len(row_C) == 0:
+                continue
+            used_N, last_N = (np.maximum.reduceat(np.where(x, place_T, 0), start_N) for x in (is_token_T, is_gene_T))
+            first_N = np.minimum.reduceat(np.where(is_gene_T, place_T, NOWHERE), start_N)
+            n_tokens_N, n_genes_N = (np.add.reduceat(x, start_N, dtype=np.int64) for x in (is_token_T, is_gene_T))
+            self.n_used_C[row_C], self.n_tokens_C[row_C], self.n_genes_C[row_C] = used_N, n_tokens_N, n_genes_N
+            is_one_run_N = (n_genes_N == 0) | (last_N - first_N + 1 == n_genes_N)
+            self.is_plain_C[row_C] = is_one_run_N & (used_N == n_tokens_N)
 
 
 class RowLengths:
@@ -94,8 +55,7 @@ class RowLengths:
 
     def __init__(
         self,
-        bank: TokenBank,
-        vocabulary: Vocabulary,
+        index: BankIndex,
         window: Window,
         library: Library,
         times: Sequence[int],
@@ -117,17 +77,16 @@ class RowLengths:
         self._n_inserted_P = np.array([*(p.n_inserted for p in library.perturbations), 0], dtype=np.int64)
         self._offset_P = np.cumsum(self._n_genes_P) - self._n_genes_P
         self._gene_N = np.array([g for p in library.perturbations for g in p.genes], dtype=np.int64)
-        tables = {s: vocabulary.column_of_token("src" if s == SOURCE else "tgt") for s in self._edits_P}
-        self._rows = {
-            s: _StateRows(bank.states[s].tokens, tables[s], len(vocabulary), window.max_len, s in edited)
-            for s in self._edits_P
-        }
+        self._rows = {s: _Rows(index.bank.states[s].tokens, window.max_len) for s in self._edits_P}
+        self._index = {s: index[s] for s in edited}
 
     def is_regular_C(self, state: int) -> Bools:
-        """Whether a cell's row holds no gene twice and no pad between its ids."""
-        rows = self._rows[state]
-        has_pad_C: Bools = rows.n_used_C > rows.n_tokens_C
-        return ~(rows.has_repeat_C | has_pad_C)
+        """Whether a cell's row is special ids, genes of which none is there twice, special ids, and no pad between them.
+
+        Where no perturbation edits the state, repeats are not looked for.
+        """
+        is_plain_C = self._rows[state].is_plain_C
+        return is_plain_C & ~self._index[state].has_repeat_C if state in self._index else is_plain_C
 
     def edited(self, cell_B: NDArray[np.integer], perturbation_B: NDArray[np.integer]) -> dict[int, tuple[Ints, Bools]]:
         """State (source and every time point) -> (length_B, is_full_B) of the rows as the model reads them.
@@ -179,7 +138,7 @@ class RowLengths:
         count_B, rank_B = np.zeros(len(cell_B), dtype=np.int64), np.full(len(cell_B), NOWHERE)
         for j in range(int(n_B.max(initial=0))):
             at = np.flatnonzero(n_B > j)
-            count, rank = self._rows[state].find(cell_B[at], self._gene_N[first_B[at] + j])
+            count, rank = self._index[state].find(cell_B[at], self._gene_N[first_B[at] + j])
             count_B[at] += count
             rank_B[at] = np.minimum(rank_B[at], rank)
         return count_B, rank_B

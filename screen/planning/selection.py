@@ -1,19 +1,17 @@
 """Selection: which cells each perturbation is screened in, and what became of the others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.cells.bank import SOURCE, Ragged, TokenBank, distinct_tokens
-from screen.cells.vocabulary import PAD, SPECIAL_IDS, Vocabulary
-from screen.planning.index import Cells, GeneIndex, in_parts, index_genes
+from screen.cells.bank import SOURCE, Ragged, distinct_tokens
+from screen.cells.vocabulary import PAD, SPECIAL_IDS
+from screen.planning.index import BankIndex, Bools, Cells, in_parts
 from screen.planning.perturbations import Library, Perturbation, edited_states
 from screen.planning.window import Window
-
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -35,17 +33,18 @@ class Coverage:
 
 
 class _Finder:
-    """Finds a perturbation's cells; one screen's indices and row sizes, nothing per item.
+    """Finds a perturbation's cells; one screen's index and row sizes, nothing per item.
 
     n_genes_TC  different genes per row of each predicted time point
     """
 
-    def __init__(self, bank: TokenBank, index: Mapping[int, GeneIndex], window: Window) -> None:
-        self.bank, self.index, self.window = bank, index, window
-        rows = [bank.states[t].tokens for t in window.pred_tps]
+    def __init__(self, index: BankIndex, window: Window) -> None:
+        assert index.max_len == window.max_len
+        self.bank, self.index, self.window = index.bank, index, window
+        rows = [self.bank.states[t].tokens for t in window.pred_tps]
         self.n_genes_TC = np.stack([_n_distinct(r, window.max_len, SPECIAL_IDS) for r in rows])
         self.has_genes_TC = self.n_genes_TC > 0
-        self.all_C = np.arange(bank.n_cells, dtype=np.int32)
+        self.all_C = np.arange(self.bank.n_cells, dtype=np.int32)
 
     @cached_property
     def n_source_C(self) -> NDArray[np.int16]:
@@ -136,20 +135,13 @@ class Selection:
 
 
 def select_items(
-    library: Library,
-    bank: TokenBank,
-    vocabulary: Vocabulary,
-    window: Window,
-    stratum_C: NDArray[np.int64],
-    stratum: Sequence[str],
+    library: Library, index: BankIndex, window: Window, stratum_C: NDArray[np.int64], stratum: Sequence[str]
 ) -> Selection:
     """Cells and coverage of every perturbation.
 
     Where the mode needs the gene, an item exists where any of its genes is in an edited row; else for every cell.
     """
-    states = {s for p in library.perturbations for s in edited_states(p)}
-    states |= {t for t in window.pred_tps for p in library.perturbations if window.excludes_genes(p, t)}
-    finder = _Finder(bank, index_genes(bank, vocabulary, window.max_len, sorted(states)), window)
+    finder = _Finder(index, window)
     n_cells_S = np.bincount(stratum_C, minlength=len(stratum))
     candidate_PS, screened_PS, truncated_PS = np.zeros((3, len(library), len(stratum)), dtype=np.int64)
     for number, p in enumerate(library.perturbations):

@@ -15,6 +15,7 @@ from screen.engine.screen import Prepared
 from screen.errors import ConfigError
 from screen.models.adapter import ModelAdapter
 from screen.models.registry import Loaded, load
+from screen.planning.index import BankIndex
 from screen.planning.layout import Layout
 from screen.planning.library import expand
 from screen.planning.perturbations import MANY_JOINT_GENES, Library
@@ -29,10 +30,11 @@ def prepare(config: ScreenConfig) -> Prepared:
     loaded = _by_stratum(load(config), config)
     adapter, vocabulary, bank, window = loaded.adapter, loaded.vocabulary, loaded.bank, loaded.window
     _check(config, bank, window)
-    library = expand(config.library, bank, vocabulary, window, config.null)
+    index = BankIndex(bank, vocabulary, window.max_len)
+    library = expand(config.library, index, window, config.null)
     stratum_C, strata = _strata(bank, config.output.strata, window.pred_tps)
     layout = _layout(config, window, adapter)
-    selection = select_items(library, bank, vocabulary, window, stratum_C, strata)
+    selection = select_items(library, index, window, stratum_C, strata)
     rows = RowBuilder(bank, vocabulary, window, loaded.conditions, config.predict.exclude_src, adapter.condition_ids)
     plan = planned(selection, bank, adapter, max(map(rows.n_conditions, window.pred_tps)), layout)
     notes = (
@@ -40,7 +42,19 @@ def prepare(config: ScreenConfig) -> Prepared:
         *_gene_sets(config.enrich, vocabulary, layout),
     )  # fmt: skip
     return Prepared(
-        config.output, vocabulary, bank, library, plan, window, adapter, rows, layout, notes, config.deg, config.enrich
+        config.output,
+        vocabulary,
+        bank,
+        index,
+        library,
+        plan,
+        window,
+        adapter,
+        rows,
+        layout,
+        notes,
+        config.deg,
+        config.enrich,
     )
 
 

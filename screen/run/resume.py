@@ -150,7 +150,7 @@ def other_executors(store: ScreenStore, ours: Mapping[str, Any]) -> list[str]:
 
 def _select(screen: Prepared, library: Library) -> Selection:
     plan = screen.plan
-    return select_items(library, screen.bank, screen.vocabulary, screen.window, plan.stratum_C, plan.coverage.stratum)
+    return select_items(library, screen.index, screen.window, plan.stratum_C, plan.coverage.stratum)
 
 
 def _screen_of(screen: Prepared, library: Library, cells_per_block: int, unit_rows: int | None = None) -> Prepared:

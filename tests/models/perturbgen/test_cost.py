@@ -14,6 +14,7 @@ from screen.models.adapter import Batching
 from screen.models.ops import Arithmetic
 from screen.models.perturbgen.cost import Cost
 from screen.planning.batches import pack, pack_controls
+from screen.planning.index import BankIndex
 from screen.planning.perturbations import Library, edited_states
 from screen.planning.row_lengths import RowLengths
 from tests.models.perturbgen.test_golden_model import CASES, engine, perturbation
@@ -29,9 +30,8 @@ def test_flops_of_batches_are_what_torch_counts(case: dict[str, Any], one_cell: 
     p = perturbation(case)
     window, edited = rows.window, frozenset(edited_states(p))
     times = sorted({*window.pred_tps, *window.context_tps})
-    lengths = RowLengths(
-        rows.bank, rows.vocabulary, window, Library((p,), (True,)), times, exclude_src=rows.exclude_src
-    )
+    index = BankIndex(rows.bank, rows.vocabulary, window.max_len)
+    lengths = RowLengths(index, window, Library((p,), (True,)), times, exclude_src=rows.exclude_src)
     resident = Resident(rows, Library((p,), (True,)), lengths, CPU)
     model = adapter.packed(CPU, Arithmetic(), Batching(frozenset({edited})))
     cost = Cost(adapter.model.sizes, adapter.chains)

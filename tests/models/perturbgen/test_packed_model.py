@@ -15,6 +15,7 @@ from screen.models.ops import Arithmetic, CpuBackend, Precision
 from screen.models.perturbgen.adapter import ATTENTION_CHOICES
 from screen.models.perturbgen.chains import REUSE
 from screen.planning.batches import pack, pack_controls
+from screen.planning.index import BankIndex
 from screen.planning.perturbations import Library, edited_states
 from screen.planning.row_lengths import RowLengths
 from tests.models.perturbgen.test_golden_model import CASES, TOLERANCE, engine, perturbation, vocabulary
@@ -38,7 +39,8 @@ def packed(
     p = perturbation(case)
     library, window = Library((p,), (True,)), rows.window
     times = sorted({*window.pred_tps, *window.context_tps})
-    lengths = RowLengths(rows.bank, rows.vocabulary, window, library, times, exclude_src=rows.exclude_src)
+    index = BankIndex(rows.bank, rows.vocabulary, window.max_len)
+    lengths = RowLengths(index, window, library, times, exclude_src=rows.exclude_src)
     resident = Resident(rows, library, lengths, CPU)
     batching = Batching(frozenset({frozenset(edited_states(p))}), True, window.pool_everywhere)
     attention_from = dict.fromkeys(ATTENTION_CHOICES.values(), 1 if backend == "onednn" else None)

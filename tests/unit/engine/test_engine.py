@@ -55,9 +55,7 @@ def screen_of(
         model=MODEL,
     )
     layout = replace(screen.layout, dtype="float32", keep_embeddings=True, keep_gene_cosine=True)
-    selection = select_items(
-        screen.library, screen.bank, screen.vocabulary, screen.window, np.zeros(N_CELLS, int), ["all"]
-    )
+    selection = select_items(screen.library, screen.index, screen.window, np.zeros(N_CELLS, int), ["all"])
     return replace(screen, layout=layout, plan=order(selection, unit_rows=unit_rows, cells_per_block=cells_per_block))
 
 

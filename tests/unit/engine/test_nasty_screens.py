@@ -25,6 +25,7 @@ from screen.models.perturbgen.adapter import ATTENTION_CHOICES, PerturbGenAdapte
 from screen.models.perturbgen.network.model import PerturbGen
 from screen.models.perturbgen.random import random_model, sizes_of
 from screen.models.synthetic import SyntheticSizes, synthetic_vocabulary
+from screen.planning.index import BankIndex
 from screen.planning.layout import Layout
 from screen.planning.perturbations import Library, make_library, make_perturbation
 from screen.planning.plan import order
@@ -112,12 +113,13 @@ def nasty_screen(seed: int) -> Prepared | None:
     )  # fmt: skip
     scale = adapter.schema.expression_scale
     layout = Layout(pred_tps, 32, scale, "float32", True, bool(rng.random() < 0.5))
-    selection = select_items(library, bank, VOCABULARY, window, np.zeros(n_cells, np.int64), ["all"])
+    index = BankIndex(bank, VOCABULARY, MAX_LEN)
+    selection = select_items(library, index, window, np.zeros(n_cells, np.int64), ["all"])
     if selection.n_items == 0:
         return None
     plan = order(selection, unit_rows=int(rng.choice([7, 33, 1000])), cells_per_block=int(rng.choice([1, 3, 50])))
     rows = RowBuilder(bank, VOCABULARY, window, conditions, bool(excludes_source), adapter.condition_ids)
-    return Prepared(OutputConfig(), VOCABULARY, bank, library, plan, window, adapter, rows, layout)
+    return Prepared(OutputConfig(), VOCABULARY, bank, index, library, plan, window, adapter, rows, layout)
 
 
 def assert_near(ours: np.ndarray, exact: np.ndarray, name: str) -> None:
@@ -190,9 +192,7 @@ def test_units_that_were_whole_are_handed_over_before_an_error() -> None:
     sizes = replace(SIZES, n_times=1, n_genes=200)
     model: Any = random_model(sizes_of(sizes))
     screen = synthetic_screen(sizes, 6, modes=("mask",), model=model)
-    selection = select_items(
-        screen.library, screen.bank, screen.vocabulary, screen.window, np.zeros(6, np.int64), ["all"]
-    )
+    selection = select_items(screen.library, screen.index, screen.window, np.zeros(6, np.int64), ["all"])
     screen = replace(screen, plan=order(selection, unit_rows=10, cells_per_block=3))
     rows = screen.bank.states[1].tokens
     first_block = {int(t) for c in range(3) for t in rows[c][:MAX_LEN]}

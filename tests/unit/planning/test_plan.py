@@ -14,7 +14,7 @@ from torch import from_numpy
 from screen.cells.bank import SOURCE, Ragged, State, TokenBank, distinct_tokens
 from screen.cells.vocabulary import SPECIAL_IDS, Vocabulary
 from screen.errors import CellError
-from screen.planning.index import CELLS_AT_ONCE
+from screen.planning.index import CELLS_AT_ONCE, BankIndex
 from screen.planning.perturbations import Library, Perturbation, make_perturbation
 from screen.planning.plan import Plan, order
 from screen.planning.selection import select_items
@@ -80,7 +80,7 @@ def test_items_and_coverage_equal_the_definition(source, one, two, library, ever
     window = Window((1, 2), (), MAX_LEN, everywhere)
     stratum_C = np.array([0, 1, 0, 1])
     wanted = Library(tuple(library), (True,) * len(library))
-    selection = select_items(wanted, bank, VOCABULARY, window, stratum_C, ["a", "b"])
+    selection = select_items(wanted, BankIndex(bank, VOCABULARY, MAX_LEN), window, stratum_C, ["a", "b"])
     plan = order(selection, unit_rows=2, cells_per_block=per_block)
     expected = []
     tally = {n: np.zeros((len(library), 2), dtype=int) for n in ("screened", "absent", "truncated", "emptied")}
@@ -147,7 +147,9 @@ def test_the_number_of_edited_genes_counts_each_gene_once() -> None:
     bank = bank_of([[14, 9], [14], [14], [11]], [[4, 5, 6], [5, 6], [6], [4, 5]])
     p = make_perturbation([0, 1], "mask", ["src", "tgt"], [1], VOCABULARY)
     window = Window((1,), (), MAX_LEN)
-    selection = select_items(Library((p,), (True,)), bank, VOCABULARY, window, np.zeros(4, int), ["all"])
+    selection = select_items(
+        Library((p,), (True,)), BankIndex(bank, VOCABULARY, MAX_LEN), window, np.zeros(4, int), ["all"]
+    )
     plan = order(selection, unit_rows=8, cells_per_block=8)
     assert dict(zip(plan.cell_I.tolist(), plan.n_edited_I.tolist(), strict=True)) == {0: 2, 1: 2, 2: 1}
     assert plan.coverage.emptied_PS.tolist() == [[1]]
@@ -173,7 +175,7 @@ def test_a_bank_of_many_rows_is_planned_as_its_cells_are_one_by_one() -> None:
     ]  # type: ignore[arg-type, list-item]
     library = Library((*made, make_perturbation([1, 0], "overexpress", ["tgt"], [1], VOCABULARY)), (True,) * 5)
     stratum_C = np.zeros(bank.n_cells, dtype=np.int64)
-    selection = select_items(library, bank, VOCABULARY, window, stratum_C, ["all"])
+    selection = select_items(library, BankIndex(bank, VOCABULARY, MAX_LEN), window, stratum_C, ["all"])
     plan = order(selection, unit_rows=64, cells_per_block=100)
     kinds = [[naive(p, bank, c, window)[0] for c in range(bank.n_cells)] for p in library.perturbations]
     items = [(c // 100, i, c) for i, row in enumerate(kinds) for c, kind in enumerate(row) if kind == "screened"]
@@ -187,7 +189,9 @@ def test_a_selection_knows_its_items_before_they_are_ordered() -> None:
     library = Library(
         tuple(make_perturbation([g], "mask", ["src"], [], VOCABULARY) for g in range(N_GENES)), (True,) * N_GENES
     )
-    selection = select_items(library, bank, VOCABULARY, window, np.zeros(20, dtype=np.int64), ["all"])
+    selection = select_items(
+        library, BankIndex(bank, VOCABULARY, MAX_LEN), window, np.zeros(20, dtype=np.int64), ["all"]
+    )
     plans = [order(selection, unit_rows=7, cells_per_block=n) for n in (3, 20)]
     assert [p.n_items for p in plans] == [selection.n_items] * 2
     for number in range(N_GENES):
@@ -197,7 +201,9 @@ def test_a_selection_knows_its_items_before_they_are_ordered() -> None:
 
 def test_the_fingerprint_tells_content_order_units_and_blocks() -> None:
     library = Library((make_perturbation([0], "mask", ["src"], [], VOCABULARY),), (True,))
-    selection = select_items(library, many_cells(20), VOCABULARY, Window((1,), (), MAX_LEN), np.zeros(20, int), ["all"])
+    selection = select_items(
+        library, BankIndex(many_cells(20), VOCABULARY, MAX_LEN), Window((1,), (), MAX_LEN), np.zeros(20, int), ["all"]
+    )
     plan, again = (order(selection, unit_rows=7, cells_per_block=3) for _ in range(2))
     assert plan.fingerprint() == again.fingerprint()
     others = [replace(plan, unit_rows=8), replace(plan, cells_per_block=4), replace(plan, cell_I=plan.cell_I[::-1])]

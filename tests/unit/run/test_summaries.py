@@ -18,6 +18,7 @@ from scipy.stats import false_discovery_control
 from screen.cli.main import main
 from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
+from screen.planning.index import BankIndex
 from screen.planning.layout import SUMMARIES
 from screen.planning.perturbations import Library
 from screen.planning.plan import Plan, order
@@ -56,7 +57,7 @@ def plans(draw: st.DrawFn) -> Plan:
     library = draw(st.lists(perturbations, min_size=1, max_size=5, unique=True))
     stratum_C = np.array(draw(st.lists(st.integers(0, 2), min_size=4, max_size=4)))
     selection = select_items(
-        Library(tuple(library), (True,) * len(library)), bank, VOCABULARY, Window((1, 2), (), MAX_LEN), stratum_C,
+        Library(tuple(library), (True,) * len(library)), BankIndex(bank, VOCABULARY, MAX_LEN), Window((1, 2), (), MAX_LEN), stratum_C,
         ["a", "b", "c"],
     )  # fmt: skip
     return order(selection, unit_rows=draw(st.integers(1, 9)), cells_per_block=draw(st.integers(1, 4)))

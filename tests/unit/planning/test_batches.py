@@ -1,4 +1,4 @@
-"""Packing: lengths and ranks equal the edited rows, batches hold every item once, within budget, almost without pads."""
+"""Row lengths and batches: lengths and ranks equal the edited rows, batches hold every item once, within budget, almost without pads."""
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from screen.cells.bank import SOURCE, Ragged, State, TokenBank
 from screen.cells.vocabulary import PAD, Vocabulary
 from screen.engine.rows import RowBuilder
 from screen.planning.batches import MAX_PADDED, Batch, pack, pack_controls, pack_unit, padded_share
+from screen.planning.index import BankIndex
 from screen.planning.perturbations import Library, Perturbation, edited_states, make_perturbation
 from screen.planning.plan import order
 from screen.planning.row_lengths import NO_PERTURBATION, RowLengths
@@ -68,7 +69,7 @@ def every_item(library: Library) -> tuple[np.ndarray, np.ndarray]:
 @given(banks, libraries)
 def test_lengths_are_those_of_the_edited_rows(bank: TokenBank, library: Library) -> None:
     cell_I, perturbation_I = every_item(library)
-    found = RowLengths(bank, VOCABULARY, WINDOW, library, TIMES).edited(cell_I, perturbation_I)
+    found = RowLengths(BankIndex(bank, VOCABULARY, MAX_LEN), WINDOW, library, TIMES).edited(cell_I, perturbation_I)
     assert list(found) == [SOURCE, *TIMES]
     for state, (length_I, is_full_I) in found.items():
         for i, (cell, p) in enumerate(zip(cell_I, (library.perturbations[j] for j in perturbation_I), strict=True)):
@@ -83,16 +84,37 @@ def test_lengths_are_those_of_the_edited_rows(bank: TokenBank, library: Library)
 @given(banks, libraries)
 def test_ranks_are_those_of_the_row_builder(bank: TokenBank, library: Library) -> None:
     cell_I, perturbation_I = every_item(library)
-    rank_I, length_I = RowLengths(bank, VOCABULARY, WINDOW, library, TIMES).rank(cell_I, perturbation_I)
+    rank_I, length_I = RowLengths(BankIndex(bank, VOCABULARY, MAX_LEN), WINDOW, library, TIMES).rank(
+        cell_I, perturbation_I
+    )
     rows = RowBuilder(bank, VOCABULARY, WINDOW, {t: np.zeros((N_CELLS, 1), dtype=np.int64) for t in TIMES})
     expected = [rows.rank(c, library.perturbations[i]) for c, i in zip(cell_I, perturbation_I, strict=True)]
     assert list(zip(rank_I.tolist(), length_I.tolist(), strict=True)) == expected
 
 
+def is_regular(row: list[int], column_of_token: np.ndarray, is_edited: bool) -> bool:
+    """Special ids, genes, special ids, no pad between; where it is edited, no gene of the vocabulary twice."""
+    ids = row[: max((i for i, t in enumerate(row) if t != PAD), default=-1) + 1]
+    genes = [i for i, t in enumerate(ids) if t > 3]
+    known = [t for t in ids if t < len(column_of_token) and column_of_token[t] >= 0]
+    is_one_run = genes == list(range(genes[0], genes[-1] + 1)) if genes else True
+    return PAD not in ids and is_one_run and not (is_edited and len(set(known)) < len(known))
+
+
+@given(banks, libraries)
+def test_a_row_is_regular_if_the_kernels_may_edit_it(bank: TokenBank, library: Library) -> None:
+    lengths = RowLengths(BankIndex(bank, VOCABULARY, MAX_LEN), WINDOW, library, TIMES)
+    edited = {s for p in library.perturbations for s in edited_states(p)}
+    for s in (SOURCE, *TIMES):
+        table = VOCABULARY.column_of_token("src" if s == SOURCE else "tgt")
+        rows = [bank.states[s].tokens[c][:MAX_LEN].tolist() for c in range(N_CELLS)]
+        assert lengths.is_regular_C(s).tolist() == [is_regular(row, table, s in edited) for row in rows]
+
+
 def test_a_source_that_is_left_out_is_an_empty_row() -> None:
     bank = bank_of([[2, 14, 3]], [[4, 5]])
     library = Library((make_perturbation([0], "mask", ["tgt"], [1], VOCABULARY),), (True,))
-    lengths = RowLengths(bank, VOCABULARY, WINDOW, library, [1], exclude_src=True)
+    lengths = RowLengths(BankIndex(bank, VOCABULARY, MAX_LEN), WINDOW, library, [1], exclude_src=True)
     (batch,) = pack(lengths, np.array([0]), np.array([0]), np.array([0]), 10)
     assert (batch.n_source, batch.source_is_full, batch.n_target, batch.target_is_full) == (1, False, {1: 2}, {1: True})
 
@@ -108,7 +130,7 @@ def test_batches_hold_every_item_once_within_the_budget(bank, library, budget, r
     cell_I, perturbation_I = every_item(library)
     chosen = np.array(data.draw(st.lists(st.integers(0, len(cell_I) - 1), unique=True, min_size=1)))
     item_B = np.sort(chosen)
-    lengths = RowLengths(bank, VOCABULARY, WINDOW, library, TIMES)
+    lengths = RowLengths(BankIndex(bank, VOCABULARY, MAX_LEN), WINDOW, library, TIMES)
     batches = pack(lengths, item_B, cell_I[item_B], perturbation_I[item_B], budget)
     assert sorted(i for b in batches for i in b.item_B.tolist()) == item_B.tolist()
     for b in batches:
@@ -133,9 +155,9 @@ def test_batches_hold_every_item_once_within_the_budget(bank, library, budget, r
 
 @given(banks, libraries, st.integers(1, 7), st.integers(1, N_CELLS))
 def test_a_unit_is_packed_block_by_block_and_apart_by_what_is_edited(bank, library, unit_rows, per_block) -> None:  # type: ignore[no-untyped-def]
-    lengths = RowLengths(bank, VOCABULARY, WINDOW, library, TIMES)
+    lengths = RowLengths(BankIndex(bank, VOCABULARY, MAX_LEN), WINDOW, library, TIMES)
     stratum_C = np.zeros(N_CELLS, dtype=np.int64)
-    selection = select_items(library, bank, VOCABULARY, WINDOW, stratum_C, ["all"])
+    selection = select_items(library, BankIndex(bank, VOCABULARY, MAX_LEN), WINDOW, stratum_C, ["all"])
     plan = order(selection, unit_rows=unit_rows, cells_per_block=per_block)
     for number in range(plan.n_units):
         packed = pack_unit(lengths, plan, number, 40)
@@ -150,7 +172,7 @@ def test_a_unit_is_packed_block_by_block_and_apart_by_what_is_edited(bank, libra
 
 @given(banks, libraries)
 def test_controls_have_the_lengths_of_unedited_rows(bank: TokenBank, library: Library) -> None:
-    lengths = RowLengths(bank, VOCABULARY, WINDOW, library, TIMES)
+    lengths = RowLengths(BankIndex(bank, VOCABULARY, MAX_LEN), WINDOW, library, TIMES)
     for b in pack_controls(lengths, np.arange(N_CELLS), 1):
         assert (b.n_items, b.item_B.tolist(), set(b.perturbation_B.tolist())) == (
             1,
@@ -167,7 +189,10 @@ def test_no_item_makes_no_batch() -> None:
     bank = bank_of([[2, 14, 3]], [[4, 5]])
     library = Library((make_perturbation([0], "mask", ["tgt"], [1], VOCABULARY),), (True,))
     nothing = np.zeros(0, dtype=np.int64)
-    assert pack(RowLengths(bank, VOCABULARY, WINDOW, library, [1]), nothing, nothing, nothing, 10) == []
+    assert (
+        pack(RowLengths(BankIndex(bank, VOCABULARY, MAX_LEN), WINDOW, library, [1]), nothing, nothing, nothing, 10)
+        == []
+    )
     assert padded_share([]) == 0.0
 
 
@@ -192,7 +217,7 @@ def real_bank(n_cells: int, n_genes: int, n_states: int = 3) -> TokenBank:
 def test_a_unit_of_many_items_per_cell_is_packed_almost_without_pads(modes: list[str]) -> None:
     vocabulary, library = singles(400 if modes == ["overexpress"] else 2000, modes)
     bank = real_bank(64, 2000)
-    lengths = RowLengths(bank, vocabulary, Window((1, 2), (), 1024), library, (1, 2))
+    lengths = RowLengths(BankIndex(bank, vocabulary, 1024), Window((1, 2), (), 1024), library, (1, 2))
     cell_I, perturbation_I = (x.ravel() for x in np.meshgrid(np.arange(64), np.arange(len(library))))
     is_item_I = (
         np.ones(len(cell_I), dtype=bool) if modes == ["overexpress"] else lengths.rank(cell_I, perturbation_I)[0] >= 0
@@ -207,7 +232,7 @@ def test_a_unit_of_many_items_per_cell_is_packed_almost_without_pads(modes: list
 def test_small_groups_of_nearly_equal_shape_share_a_batch_that_needs_a_key_mask() -> None:
     vocabulary, library = singles(100, ["mask"])
     bank = bank_of([list(range(4, n)) for n in (103, 102, 60)], [list(range(4, 90))] * 3)
-    lengths = RowLengths(bank, vocabulary, Window((1,), (), 128), library, (1,))
+    lengths = RowLengths(BankIndex(bank, vocabulary, 128), Window((1,), (), 128), library, (1,))
     item_I = np.arange(9)
     batches = pack(lengths, item_I, item_I % 3, item_I // 3, 99 * 40)
     assert [b.cell_B.tolist() for b in batches] == [[2] * 3, [1] * 3 + [0] * 3]
@@ -221,7 +246,7 @@ def test_small_groups_of_nearly_equal_shape_share_a_batch_that_needs_a_key_mask(
 def test_a_group_is_cut_into_batches_of_nearly_equal_size() -> None:
     vocabulary, library = singles(100, ["mask"])
     bank = bank_of([list(range(4, 54))], [list(range(4, 44))])
-    lengths = RowLengths(bank, vocabulary, Window((1,), (), 128), library, (1,))
+    lengths = RowLengths(BankIndex(bank, vocabulary, 128), Window((1,), (), 128), library, (1,))
     item_I = np.arange(50)
     sizes = [b.n_items for b in pack(lengths, item_I, np.zeros(50, dtype=int), item_I, 50 * 20)]
     assert sizes == [16, 17, 17]
