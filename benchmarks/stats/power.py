@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks.record import median, p20_p80, record
 from benchmarks.run_all import exit_code, options, said
@@ -88,7 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 1 if more is false than was asked for."""
     given = options(__doc__, arguments)
     work = TINY if given.quick else REAL
-    torch.set_num_threads(1)
     genes = [of_genes(work, seed) for seed in range(work.n_rounds)]
     measured: dict[str, tuple[float, list[tuple[float, float]]]] = {
         "all": (PERTURBATION_FDR, [of_perturbations(work, seed, False) for seed in range(work.n_rounds)]),

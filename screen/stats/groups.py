@@ -7,12 +7,12 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from screen.planning.layout import SUMMARIES
-from screen.stats.moments import Moments, TileSums, counts_of, joined, mean_and_squares, moments_of
+from screen.stats.moments import Moments, counts_of, joined, mean_and_squares, moments_of
 from screen.stats.statistics import benjamini_hochberg, paired_t, rank_sum, signed_rank
+from screen.stats.tile_sums import TileSums
 from screen.store.reader import Block, StoreReader
 
 Genes = NDArray[np.float64]
@@ -200,7 +200,7 @@ class GroupReader:
         dense = self.block.dense(name)
         if dense is None or dense.dtype != np.float16:
             parts = [
-                mean_and_squares(torch.from_numpy(self.block.read_part(name, rows, genes)))
+                mean_and_squares(self.block.read_part(name, rows, genes))
                 for genes in _cut(self._n_genes, READ_BYTES // (8 * len(rows)))
             ]
             mean_G, m2_G = (np.concatenate(x) for x in zip(*parts, strict=True))

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
 
 from screen.machine import available_cores
@@ -169,8 +168,6 @@ _OPENED = _Opened()
 
 def write_part(job: Job, number: int, perturbations: Sequence[int]) -> list[Summary]:
     """The task that workers run: one file, at most ROWS_PER_GROUP rows of it in memory. Returns its groups' summaries."""
-    # parts run side by side: each has one thread
-    torch.set_num_threads(1)
     names, readers = _OPENED.of(job)
     summaries: list[Summary] = []
     folder, sets = job.directory / FOLDER, job.sets

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from screen.stats.moments import Moments, TileSums, moments_of
+from screen.stats.moments import Moments, moments_of
 from screen.stats.statistics import MOST_EXACT, benjamini_hochberg, paired_t, rank_sum, signed_rank
 
 
@@ -115,27 +115,3 @@ def test_missing_p_values_stay_missing_and_do_not_count() -> None:
     with_gaps = benjamini_hochberg(np.array([0.01, np.nan, 0.04]))
     np.testing.assert_allclose(with_gaps[[0, 2]], [0.02, 0.04])
     assert np.isnan(with_gaps[1])
-
-
-halves = st.floats(-60000, 60000, width=16)
-
-
-@given(arrays(np.float16, st.tuples(st.integers(1, 40), st.integers(1, 5)), elements=halves), st.integers(1, 50))
-def test_sums_on_the_way_are_those_of_all_items_and_a_constant_gene_does_not_spread(
-    items_NG: np.ndarray, height: int
-) -> None:
-    n, n_genes = items_NG.shape
-    items_NG[:, 0] = items_NG[0, 0]
-    sums = TileSums(n_genes, 8 * n_genes * height)
-    assert len(sums.tile) == height
-    for _ in range(2):
-        # in memory that was used before
-        n_items, mean_G, m2_G = sums.of(items_NG[i : i + height] for i in range(0, n, height))
-        exact_NG = items_NG.astype(np.float64)
-        square_G = np.square(exact_NG).sum(0)
-        assert n_items == n
-        np.testing.assert_allclose(mean_G, exact_NG.mean(0), rtol=0, atol=(n + 2) * 2.0**-53 * np.abs(exact_NG).max())
-        away_G = np.square(exact_NG - exact_NG.mean(0)).sum(0)
-        assert (np.abs(m2_G - away_G) <= (n + 4) * 2.0**-52 * square_G).all()
-        assert (m2_G[np.ptp(exact_NG, axis=0) == 0] == 0).all()
-        assert (m2_G[np.ptp(exact_NG, axis=0) > 0] > 0).all()
