@@ -28,10 +28,13 @@ from screen.planning.perturbations import MANY_JOINT_GENES, Library
 from screen.planning.plan import Window, select_items
 from screen.run.unit_sizes import planned
 from screen.stats.gene_sets import GeneSets
+from screen.stats.tests.table import named
 
 
 def prepare(config: ScreenConfig) -> Prepared:
     """Reads model, vocabulary and cells, checks that they fit each other, and plans. Raises RequestError."""
+    # better now than when everything is computed
+    named(config.deg.test)
     model, checkpoint = load_model(config.model.checkpoint, _declared(config), config.model.encoder_path)
     sizes = model.sizes
     vocabulary = _vocabulary(config, sizes)

@@ -50,6 +50,14 @@ def mean_and_squares(delta_NG: NDArray[np.floating]) -> tuple[Genes, Genes]:
     return mean_G, np.einsum("ng,ng->g", away_NG, away_NG)
 
 
+def standard_error(moments: Moments) -> Genes:
+    """Of the mean change, per gene; one cell has none: NaN."""
+    n = moments.n_cells
+    if n < 2:
+        return np.full(len(moments.mean_delta_G), np.nan)
+    return np.sqrt(moments.m2_delta_G / (n - 1) / n)
+
+
 def joined(parts: Sequence[Moments]) -> Moments:
     """The moments of all the items of disjoint groups, at least one.
 

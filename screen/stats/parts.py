@@ -12,9 +12,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from screen.config.sections import DegConfig
 from screen.machine import available_cores
 from screen.stats import enrich
-from screen.stats.deg import FOLDER, SCHEMA, Names, Summary, Wanted, frame, summarise
+from screen.stats.deg import FOLDER, Names, Summary, frame, schema_of, summarise
 from screen.stats.enrich import OverRepresentation
 from screen.stats.groups import GroupReader, Strata
 from screen.store.reader import StoreReader
@@ -41,7 +42,7 @@ class Job:
     store: Path
     directory: Path
     strata: Strata
-    wanted: Wanted
+    config: DegConfig
     sets: Tested | None = None
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -92,7 +93,7 @@ def each(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> 
 
 @contextmanager
 def gene_tables(
-    store: StoreReader, directory: Path, strata: Strata, wanted: Wanted, sets: Tested | None = None,
+    store: StoreReader, directory: Path, strata: Strata, config: DegConfig, sets: Tested | None = None,
     compute: Compute = on_threads,
     show: Callable[[int], Callable[[], None]] = lambda n_parts: lambda: None,
 ) -> Iterator[tuple[list[Summary], Means | None]]:  # fmt: skip
@@ -111,7 +112,7 @@ def gene_tables(
     order = sorted((int(p) for p in perturbations), key=lambda p: (names.target[p], names.id[p]))
     n_rows = len(order) * len(names.feature) * len(strata.name_S) * len(store.layout.pred_tps)
     n_parts = min(MAX_PARTS, len(order), max(-(-n_rows // ROWS_PER_PART), available_cores()))
-    tables = {folder: SCHEMA} if store.layout.has_counts else {}
+    tables = {folder: schema_of(config)} if store.layout.has_counts else {}
     if sets is not None:
         tables[directory / enrich.FOLDER] = enrich.CHANGED_SCHEMA
     for place in (folder, directory / enrich.FOLDER):
@@ -121,7 +122,7 @@ def gene_tables(
         (directory / name).unlink(missing_ok=True)
     for place in (folder, *tables):
         place.mkdir(parents=True, exist_ok=True)
-    job = dask.delayed(Job(store.path.absolute(), directory.absolute(), strata, wanted, sets), traverse=False)
+    job = dask.delayed(Job(store.path.absolute(), directory.absolute(), strata, config, sets), traverse=False)
     make = dask.delayed(write_part, pure=False)
     tasks = [make(job, i, [int(p) for p in some]) for i, some in enumerate(np.array_split(order, max(n_parts, 1)))]
     try:
@@ -153,7 +154,7 @@ class _Opened:
             if self._found is None or self._token != job.token:
                 self._found = None
                 store = StoreReader.open(job.store)
-                readers = [GroupReader(store, b, job.strata, job.wanted.tests) for b in store.blocks]
+                readers = [GroupReader(store, b, job.strata, job.config) for b in store.blocks]
                 self._token, self._found = job.token, (Names(store), readers)
             return self._found
 
@@ -182,8 +183,8 @@ def write_part(job: Job, number: int, perturbations: Sequence[int]) -> list[Summ
                 if group.genes is None:
                     continue
                 means.write(group.genes.mean_delta.astype(np.float32).tobytes())
-                if job.wanted.top != 0:
-                    rows.add(frame(group, names, job.strata, job.wanted))
+                if job.config.top != 0:
+                    rows.add(frame(group, names, job.strata, job.config))
                 if sets is not None:
                     changed.add(enrich.changed(group, names, job.strata, sets.test, sets.max_fdr))
     return summaries
