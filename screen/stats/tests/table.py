@@ -17,7 +17,7 @@ def named(name: str) -> "GeneTest":
     """The test of this name. Raises ConfigError, which lists those there are."""
     if name not in NAMES:
         allowed = ", ".join(NAMES[:-1]) + f" or {NAMES[-1]}"
-        raise ConfigError(f'deg.test: there is no test "{name}", choose {allowed}{nearest(name, NAMES)}')
+        raise ConfigError(f'deg.test: there is no test "{name}"; choose {allowed}{nearest(name, NAMES)}')
     found: GeneTest = import_module(f"{__package__}.{name}").TEST
     return found
 

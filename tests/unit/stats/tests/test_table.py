@@ -72,7 +72,7 @@ def test_every_test_is_a_file_of_its_name_and_a_line_of_the_table() -> None:
     assert files == set(table.NAMES)
 
 
-@pytest.mark.parametrize("name", table.NAMES)
+@pytest.mark.parametrize("name", ["paired_t", "signed_rank", "rank_sum"])
 def test_the_columns_of_todays_tests_are_there_in_this_order_whichever_is_chosen(name: str) -> None:
     found = deg.schema_of(DegConfig(test=name, rank_sum="plain"))
     assert list(found.items()) == list(TODAY.items()) == list(deg.SCHEMA.items())
@@ -106,7 +106,7 @@ def test_a_new_test_is_a_choice_and_where_it_is_chosen_a_column(
     assert deg.schema_of(DegConfig()) == TODAY
     with pytest.raises(SystemExit):
         parser().parse_args(["deg", "--help"])
-    assert "{paired_t,signed_rank,rank_sum,toy}" in capsys.readouterr().out
+    assert f"{{{','.join(table.NAMES)}}}" in capsys.readouterr().out
     assert main(["deg", str(finished), "--test", "toy"]) == 0
     after = deg.scan(finished).collect()
     assert after.schema == TODAY | {"share_up": pl.Float32}
@@ -144,7 +144,7 @@ def test_a_test_that_there_is_not_is_refused_before_anything_is_read(
     assert main([command, str(path), *(["--out", str(tmp_path / "out")] if command == "run" else [])]) == 2
     said = capsys.readouterr().err
     assert 'deg.test: there is no test "paired"' in said
-    assert "choose paired_t, signed_rank or rank_sum" in said
+    assert all(name in said.partition("choose")[2].partition(";")[0] for name in table.NAMES)
     assert 'did you mean "paired_t"?' in said
     assert not (tmp_path / "out").exists()
 
@@ -152,6 +152,6 @@ def test_a_test_that_there_is_not_is_refused_before_anything_is_read(
 def test_a_finished_screen_is_not_changed_by_a_test_that_there_is_not(finished: Path) -> None:
     store = ScreenStore.open(finished / "screen.zarr", "r+")
     before = store.provenance["view"]
-    with pytest.raises(ConfigError, match=r'no test "rank", choose paired_t, signed_rank or rank_sum'):
+    with pytest.raises(ConfigError, match=r'no test "rank"; choose paired_t, signed_rank'):
         present(store, {"test": "rank"})
     assert ScreenStore.open(finished / "screen.zarr").provenance["view"] == before
