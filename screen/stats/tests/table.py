@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from screen.config.sections import DegConfig
     from screen.stats.tests.gene_test import GeneTest
 
-NAMES = ("paired_t", "signed_rank", "rank_sum")
+NAMES = ("paired_t", "signed_rank", "rank_sum", "sign")
 """Files of this package that hold a `TEST`, in the order of its columns in the tables."""
 
 
