@@ -23,12 +23,15 @@ HOMES = {
     "rich": {"cli"},
     "argparse": {"cli"},
     "triton": {"screen_kernels"},
-    "torch": {"screen_kernels", "models", "engine", "stats", "run", "bench"},
+    "torch": {"screen_kernels", "models", "engine", "run", "bench"},
     "datasets": set[str](),
 }
 """Library -> rooms of `screen` that may import it."""
 FILE_LINES, FUNCTION_LINES, KERNEL_LINES, PACKAGE_FILES = 400, 60, 100, 16
-NO_TORCH = ("screen.config.screen_config", "screen.planning.plan", "screen.store.store")
+NO_TORCH = (
+    "screen.config.screen_config", "screen.planning.plan", "screen.store.store", "screen.store.export", "screen.stats.tables",
+    "screen.run.tables", "screen.cli.commands",
+)  # fmt: skip
 
 ids = {"ids": lambda p: str(p.relative_to(ROOT))}
 

@@ -27,7 +27,7 @@ from benchmarks.record import ROOT, median, p20_p80, record, rounds
 from benchmarks.run_all import exit_code, parser_of, said
 from benchmarks.store.store import filled, synthetic
 from screen.cli.terminal import Console
-from screen.config.sections import ComputeConfig, NullConfig
+from screen.config.sections import ComputeConfig, DegConfig, NullConfig
 from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
 from screen.engine.precision import executor_for
@@ -38,11 +38,11 @@ from screen.run.resume import coverage_of, open_store
 from screen.run.runner import run_units
 from screen.run.tables import make_tables
 from screen.stats import deg
-from screen.stats.deg import Wanted
-from screen.stats.groups import ChosenTests, GroupReader, Strata, statistics_of
+from screen.stats.gene_results import statistics_of
+from screen.stats.groups import GroupReader, Strata
 from screen.stats.parts import gene_tables
-from screen.stats.statistics import rank_sum
 from screen.stats.tables import write_coverage
+from screen.stats.tests.rank_sum import rank_sum
 
 LEAST = {
     "deg_paired_vs_illico": 2.0,
@@ -126,7 +126,6 @@ class Share:
 
     @staticmethod
     def load(folder: str) -> None:
-        torch.set_num_threads(1)
         Share.matrix = Matrix(*(np.load(Path(folder) / f"{f.name}.npy", mmap_mode="r") for f in fields(Matrix)))
         Share.before_CG = np.expm1(Share.matrix.control_CG)
 
@@ -137,7 +136,7 @@ class Share:
         for p in numbers:
             cells = m.cell_PN[p]
             delta_NG = m.after_PNG[p] - m.control_CG[cells]
-            statistics_of(delta_NG, Share.before_CG[cells], True, None, ChosenTests())
+            statistics_of(delta_NG, Share.before_CG[cells], True, None, DegConfig())
 
     @staticmethod
     def unpaired(numbers: range) -> None:
@@ -254,11 +253,10 @@ def moments(work: Work, results: Path) -> list[str]:
         del units
         block, n_threads = store.blocks[0], available_cores()
         strata = Strata(("all",), np.zeros(store.n_cells, dtype=np.int64))
-        reader = GroupReader(store, block, strata, ChosenTests(only_t=True))
+        reader = GroupReader(store, block, strata, DegConfig(top=0))
         size = block.n_items * block.array("delta/t1").shape[1] * 2
 
         def summed() -> float:
-            torch.set_num_threads(1)
             start = time.perf_counter()
             with ThreadPoolExecutor(n_threads) as pool:
                 for _ in pool.map(lambda p: list(reader.groups(p)), range(block.n_perturbations)):
@@ -303,7 +301,7 @@ def memory_child(n_perturbations: int, n_cells: int) -> dict[str, float]:
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         before = peak_gb()
         strata = Strata(("all",), np.zeros(store.n_cells, dtype=np.int64))
-        with gene_tables(store, Path(folder), strata, Wanted(ChosenTests())):
+        with gene_tables(store, Path(folder), strata, DegConfig()):
             pass
         return {"before_gb": before, "extra_gb": round(peak_gb() - before, 4)}
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks.record import median, p20_p80, record
 from benchmarks.run_all import exit_code, options, said
-from screen.stats.groups import ChosenTests, statistics_of
+from screen.config.sections import DegConfig
+from screen.stats.false_discovery import benjamini_hochberg
+from screen.stats.gene_results import statistics_of
 from screen.stats.null import calibrate
-from screen.stats.statistics import benjamini_hochberg
 
 PERTURBATION_FDR, GENE_FDR = 0.1, 0.05
 SLACK = 1.2
@@ -69,10 +69,8 @@ def of_genes(work: Work, seed: int) -> dict[str, tuple[float, float]]:
     has_effect_G = np.arange(work.n_genes) < work.n_genes // 20
     shift_G = 0.02 * rng.uniform(0.2, 1, work.n_genes) * rng.choice([-1, 1], work.n_genes) * has_effect_G
     delta_NG = (shift_G + 0.02 * rng.standard_normal(shape)).astype(np.float32)
-    found = statistics_of(
-        delta_NG, np.expm1(control_NG), True, None, ChosenTests(has_rank_sum=True, tie_correct=True), control_NG
-    )
-    p = {"t": found.t_p_value, "signed_rank": found.signed_rank_p_value, "rank_sum": found.rank_sum_p_value}
+    found = statistics_of(delta_NG, np.expm1(control_NG), True, None, DegConfig(rank_sum="tie_corrected"), control_NG)
+    p = {name: found.of(f"{name}_p_value") for name in ("t", "signed_rank", "rank_sum")}
     return {name: rates(benjamini_hochberg(x) < GENE_FDR, has_effect_G) for name, x in p.items()}
 
 
@@ -88,7 +86,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 1 if more is false than was asked for."""
     given = options(__doc__, arguments)
     work = TINY if given.quick else REAL
-    torch.set_num_threads(1)
     genes = [of_genes(work, seed) for seed in range(work.n_rounds)]
     measured: dict[str, tuple[float, list[tuple[float, float]]]] = {
         "all": (PERTURBATION_FDR, [of_perturbations(work, seed, False) for seed in range(work.n_rounds)]),

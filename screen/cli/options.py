@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from screen import __version__, edits
+from screen.stats.tests import table
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -89,7 +90,7 @@ def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
     )
     verify.set_defaults(command="verify")
     deg = commands.add_parser("deg", help="make the tables of a finished screen again, with other tests or replicates")
-    deg.add_argument("--test", choices=["paired_t", "signed_rank", "rank_sum"], help="fills statistic, p_value and fdr")
+    deg.add_argument("--test", choices=table.NAMES, help="fills statistic, p_value and fdr")
     deg.add_argument("--rank-sum", choices=["off", "plain", "tie_corrected"], help="also the unpaired rank-sum test")
     deg.add_argument("--replicate", metavar="COLUMN", help="tests are over the means of these groups of cells (donor)")
     deg.add_argument(

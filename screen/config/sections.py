@@ -211,11 +211,12 @@ class OutputConfig(Section):
 class DegConfig(Section):
     """Differential expression: which test fills p_value and fdr, what counts as independent, which rows are written.
 
+    test       by its name in screen/stats/tests; checked where a run is prepared, and by `perturbscreen deg`
     replicate  obs column (donor, batch): tests are over its means; without it cells are treated as independent
     top, max_fdr, min_delta  of every group, only so many genes by |mean change| (0: the ranking alone), within the thresholds
     """
 
-    test: Literal["paired_t", "signed_rank", "rank_sum"] = "paired_t"
+    test: str = "paired_t"
     rank_sum: Literal["off", "plain", "tie_corrected"] = "off"
     replicate: str | None = None
     top: Annotated[int, Field(ge=0)] | None = None

@@ -23,10 +23,13 @@ from screen.planning.selection import select_items
 from screen.planning.window import Window
 from screen.run.unit_sizes import planned
 from screen.stats.gene_sets import GeneSets
+from screen.stats.tests.table import named
 
 
 def prepare(config: ScreenConfig) -> Prepared:
     """Reads model, vocabulary and cells, checks that they fit each other, and plans. Raises RequestError."""
+    # better now than when everything is computed
+    named(config.deg.test)
     loaded = _by_stratum(load(config), config)
     adapter, vocabulary, bank, window = loaded.adapter, loaded.vocabulary, loaded.bank, loaded.window
     _check(config, bank, window)

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from screen.stats.groups import ChosenTests, Group, Strata
+from screen.config.sections import DegConfig
+from screen.stats.groups import Group, Strata
+from screen.stats.tests.table import columns
 from screen.store.reader import StoreReader
 
 FOLDER = "deg"
@@ -16,25 +18,23 @@ N_TOP_GENES = 10
 DEG_FDR, DEG_MIN_DELTA = 0.05, 0.01
 MEAN_FLOOR = 1e-9
 """Added to both means (counts per 10,000) before log2 of their ratio."""
-SCHEMA: dict[str, Any] = {
+_ALWAYS: dict[str, Any] = {
     "perturbation": pl.String, "target": pl.String, "target_symbol": pl.String, "mode": pl.String, "site": pl.String,
     "stratum": pl.String, "time": pl.Int8, "n_cells": pl.Int32, "n_replicates": pl.Int32, "coverage": pl.Float32,
     "feature": pl.String, "feature_symbol": pl.String, "target_mean": pl.Float32, "ref_mean": pl.Float32,
     "log2_fold_change": pl.Float32, "mean_delta": pl.Float32, "se": pl.Float32, "statistic": pl.Float32,
-    "p_value": pl.Float64, "fdr": pl.Float64, "signed_rank": pl.Float32, "signed_rank_p_value": pl.Float64,
-    "rank_sum_z": pl.Float32, "rank_sum_p_value": pl.Float64,
+    "p_value": pl.Float64, "fdr": pl.Float64,
 }  # fmt: skip
 """Of every part, whatever was computed: pdex's names and ours. What could not be computed is null."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Tests, and which genes of a group are written: the `top` by |mean change|, of those within the thresholds."""
+def schema_of(config: DegConfig) -> dict[str, Any]:
+    """Column -> polars type of the tables under these settings: what is always there, then the columns of tests."""
+    return _ALWAYS | columns(config)
 
-    tests: ChosenTests
-    top: int | None = None
-    max_fdr: float | None = None
-    min_delta: float | None = None
+
+SCHEMA = schema_of(DegConfig())
+"""Unless a test is chosen that has columns of its own."""
 
 
 class Names:
@@ -54,44 +54,43 @@ class Names:
         self.must_screen, self.is_null = self.must_screen | named, self.is_null & ~named
 
 
-def frame(group: Group, names: Names, strata: Strata, wanted: Wanted) -> pl.DataFrame:
-    """SCHEMA, one row per gene that is wanted."""
+def frame(group: Group, names: Names, strata: Strata, config: DegConfig) -> pl.DataFrame:
+    """`schema_of(config)`, one row per gene that the settings keep."""
     genes, p = group.genes, group.perturbation
     assert genes is not None
     statistic, p_value, fdr = group.primary
     floor = MEAN_FLOOR
     fold = np.log2(np.maximum(genes.target_mean, 0) + floor) - np.log2(np.maximum(genes.ref_mean, 0) + floor)
-    kept = _kept(genes.mean_delta, fdr, wanted)
-    columns = {
+    kept = _kept(genes.mean_delta, fdr, config)
+    schema, of_tests = schema_of(config), {name: genes.of(name) for name in columns(config)}
+    values = {
         "feature": names.feature, "feature_symbol": names.feature_symbol, "target_mean": genes.target_mean,
         "ref_mean": genes.ref_mean, "log2_fold_change": fold, "mean_delta": genes.mean_delta, "se": genes.se,
-        "statistic": statistic, "p_value": p_value, "fdr": fdr, "signed_rank": genes.signed_rank,
-        "signed_rank_p_value": genes.signed_rank_p_value, "rank_sum_z": genes.rank_sum_z,
-        "rank_sum_p_value": genes.rank_sum_p_value,
+        "statistic": statistic, "p_value": p_value, "fdr": fdr, **of_tests,
     }  # fmt: skip
-    table = pl.DataFrame({k: v[kept] if v.dtype != object else v[kept].tolist() for k, v in columns.items()})
+    table = pl.DataFrame({k: v[kept] if v.dtype != object else v[kept].tolist() for k, v in values.items()})
     lead = {
         "perturbation": names.id[p], "target": names.target[p], "target_symbol": names.symbol[p], "mode": names.mode[p],
         "site": names.site[p], "stratum": strata.name_S[group.stratum], "time": group.time, "n_cells": group.n_cells,
         "n_replicates": group.n_replicates if strata.replicate_C is not None else None,
         "coverage": group.n_cells / int(strata.n_cells_S[group.stratum]),
     }  # fmt: skip
-    table = table.with_columns(**{k: pl.lit(v, SCHEMA[k]) for k, v in lead.items()})
+    table = table.with_columns(**{k: pl.lit(v, schema[k]) for k, v in lead.items()})
     return table.with_columns(pl.selectors.float().fill_nan(None)).select(
-        pl.col(name).cast(dtype) for name, dtype in SCHEMA.items()
+        pl.col(name).cast(dtype) for name, dtype in schema.items()
     )
 
 
-def _kept(mean_G: np.ndarray[Any, Any], fdr_G: np.ndarray[Any, Any], wanted: Wanted) -> np.ndarray[Any, Any]:
-    """Gene columns to be written, ascending."""
+def _kept(mean_G: np.ndarray[Any, Any], fdr_G: np.ndarray[Any, Any], config: DegConfig) -> np.ndarray[Any, Any]:
+    """Genes whose rows are written, ascending: the `top` by |mean change|, of those within the thresholds."""
     is_kept_G = np.ones(len(mean_G), dtype=bool)
-    if wanted.max_fdr is not None:
-        is_kept_G &= fdr_G <= wanted.max_fdr
-    if wanted.min_delta is not None:
-        is_kept_G &= np.abs(mean_G) >= wanted.min_delta
+    if config.max_fdr is not None:
+        is_kept_G &= fdr_G <= config.max_fdr
+    if config.min_delta is not None:
+        is_kept_G &= np.abs(mean_G) >= config.min_delta
     kept = np.flatnonzero(is_kept_G)
-    if wanted.top is not None and len(kept) > wanted.top:
-        kept = np.sort(kept[np.argsort(-np.abs(mean_G[kept]), kind="stable")[: wanted.top]])
+    if config.top is not None and len(kept) > config.top:
+        kept = np.sort(kept[np.argsort(-np.abs(mean_G[kept]), kind="stable")[: config.top]])
     return kept
 
 
@@ -138,5 +137,5 @@ def summarise(group: Group, names: Names) -> Summary:
 
 
 def scan(directory: str | Path) -> pl.LazyFrame:
-    """The differential-expression table of a screen directory, SCHEMA, read lazily."""
+    """The differential-expression table of a screen directory, read lazily."""
     return pl.scan_parquet(Path(directory) / FOLDER / "part-*.parquet")

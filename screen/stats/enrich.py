@@ -15,9 +15,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from screen.stats.deg import Names, is_changed
+from screen.stats.false_discovery import benjamini_hochberg
 from screen.stats.gene_sets import GeneSets
 from screen.stats.groups import Group, Strata
-from screen.stats.statistics import benjamini_hochberg
 
 Bools = NDArray[np.bool_]
 FOLDER, TARGETS, RANKED = "enrichment", "enrichment/targets.parquet", "enrichment/ranked.parquet"

@@ -1,24 +1,26 @@
 """Groups: the items of one perturbation in one stratum at one time point, and their statistics per gene."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from screen.config.sections import DegConfig
 from screen.planning.layout import SUMMARIES
-from screen.stats.moments import Moments, TileSums, counts_of, joined, mean_and_squares, moments_of
-from screen.stats.statistics import benjamini_hochberg, paired_t, rank_sum, signed_rank
+from screen.stats.false_discovery import benjamini_hochberg
+from screen.stats.gene_results import GeneResults, concatenated, from_moments, statistics_of
+from screen.stats.moments import Moments, counts_of, joined, mean_and_squares
+from screen.stats.tests.gene_test import GeneTest
+from screen.stats.tests.table import computed, named
+from screen.stats.tile_sums import TileSums
 from screen.store.reader import Block, StoreReader
 
 Genes = NDArray[np.float64]
 READ_BYTES, WORK_BYTES, CONTROL_BYTES = 64 * 2**20, 2**20, 128 * 2**20
 """Most bytes of stored changes held at once by a thread, of decoded ones worked on (in the cache), of controls kept for all."""
-Test = Literal["paired_t", "signed_rank", "rank_sum"]
 
 
 @dataclass(frozen=True)
@@ -36,35 +38,6 @@ class Strata:
 
 
 @dataclass(frozen=True)
-class ChosenTests:
-    """Which test fills `statistic`, `p_value` and `fdr`; whether the unpaired rank-sum is computed, and with ties corrected.
-
-    `only_t`: means of changes, their errors and paired t alone, which a store gives about as fast as it is read.
-    """
-
-    test: Test = "paired_t"
-    has_rank_sum: bool = False
-    tie_correct: bool = False
-    only_t: bool = False
-
-
-@dataclass(frozen=True)
-class GeneStatistics:
-    """Per gene; NaN where a test cannot be made (too few cells, or only summaries kept)."""
-
-    mean_delta: Genes
-    se: Genes
-    target_mean: Genes
-    ref_mean: Genes
-    t: Genes
-    t_p_value: Genes
-    signed_rank: Genes
-    signed_rank_p_value: Genes
-    rank_sum_z: Genes
-    rank_sum_p_value: Genes
-
-
-@dataclass(frozen=True)
 class Group:
     """N cells of one perturbation in one stratum at one time point; n_replicates is 0 where cells count as independent.
 
@@ -77,36 +50,34 @@ class Group:
     time: int
     n_cells: int
     n_replicates: int
-    genes: GeneStatistics | None
+    genes: GeneResults | None
     embedding_shift: float
     rank: float
     length: float
-    test: Test = "paired_t"
+    test: GeneTest
 
     @cached_property
     def primary(self) -> tuple[Genes, Genes, Genes]:
         """(statistic, p, false discovery rate) of the chosen test, per gene."""
-        genes = self.genes
-        assert genes is not None
-        statistic, p = {
-            "paired_t": (genes.t, genes.t_p_value),
-            "signed_rank": (genes.signed_rank, genes.signed_rank_p_value),
-            "rank_sum": (genes.rank_sum_z, genes.rank_sum_p_value),
-        }[self.test]
-        return statistic, p, benjamini_hochberg(p)
+        assert self.genes is not None
+        p_G = self.genes.of(self.test.p_value)
+        return self.genes.of(self.test.statistic), p_G, benjamini_hochberg(p_G)
 
 
 class GroupReader:
     """The groups of one library block. What it holds is bounded whatever the number of items; threads may share it."""
 
-    def __init__(self, store: StoreReader, block: Block, strata: Strata, tests: ChosenTests) -> None:
-        self.store, self.block, self.strata, self.tests, self.layout = store, block, strata, tests, store.layout
+    def __init__(self, store: StoreReader, block: Block, strata: Strata, config: DegConfig) -> None:
+        self.store, self.block, self.strata, self.config, self.layout = store, block, strata, config, store.layout
+        needs = {test.needs for test in computed(config)}
+        self._needs_values = "values" in needs
+        self._needs_moments_alone = needs == {"moments"} and strata.replicate_C is None
         self._own = threading.local()
         self._n_genes = len(store.strings("genes/ensembl_id"))
         self._keeps_items = self.layout.has_counts and not self.layout.keeps_summaries
         self._is_log1p = self.layout.expression_scale == "log1p_cp10k"
-        kept = self._kept_controls() if self._keeps_items and not tests.only_t else {}
-        self._control = kept if tests.has_rank_sum else {}
+        kept = self._kept_controls() if self._keeps_items and not self._needs_moments_alone else {}
+        self._control = kept if self._needs_values else {}
         self._before = {t: counts_of(x, self._is_log1p) for t, x in kept.items()}
         self._summaries: Mapping[str, NDArray[np.integer]] = {}
         self._segment_of: dict[tuple[int, int], list[int]] = {}
@@ -120,7 +91,7 @@ class GroupReader:
     def _kept_controls(self) -> dict[int, NDArray[np.float32]]:
         """Control expression of all cells, where it fits."""
         times = self.layout.pred_tps
-        n_bytes = 4 * self.store.n_cells * self._n_genes * len(times) * (2 if self.tests.has_rank_sum else 1)
+        n_bytes = 4 * self.store.n_cells * self._n_genes * len(times) * (2 if self._needs_values else 1)
         return (
             {t: self.store.control(f"expression_t{t}", self.block) for t in times} if n_bytes <= CONTROL_BYTES else {}
         )
@@ -141,13 +112,13 @@ class GroupReader:
         effects = dict(zip(self.layout.effects, self.block.read("items/effects", rows).T, strict=True))
         rank_N = effects["rank"]
         replicate_N = None if self.strata.replicate_C is None else self.strata.replicate_C[cells]
-        genes: GeneStatistics | None = None
-        if self._keeps_items and self.tests.only_t:
-            genes = from_moments(self._moments(time, rows))
+        genes: GeneResults | None = None
+        if self._keeps_items and self._needs_moments_alone:
+            genes = from_moments(self._moments(time, rows), self.config)
         elif self._keeps_items:
             genes = self._of_items(time, rows, cells, replicate_N)
         elif self.layout.keeps_summaries:
-            genes = from_moments(self._summarised(p - self.block.first, stratum, time))
+            genes = from_moments(self._summarised(p - self.block.first, stratum, time), self.config)
         return Group(
             perturbation=p,
             stratum=stratum,
@@ -158,12 +129,12 @@ class GroupReader:
             embedding_shift=float(np.mean(1 - effects[f"embedding_cosine_t{time}"], dtype=np.float64)),
             rank=float(rank_N[rank_N >= 0].mean(dtype=np.float64)) if (rank_N >= 0).any() else float("nan"),
             length=float(effects["length"].mean(dtype=np.float64)),
-            test=self.tests.test,
+            test=named(self.config.test),
         )
 
     def _of_items(
         self, time: int, rows: NDArray[np.int64], cells: NDArray[np.integer], replicate_N: NDArray[np.int64] | None
-    ) -> GeneStatistics:
+    ) -> GeneResults:
         """Genes some at a time: as many as fit, stored, and of these as many as fit decoded."""
         name, n, parts = f"delta/t{time}", len(rows), []
         item_bytes = self.block.array(name).dtype.itemsize
@@ -177,13 +148,13 @@ class GroupReader:
                 control_NG = None
                 if read_NG is None:
                     before_NG = np.ascontiguousarray(self._before[time][cells, genes])
-                    if self.tests.has_rank_sum:
+                    if self._needs_values:
                         control_NG = np.ascontiguousarray(self._control[time][cells, genes])
                 else:
                     piece_NG = np.ascontiguousarray(read_NG[:, narrow])
                     before_NG = counts_of(piece_NG, self._is_log1p)
-                    control_NG = piece_NG if self.tests.has_rank_sum else None
-                parts.append(statistics_of(delta_NG, before_NG, self._is_log1p, replicate_N, self.tests, control_NG))
+                    control_NG = piece_NG if self._needs_values else None
+                parts.append(statistics_of(delta_NG, before_NG, self._is_log1p, replicate_N, self.config, control_NG))
         return concatenated(parts)
 
     def _controls(self, time: int, cells: NDArray[np.integer], genes: slice) -> NDArray[np.float32]:
@@ -200,7 +171,7 @@ class GroupReader:
         dense = self.block.dense(name)
         if dense is None or dense.dtype != np.float16:
             parts = [
-                mean_and_squares(torch.from_numpy(self.block.read_part(name, rows, genes)))
+                mean_and_squares(self.block.read_part(name, rows, genes))
                 for genes in _cut(self._n_genes, READ_BYTES // (8 * len(rows)))
             ]
             mean_G, m2_G = (np.concatenate(x) for x in zip(*parts, strict=True))
@@ -217,62 +188,6 @@ class GroupReader:
         row_J = row_J[n_J[row_J] > 0]
         parts = {name: self.block.read(f"summaries/{name}/t{time}", row_J) for name in SUMMARIES}
         return joined([Moments(int(n_J[r]), *(x[k] for x in parts.values())) for k, r in enumerate(row_J)])
-
-
-def statistics_of(
-    delta_NG: NDArray[np.floating],
-    before_NG: NDArray[np.floating],
-    is_log1p: bool,
-    replicate_N: NDArray[np.int64] | None,
-    tests: ChosenTests,
-    control_NG: NDArray[np.floating] | None = None,
-) -> GeneStatistics:
-    """Every statistic of N items, (N, G) each; over replicate means where the items have replicates.
-
-    `before_NG` are the controls as counts (`counts_of`), `control_NG` as they are stored, for the rank-sum alone.
-    """
-    inference = of_cells = moments_of(delta_NG, before_NG, is_log1p)
-    after_NG = None if control_NG is None else control_NG + delta_NG
-    if replicate_N is not None:
-        delta_NG = mean_by(delta_NG, replicate_N)
-        inference = moments_of(delta_NG, delta_NG, False)
-        control_NG, after_NG = (None if x is None else mean_by(x, replicate_N) for x in (control_NG, after_NG))
-    se_G, t_G, t_p_G = paired_t(inference)
-    nan_G = np.full(delta_NG.shape[1], np.nan)
-    w_G, w_p_G = signed_rank(_by_gene(delta_NG)) if len(delta_NG) > 1 else (nan_G, nan_G)
-    z_G, z_p_G = (nan_G, nan_G)
-    if control_NG is not None and after_NG is not None and len(delta_NG) > 1:
-        z_G, z_p_G = rank_sum(_by_gene(after_NG), _by_gene(control_NG), tests.tie_correct)
-    means = (of_cells.target_mean_G, of_cells.ref_mean_G)
-    return GeneStatistics(inference.mean_delta_G, se_G, *means, t_G, t_p_G, w_G, w_p_G, z_G, z_p_G)
-
-
-def from_moments(moments: Moments) -> GeneStatistics:
-    """What moments alone allow: no ranks."""
-    se_G, t_G, p_G = paired_t(moments)
-    nan_G = np.full(len(se_G), np.nan)
-    means = (moments.target_mean_G, moments.ref_mean_G)
-    return GeneStatistics(moments.mean_delta_G, se_G, *means, t_G, p_G, nan_G, nan_G, nan_G, nan_G)
-
-
-def mean_by(values_NG: NDArray[np.floating], code_N: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean rows of the items with the same code, in order of the codes."""
-    order_N = np.argsort(code_N, kind="stable")
-    start_R = np.flatnonzero(np.diff(code_N[order_N], prepend=-1))
-    sum_RG = np.add.reduceat(values_NG[order_N].astype(np.float64), start_R, axis=0)
-    mean_RG: NDArray[np.float64] = sum_RG / np.diff(np.append(start_R, len(code_N)))[:, None]
-    return mean_RG
-
-
-def concatenated(parts: Sequence[GeneStatistics]) -> GeneStatistics:
-    """The statistics of genes that were computed some at a time."""
-    if len(parts) == 1:
-        return parts[0]
-    return GeneStatistics(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(GeneStatistics)))
-
-
-def _by_gene(values_NG: NDArray[np.floating]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(values_NG.T, dtype=np.float32)
 
 
 def _cut(n: int, step: int) -> Iterator[slice]:

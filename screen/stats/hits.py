@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from screen.files import holds, write_file
 from screen.planning.selection import Coverage
 from screen.stats.deg import Names, Summary
+from screen.stats.false_discovery import benjamini_hochberg
 from screen.stats.null import Calibration, baseline_residual, calibrate
 from screen.stats.parts import Means
-from screen.stats.statistics import benjamini_hochberg
 
 SCHEMA: dict[str, Any] = {
     "strength_rank": pl.Int32, "perturbation": pl.String, "target": pl.String, "target_symbol": pl.String,

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
 
+from screen.config.sections import DegConfig
 from screen.files import scratch_folder, whole
 from screen.machine import available_cores
 from screen.stats import enrich
-from screen.stats.deg import FOLDER, SCHEMA, Names, Summary, Wanted, frame, summarise
+from screen.stats.deg import FOLDER, Names, Summary, frame, schema_of, summarise
 from screen.stats.enrich import OverRepresentation
 from screen.stats.groups import GroupReader, Strata
 from screen.store.reader import STORE, StoreReader
@@ -48,7 +48,7 @@ class Job:
     directory: Path
     scratch: Path
     strata: Strata
-    wanted: Wanted
+    config: DegConfig
     sets: Tested | None = None
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -99,7 +99,7 @@ def each(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> 
 
 @contextmanager
 def gene_tables(
-    store: StoreReader, directory: Path, strata: Strata, wanted: Wanted, sets: Tested | None = None,
+    store: StoreReader, directory: Path, strata: Strata, config: DegConfig, sets: Tested | None = None,
     compute: Compute = on_threads,
     show: Callable[[int], Callable[[], None]] = lambda n_parts: lambda: None,
 ) -> Iterator[tuple[list[Summary], Means | None]]:  # fmt: skip
@@ -118,7 +118,7 @@ def gene_tables(
     order = sorted((int(p) for p in perturbations), key=lambda p: (names.target[p], names.id[p]))
     n_rows = len(order) * len(names.feature) * len(strata.name_S) * len(store.layout.pred_tps)
     n_parts = min(MAX_PARTS, len(order), max(-(-n_rows // ROWS_PER_PART), available_cores()))
-    tables = {folder: SCHEMA} if store.layout.has_counts else {}
+    tables = {folder: schema_of(config)} if store.layout.has_counts else {}
     if sets is not None:
         tables[directory / enrich.FOLDER] = enrich.CHANGED_SCHEMA
     for place in (folder, directory / enrich.FOLDER):
@@ -131,7 +131,7 @@ def gene_tables(
     make = dask.delayed(write_part, pure=False)
     with scratch_folder(scratch_of(directory / STORE)) as scratch, ExitStack() as stack:
         stack.callback(_OPENED.forget)
-        found = Job(store.path.absolute(), directory.absolute(), scratch.absolute(), strata, wanted, sets)
+        found = Job(store.path.absolute(), directory.absolute(), scratch.absolute(), strata, config, sets)
         job = dask.delayed(found, traverse=False)
         tasks = [make(job, i, [int(p) for p in some]) for i, some in enumerate(np.array_split(order, max(n_parts, 1)))]
         parts: list[list[Summary]] = compute(tasks, show(len(tasks)))
@@ -158,7 +158,7 @@ class _Opened:
             if self._found is None or self._token != job.token:
                 self._found = None
                 store = StoreReader.open(job.store)
-                readers = [GroupReader(store, b, job.strata, job.wanted.tests) for b in store.blocks]
+                readers = [GroupReader(store, b, job.strata, job.config) for b in store.blocks]
                 self._token, self._found = job.token, (Names(store), readers)
             return self._found
 
@@ -173,8 +173,6 @@ _OPENED = _Opened()
 
 def write_part(job: Job, number: int, perturbations: Sequence[int]) -> list[Summary]:
     """The task that workers run: one file, at most ROWS_PER_GROUP rows of it in memory. Returns its groups' summaries."""
-    # parts run side by side: each has one thread
-    torch.set_num_threads(1)
     names, readers = _OPENED.of(job)
     summaries: list[Summary] = []
     folder, sets = job.directory / FOLDER, job.sets
@@ -189,8 +187,8 @@ def write_part(job: Job, number: int, perturbations: Sequence[int]) -> list[Summ
                 if group.genes is None:
                     continue
                 means.write(group.genes.mean_delta.astype(np.float32).tobytes())
-                if job.wanted.top != 0:
-                    add_rows(frame(group, names, job.strata, job.wanted))
+                if job.config.top != 0:
+                    add_rows(frame(group, names, job.strata, job.config))
                 if sets is not None:
                     add_changed(enrich.changed(group, names, job.strata, sets.test, sets.max_fdr))
     return summaries

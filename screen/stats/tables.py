@@ -17,12 +17,13 @@ from screen.config.sections import DegConfig, EnrichConfig
 from screen.errors import ConfigError, StoreError, some
 from screen.files import write_file
 from screen.planning.selection import Coverage
-from screen.stats.deg import Names, Wanted
+from screen.stats.deg import Names
 from screen.stats.enrich import RANKED, TARGETS, OverRepresentation, joined, of_targets, ranked
 from screen.stats.gene_sets import GeneSets, checksums_of, view_of_gene_sets
-from screen.stats.groups import ChosenTests, Strata
+from screen.stats.groups import Strata
 from screen.stats.hits import hits, write_whole
 from screen.stats.parts import Compute, Means, Tested, each, gene_tables, on_threads
+from screen.stats.tests.table import named
 from screen.store.arrays import stored_name
 from screen.store.reader import StoreReader
 from screen.store.store import ScreenStore, jsonable
@@ -89,6 +90,7 @@ def present(store: ScreenStore, changes: Mapping[str, object], gene_sets: Sequen
         )
     before: Mapping[str, Any] = store.provenance["view"]
     deg = parse_section(DegConfig, {**before["deg"], **changes}, store.path)
+    named(deg.test)
     strata_of(store, before["strata"], deg.replicate)
     enrich = before.get("enrich")
     if gene_sets:
@@ -138,11 +140,12 @@ def write_all(
         return pl.read_parquet(directory / "hits.parquet"), False
     view: Mapping[str, Any] = store.provenance["view"]
     config, coverage = DegConfig.model_validate(view["deg"]), read_coverage(directory, store)
+    named(config.test)
     strata, names = strata_of(store, view["strata"], config.replicate), Names(store)
     enrich = _gene_sets(view.get("enrich"), store)
     tested = None if enrich is None else Tested(OverRepresentation(enrich[1]), enrich[0].max_fdr)
     (directory / STAMP).unlink(missing_ok=True)
-    with gene_tables(store, directory, strata, wanted_of(config), tested, compute, show) as (summaries, means):
+    with gene_tables(store, directory, strata, config, tested, compute, show) as (summaries, means):
         table = hits(summaries, names, coverage, store.layout.pred_tps, view["min_cells"], means)
         if enrich is not None and means is not None:
             _write_enrichment(*enrich, table, names, strata, means, directory)
@@ -170,13 +173,6 @@ def _write_enrichment(
     place_N = [means.place(number[p], strata.name_S.index(s), t) for p, s, t in groups]
     found = each(ranked, [(mean_G, sets, names) for mean_G in means.rows(np.array(place_N, dtype=np.int64))])
     write_whole(joined(strongest, found), directory / RANKED)
-
-
-def wanted_of(config: DegConfig) -> Wanted:
-    """Tests and rows that a configuration asks for; no more is computed than is asked for."""
-    only_t = config.top == 0 and config.test == "paired_t" and config.rank_sum == "off" and config.replicate is None
-    tests = ChosenTests(config.test, config.rank_sum != "off", config.rank_sum == "tie_corrected", only_t)
-    return Wanted(tests, config.top, config.max_fdr, config.min_delta)
 
 
 def _stamp(directory: Path) -> object:

@@ -1,6 +1,6 @@
 """Statistics agree with other people's packages where they compute the same thing; where they do not, the reason is here.
 
-Relative to 1e-6, or to what the other package's own precision allows. scipy: test_statistics.py.
+Relative to 1e-6, or to what the other package's own precision allows. scipy: tests/.
 """
 
 import warnings
@@ -18,8 +18,11 @@ from scipy.special import ndtr
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
-from screen.stats.moments import counts_of, moments_of
-from screen.stats.statistics import benjamini_hochberg, paired_t, rank_sum, signed_rank
+from screen.stats.false_discovery import benjamini_hochberg
+from screen.stats.moments import counts_of, moments_of, standard_error
+from screen.stats.tests.paired_t import paired_t
+from screen.stats.tests.rank_sum import rank_sum
+from screen.stats.tests.signed_rank import signed_rank
 
 N_GENES = 40
 SIZES = [(1, 1), (1, 5), (2, 2), (2, 7), (3, 3), (3, 40), (30, 25)]
@@ -145,7 +148,8 @@ def test_the_rank_sum_is_scanpys_wilcoxon(case: Case, tie_correct: bool) -> None
 def test_the_paired_t_and_its_error_are_statsmodels(n: int) -> None:
     case = Case.random(n, n)
     delta_NG = case.after_NG - case.before_MG
-    se_G, t_G, p_G = paired_t(moments_of(delta_NG, counts_of(case.before_MG, True), True))
+    found = moments_of(delta_NG, counts_of(case.before_MG, True), True)
+    se_G, (t_G, p_G) = standard_error(found), paired_t(found)
     spreads = np.ptp(delta_NG, axis=0) > 0
     # by its rounding, a gene that changes the same everywhere has an error of 1e-17 there and of 0 here
     theirs = DescrStatsW(delta_NG[:, spreads].astype(np.float64))
@@ -159,8 +163,8 @@ def test_the_paired_t_and_its_error_are_statsmodels(n: int) -> None:
 
 def test_one_cell_has_no_error_no_t_and_no_p() -> None:
     case = Case.random(1, 1)
-    found = paired_t(moments_of(case.after_NG - case.before_MG, counts_of(case.before_MG, True), True))
-    assert np.isnan(found).all()
+    found = moments_of(case.after_NG - case.before_MG, counts_of(case.before_MG, True), True)
+    assert np.isnan([standard_error(found), *paired_t(found)]).all()
     # a sign alone: its rank test can say nothing either
     _, p_G = signed_rank(np.ascontiguousarray((case.after_NG - case.before_MG).T))
     assert (p_G == 1).all()

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from screen.config.sections import FEWEST_NULLS
+from screen.stats.false_discovery import benjamini_hochberg
 from screen.stats.null import Calibration, baseline_residual, calibrate
-from screen.stats.statistics import benjamini_hochberg
 
 
 def noise(n: int, seed: int, n_hits: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,34 @@
+"""The table of tests: every test per gene, one file each beside this one. Importing it imports none of them."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from screen.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from screen.config.sections import DegConfig
+    from screen.stats.tests.gene_test import GeneTest
+
+NAMES = ("paired_t", "signed_rank", "rank_sum", "sign")
+"""Files of this package that hold a `TEST`, in the order of its columns in the tables."""
+
+
+def named(name: str) -> "GeneTest":
+    """The test of this name. Raises ConfigError, which lists those there are."""
+    if name not in NAMES:
+        allowed = ", ".join(NAMES[:-1]) + f" or {NAMES[-1]}"
+        raise ConfigError(f'deg.test: there is no test "{name}"; choose {allowed}{nearest(name, NAMES)}')
+    found: GeneTest = import_module(f"{__package__}.{name}").TEST
+    return found
+
+
+def computed(config: "DegConfig") -> "tuple[GeneTest, ...]":
+    """The tests that these settings ask for: the chosen one, and what is wanted beside it. Raises ConfigError."""
+    chosen = named(config.test)
+    return tuple(t for t in map(named, NAMES) if t.name == chosen.name or t.is_wanted(config))
+
+
+def columns(config: "DegConfig") -> dict[str, Any]:
+    """What tests add to the table of differential expression under these settings: name -> polars type."""
+    there = [t for t in map(named, NAMES) if t.in_every_table or t.name == config.test]
+    return {name: dtype for t in there for name, dtype in t.columns.items()}

@@ -1,0 +1,20 @@
+"""False discovery rates equal scipy's definition, missing p-values included."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+
+from screen.stats.false_discovery import benjamini_hochberg
+
+
+@given(arrays(np.float64, st.integers(1, 30), elements=st.floats(0, 1)))
+def test_fdr_equals_scipy(p: np.ndarray) -> None:
+    np.testing.assert_allclose(benjamini_hochberg(p), stats.false_discovery_control(p), rtol=1e-12, atol=1e-300)
+
+
+def test_missing_p_values_stay_missing_and_do_not_count() -> None:
+    with_gaps = benjamini_hochberg(np.array([0.01, np.nan, 0.04]))
+    np.testing.assert_allclose(with_gaps[[0, 2]], [0.02, 0.04])
+    assert np.isnan(with_gaps[1])
