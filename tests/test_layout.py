@@ -28,6 +28,8 @@ HOMES = {
 }
 """Library -> rooms of `screen` that may import it."""
 FILE_LINES, FUNCTION_LINES, KERNEL_LINES, PACKAGE_FILES = 400, 60, 100, 16
+FAMILIES = ("perturb" + "gen",)
+"""Words that only the model of that name, and the registry, may say."""
 NO_TORCH = (
     "screen.config.screen_config", "screen.planning.plan", "screen.store.store", "screen.store.export", "screen.stats.tables",
     "screen.run.tables", "screen.cli.commands",
@@ -76,6 +78,13 @@ def test_no_file_is_called_utils_and_kernels_is_no_package() -> None:
     names = {p.stem for p in SOURCES}
     assert not names & {"utils", "util", "helpers", "common", "misc"}
     assert not (ROOT / "kernels" / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("word", FAMILIES)
+def test_a_family_of_models_is_named_in_its_own_folder_and_in_the_registry_only(word: str) -> None:
+    own = ROOT / "screen" / "models"
+    elsewhere = [p for p in SOURCES if not p.is_relative_to(own / word) and p != own / "registry.py"]
+    assert [str(p.relative_to(ROOT)) for p in elsewhere if word in p.read_text().lower()] == []
 
 
 def modules_after(code: str) -> set[str]:

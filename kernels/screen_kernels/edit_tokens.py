@@ -39,7 +39,7 @@ def edit_row_reference(row_L: Tensor, genes: Sequence[int], mode: str, site: str
             overexpress  as delete, cut to L - len(genes), then the genes are inserted: at the front (tgt), or behind
                          whatever stands in column 0 (src: <cls>; a PAD if the row is empty)
     Raises UnknownModeError, which is a ValueError.
-    Source: PerturbGen a9a9375, behaviour checked by execution (golden/edited_ids.npz).
+    Source: the upstream model at commit a9a9375, behaviour checked by execution (tests/golden/edited_ids.npz).
     """
     what = edits.parse(mode).mode
     is_hit = torch.isin(row_L, torch.as_tensor(list(genes), dtype=row_L.dtype))

@@ -1,7 +1,7 @@
 """Restricted unpickler: builds data, never calls anything that is not on its list.
 
 Tensors, builtin containers and scalars, numpy arrays and scalars are built. Every other name in the pickle becomes an
-inert placeholder: the real object is not imported, not called, and its state is thrown away. Real PerturbGen count
+inert placeholder: the real object is not imported, not called, and its state is thrown away. Real count
 checkpoints pickle a whole AnnData into their hyper-parameters, which is why torch's own `weights_only` refuses them.
 """
 

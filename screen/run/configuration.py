@@ -5,7 +5,6 @@ from pathlib import Path
 
 from screen.config.screen_config import ScreenConfig, parse_config, parse_section, read_yaml
 from screen.config.sections import ClusterConfig, ComputeConfig
-from screen.models.registry import foreign_family
 
 
 def load_config(
@@ -18,6 +17,9 @@ def load_config(
 ) -> tuple[ScreenConfig, str]:
     """(configuration, its text) from our YAML or upstream's, with the command line's overrides. Raises ConfigError."""
     raw = read_yaml(path)
+    # families bring torch along, which the tables of a finished directory do without
+    from screen.models.registry import foreign_family
+
     foreign = foreign_family(raw)
     config = parse_config(raw, path) if foreign is None else foreign.from_foreign(raw, path)
     output: dict[str, object] = {"store_dtype": store_dtype} if store_dtype else {}
