@@ -26,7 +26,7 @@ from screen.edits import Site
 from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
 from screen.engine.rows import RowBuilder
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.models.perturbgen.adapter import PerturbGenAdapter
 from screen.models.perturbgen.network.model import PerturbGen
 from screen.models.synthetic import MEDIAN_LENGTH, SyntheticSizes, synthetic_vocabulary
@@ -37,7 +37,7 @@ from screen.planning.selection import select_items
 from screen.planning.window import Window
 from screen.run.resume import open_store
 from screen.run.runner import run_units
-from screen.run.unit_sizes import planned
+from screen.run.unit_sizes import plan_units
 from screen.store.store import ScreenStore
 
 SHIPPED_LENGTH = 797
@@ -94,16 +94,16 @@ def bank_of(length_CS: np.ndarray, scale: Scale, n_edits: int, seed: int = 0) ->
 
 def prepared(
     model: PerturbGen, scale: Scale, bank: TokenBank, library: Library, window: Window, dtype: str = "float16"
-) -> Prepared:
+) -> Screen:
     """A screen in memory, planned as the command line plans it."""
     vocabulary, n_cells = synthetic_vocabulary(scale.sizes), bank.n_cells
     adapter = PerturbGenAdapter(model, window.pred_tps, window.context_tps, bool(window.context_tps))
     layout = Layout(window.pred_tps, scale.sizes.width, adapter.schema.expression_scale, dtype)
     index = BankIndex(bank, vocabulary, window.max_len)
     selection = select_items(library, index, window, np.zeros(n_cells, np.int64), ["all"])
-    plan = planned(selection, bank, adapter, 0, layout)
+    plan = plan_units(selection, bank, adapter, 0, layout)
     rows = RowBuilder(bank, vocabulary, window, {t: np.zeros((n_cells, 0), np.int64) for t in window.pred_tps})
-    return Prepared(OutputConfig(), vocabulary, bank, index, library, plan, window, adapter, rows, layout)
+    return Screen(OutputConfig(), vocabulary, bank, index, library, plan, window, adapter, rows, layout)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Case:
     """
 
     name: str
-    screen: Prepared
+    screen: Screen
     settings: Settings
     n_rounds: int
     most_cells: int
@@ -192,7 +192,7 @@ class Upstream:
 class Engine:
     """Our engine on a case's screen, into a store of its own every time; the last one is kept."""
 
-    screen: Prepared
+    screen: Screen
     executor: Executor
     folder: Path
     store: ScreenStore | None = None

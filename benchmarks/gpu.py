@@ -36,11 +36,11 @@ from screen.bench.report import measured_as_json
 from screen.bench.synthetic import synthetic_screen
 from screen.cells.bank import SOURCE
 from screen.config.sections import ComputeConfig
-from screen.engine.choose import decide
+from screen.engine.choose import choose_executor
 from screen.engine.executor import Executor, default_batch_tokens, find_device
 from screen.engine.packed import PackedEngine
 from screen.engine.reference import ReferenceEngine
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.errors import ConfigError
 from screen.models.ops import Precision
 from screen.models.perturbgen.random import random_model, sizes_of
@@ -126,7 +126,7 @@ def kernels(job: Job) -> None:
             job.check(name, {})
 
 
-def twin(sizes: SyntheticSizes, n_cells: int, genes: Sequence[int], **edits: Any) -> Prepared:
+def twin(sizes: SyntheticSizes, n_cells: int, genes: Sequence[int], **edits: Any) -> Screen:
     """A screen with a model of its own, always the same one, whose deltas are kept in float32."""
     screen = synthetic_screen(sizes, n_cells, genes=genes, model=random_model(sizes_of(sizes)), **edits)
     return replace(screen, layout=replace(screen.layout, dtype="float32"))
@@ -184,7 +184,7 @@ def engines(job: Job) -> None:
             job.check(f"engine = reference, {name}", errors_of(found, expected))
 
 
-def everything_of(screen: Prepared) -> Prepared:
+def everything_of(screen: Screen) -> Screen:
     """Keeps embeddings and gene cosines too, and cuts the plan into several units."""
     layout = replace(screen.layout, keep_embeddings=True, keep_gene_cosine=True)
     return replace(screen, layout=layout, plan=replace(screen.plan, unit_rows=max(screen.plan.n_items // 3, 1)))
@@ -289,7 +289,7 @@ def precisions(job: Job) -> None:
             found = measured_as_json(measure(wanted))
             job.figures.setdefault("precisions", {})[precision] = found
             compute = ComputeConfig(device=str(job.device), precision=precision, batch_tokens=job.batch_tokens)
-            ours = results(PackedEngine(screen, decide(compute, screen)))["delta/t1"]
+            ours = results(PackedEngine(screen, choose_executor(compute, screen)))["delta/t1"]
             expected = ours if precision == "float32" else expected
             if expected is None:
                 raise RuntimeError("float32 failed: there is nothing to compare with")

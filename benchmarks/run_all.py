@@ -52,7 +52,7 @@ def verdict(line: Mapping[str, Any], at_least: float | None = None, at_most: flo
     return ""
 
 
-def said(line: Mapping[str, Any], at_least: float | None = None, at_most: float | None = None) -> str:
+def reported(line: Mapping[str, Any], at_least: float | None = None, at_most: float | None = None) -> str:
     """Prints a figure; what is wrong with it."""
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()

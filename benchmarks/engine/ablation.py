@@ -15,7 +15,7 @@ from benchmarks.record import median, p20_p80, record, rounds
 from benchmarks.run_all import exit_code, options
 from screen.bench.bare import control_call
 from screen.config.sections import ComputeConfig
-from screen.engine.choose import decide
+from screen.engine.choose import choose_executor
 from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
 from screen.models.perturbgen.chains import REUSE
@@ -23,7 +23,7 @@ from screen.models.perturbgen.network.model import PerturbGen
 from screen.models.perturbgen.packed import PackedPerturbGen
 from screen.models.perturbgen.random import random_model, sizes_of
 from screen.planning.batches import pack_controls
-from screen.run.workload import work
+from screen.run.workload import batches_by_block
 
 N_CELLS, N_EDITS, N_ROUNDS = 2, 12, 2
 SRC, TGT = "src", "tgt"
@@ -63,7 +63,7 @@ def variants(source: Case, target: Case, executor: Executor, chained: PerturbGen
 def control_per_item(engine: PackedEngine) -> Stages:
     """The forward, and a control for every item beside the one for its cell."""
     budget = engine.executor.batch_tokens
-    batches = [b for _, items in work(engine.screen, budget, range(engine.plan.n_units)) for b in items]
+    batches = [b for _, items in batches_by_block(engine.screen, budget, range(engine.plan.n_units)) for b in items]
     more = [
         control_call(engine.computer, c)
         for b in batches
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         replace(c, screen=replace(c.screen, window=replace(c.screen.window, pool_everywhere=False)))
         for c in (source, target)
     )
-    executor = decide(ComputeConfig(), source.screen)
+    executor = choose_executor(ComputeConfig(), source.screen)
     chained = random_model(replace(sizes, encoder=replace(sizes.encoder, chained=True)))
     made = variants(source, target, executor, chained)
     taken = rounds(

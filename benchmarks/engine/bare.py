@@ -17,7 +17,7 @@ from screen.engine.lanes import Lanes
 from screen.engine.packed import PackedEngine
 from screen.models.ops import PlainOps
 from screen.models.products import Weights
-from screen.run.workload import work
+from screen.run.workload import batches_by_block
 
 Call = Callable[[], object]
 Stages = Sequence[Sequence[Call]]
@@ -42,7 +42,7 @@ def _dropped(call: Call) -> None:
 def forward_of(engine: PackedEngine) -> Stages:
     """The model's calls for all batches of a screen: per block of cells the controls, then the items; inputs prepared."""
     stages: list[Sequence[Call]] = []
-    for controls, items in work(engine.screen, engine.executor.batch_tokens, range(engine.plan.n_units)):
+    for controls, items in batches_by_block(engine.screen, engine.executor.batch_tokens, range(engine.plan.n_units)):
         calls = [control_call(engine.computer, b) for b in controls]
         taken = taken_over(controls, [call() for call in calls])
         stages += [calls, [item_call(engine.computer, b, taken) for b in items]]

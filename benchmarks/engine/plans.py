@@ -21,16 +21,16 @@ import torch
 
 from benchmarks.cases import QUICK, Scale, prepared
 from benchmarks.record import ROOT, record
-from benchmarks.run_all import exit_code, parser_of, said
+from benchmarks.run_all import exit_code, parser_of, reported
 from screen import edits
 from screen.bench.synthetic import every_gene
 from screen.cells.bank import SOURCE, Ragged, State, TokenBank
 from screen.cells.vocabulary import Vocabulary
 from screen.cli.terminal import Console
 from screen.config.sections import ComputeConfig
-from screen.engine.choose import decide
+from screen.engine.choose import choose_executor
 from screen.engine.packed import PackedEngine
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.models.perturbgen.network.model import PerturbGen
 from screen.models.perturbgen.random import random_model, sizes_of
 from screen.models.synthetic import SyntheticSizes, random_bank, synthetic_vocabulary
@@ -84,7 +84,7 @@ TINY = Work(
 )  # fmt: skip
 
 
-def wide_screen(work: Work) -> Prepared:
+def wide_screen(work: Work) -> Screen:
     """Every gene knocked out in many cells, planned but with no weights."""
     bank = random_bank(work.n_wide_cells, synthetic_vocabulary(work.wide), 1, work.wide.max_len)
     library = every_gene(synthetic_vocabulary(work.wide), ["mask"], ["src"])
@@ -97,7 +97,7 @@ def shapes_of(sizes: SyntheticSizes) -> PerturbGen:
         return PerturbGen(sizes_of(sizes))
 
 
-def shares(screen: Prepared, units: Iterable[int], batch_tokens: int) -> tuple[float, float]:
+def shares(screen: Screen, units: Iterable[int], batch_tokens: int) -> tuple[float, float]:
     """Padded share of our batches of items, and of batches of 64 in store order padded to their longest."""
     ours, n_padded, n_tokens = [], 0, 0
     for number in units:
@@ -115,9 +115,9 @@ def shares(screen: Prepared, units: Iterable[int], batch_tokens: int) -> tuple[f
     return padded_share(ours), n_padded / max(n_tokens, 1)
 
 
-def padding(name: str, screen: Prepared, units: range, results: Path) -> str:
+def padding(name: str, screen: Screen, units: range, results: Path) -> str:
     """Records a padded share; what is wrong with it."""
-    executor = decide(ComputeConfig(), screen)
+    executor = choose_executor(ComputeConfig(), screen)
     share, naive = shares(screen, units, executor.batch_tokens)
     n_items = sum(r.stop - r.start for r in map(screen.plan.unit, units))
     line = record(
@@ -125,7 +125,7 @@ def padding(name: str, screen: Prepared, units: range, results: Path) -> str:
         units=f"every {units.step}. of {screen.plan.n_units}", n_items=n_items,
         n_planned=screen.plan.n_items, batch_tokens=executor.batch_tokens,
     )  # fmt: skip
-    return said(line, at_most=MOST_PADDED)
+    return reported(line, at_most=MOST_PADDED)
 
 
 def long_bank(n_cells: int, n_genes: int, seed: int = 0) -> TokenBank:
@@ -175,7 +175,7 @@ def run_child(factor: int, work: Work) -> dict[str, Any]:
     screen = prepared(model, Scale(work.run), bank, library, window)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        executor = decide(ComputeConfig(), screen)
+        executor = choose_executor(ComputeConfig(), screen)
         store: ScreenStore = open_store(screen, Path(folder), "", executor)
         run_units(PackedEngine(screen, executor), store, lambda *_: None)
         assert store.is_complete
@@ -225,7 +225,7 @@ def planning(work: Work, results: Path, is_quick: bool) -> list[str]:
         "plan_genome_wide_items_per_s", round(large["n_items"] / large["elapsed_s"]), "items/s", None, None, results,
         **large, n_genes=work.n_planned_genes, smaller=small,
     )  # fmt: skip
-    said(line)
+    reported(line)
     slow = [
         f"planning {x['n_items']:,} items took {x['elapsed_s']} s"
         for x in (small, large)
@@ -244,7 +244,7 @@ def growth(results: Path, is_quick: bool) -> str:
         "peak_memory_10x", tenfold["peak_gb"], "GB", once["peak_gb"], round(tenfold["peak_gb"] / once["peak_gb"], 4), results,
         tenfold=tenfold, once=once,
     )  # fmt: skip
-    return said(line, at_most=MOST_GROWTH)
+    return reported(line, at_most=MOST_GROWTH)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

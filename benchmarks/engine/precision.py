@@ -22,10 +22,10 @@ from benchmarks.record import median, p20_p80, record
 from benchmarks.run_all import exit_code, options
 from screen.bench.synthetic import every_gene
 from screen.config.sections import ComputeConfig
-from screen.engine.choose import decide
+from screen.engine.choose import choose_executor
 from screen.engine.effects import log_expression
 from screen.engine.packed import PackedEngine
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.models.adapter import Rows
 from screen.models.ops import Precision
 from screen.models.perturbgen.network.model import PerturbGen
@@ -49,7 +49,7 @@ class Length:
 CLASSES = (Length("250_420", ((260, 410), (400, 290))), Length("over_700", ((720, 900), (880, 740))))
 
 
-def screen_of(length: Length, model: PerturbGen, scale: Scale) -> Prepared:
+def screen_of(length: Length, model: PerturbGen, scale: Scale) -> Screen:
     """A few source edits of each cell, deltas kept in float32."""
     length_CS = np.maximum(np.rint(np.array(length.cells) * scale.length_factor).astype(int), N_EDITS)
     library = every_gene(synthetic_vocabulary(scale.sizes), ["mask"], ["src"], genes=range(2 * N_EDITS))
@@ -57,9 +57,9 @@ def screen_of(length: Length, model: PerturbGen, scale: Scale) -> Prepared:
     return prepared(model, scale, bank_of(length_CS, scale, N_EDITS), library, window, dtype="float32")
 
 
-def delta_of(screen: Prepared, precision: Precision) -> np.ndarray:
+def delta_of(screen: Screen, precision: Precision) -> np.ndarray:
     """Deltas (I, G) of every item by the engine."""
-    engine = PackedEngine(screen, replace(decide(ComputeConfig(), screen), precision=precision))
+    engine = PackedEngine(screen, replace(choose_executor(ComputeConfig(), screen), precision=precision))
     found = np.zeros((screen.plan.n_items, screen.adapter.schema.n_genes))
     for unit in engine.units(range(screen.plan.n_units), lambda *_: None):
         found[unit.rows] = unit.columns["delta/t1"]
@@ -67,7 +67,7 @@ def delta_of(screen: Prepared, precision: Precision) -> np.ndarray:
 
 
 @torch.inference_mode()
-def exact_delta_of(screen: Prepared) -> np.ndarray:
+def exact_delta_of(screen: Screen) -> np.ndarray:
     """Deltas (I, G) of every item by the plain model in float64, one item at a time."""
     adapter = replace(screen.adapter, model=copy.deepcopy(screen.adapter.model).double())
 

@@ -22,7 +22,7 @@ from benchmarks.engine.upstream_shaped import SPECIAL_IDS, UpstreamShaped, flops
 from benchmarks.record import median, p20_p80, record, rounds
 from benchmarks.run_all import exit_code, options, verdict
 from screen.config.sections import ComputeConfig
-from screen.engine.choose import decide
+from screen.engine.choose import choose_executor
 from screen.engine.executor import Executor
 from screen.engine.lanes import default_lanes
 from screen.engine.packed import PackedEngine
@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     loop = UpstreamShaped.random(model, scale.sizes.n_encoder_blocks, scale.sizes.n_source_tokens - len(SPECIAL_IDS))
     with tempfile.TemporaryDirectory() as folder:
         first = make_case(MAIN, model, scale, n_edits=scale.n_edits, n_rounds=scale.n_rounds)
-        executor = decide(ComputeConfig(), first.screen)
+        executor = choose_executor(ComputeConfig(), first.screen)
         main_figures(first, loop, executor, Path(folder), report)
         for case in cases(model, scale):
             other_figure(case, loop, executor, Path(folder), report)

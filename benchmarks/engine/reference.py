@@ -15,34 +15,34 @@ import torch
 from benchmarks.record import ROOT, median, p20_p80, record, rounds
 from benchmarks.run_all import exit_code, options
 from screen.config.sections import ComputeConfig
-from screen.engine.choose import decide
+from screen.engine.choose import choose_executor
 from screen.engine.executor import Executor
 from screen.engine.lanes import Lanes
 from screen.engine.packed import PackedEngine
 from screen.engine.reference import ReferenceEngine
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.machine import available_cores
 from screen.planning.perturbations import Library
 from screen.planning.selection import select_items
 from screen.run.configuration import load_config
 from screen.run.prepare import prepare
-from screen.run.unit_sizes import planned
+from screen.run.unit_sizes import plan_units
 
 DELTA = "delta/t1"
 MOST_RMS, MOST_WORST = 3e-6, 1e-5
 """How far deltas of two engines may be apart, in log units."""
 
 
-def every_nth(screen: Prepared, n: int) -> Prepared:
+def every_nth(screen: Screen, n: int) -> Screen:
     """The screen with every n-th perturbation, deltas kept in float32."""
     library = Library(screen.library.perturbations[::n], screen.library.must_screen[::n])
     coverage = screen.plan.coverage
     selection = select_items(library, screen.index, screen.window, screen.plan.stratum_C, coverage.stratum)
-    plan = planned(selection, screen.bank, screen.adapter, 0, screen.layout)
+    plan = plan_units(selection, screen.bank, screen.adapter, 0, screen.layout)
     return replace(screen, library=library, plan=plan, layout=replace(screen.layout, dtype="float32"))
 
 
-def reference(screen: Prepared, items: Sequence[int], n_lanes: int) -> tuple[float, float, np.ndarray]:
+def reference(screen: Screen, items: Sequence[int], n_lanes: int) -> tuple[float, float, np.ndarray]:
     """(seconds of the controls that these items need, of the items, their deltas) by the reference engine."""
     engine = ReferenceEngine(screen, Executor(torch.device("cpu"), n_lanes=n_lanes))
     cells = np.unique(screen.plan.cell_I[items]).tolist()
@@ -56,7 +56,7 @@ def reference(screen: Prepared, items: Sequence[int], n_lanes: int) -> tuple[flo
     return between - start, stop - between, np.concatenate(found)
 
 
-def packed(screen: Prepared, executor: Executor) -> tuple[float, np.ndarray]:
+def packed(screen: Screen, executor: Executor) -> tuple[float, np.ndarray]:
     """(seconds, deltas of all items) of the default engine, controls included."""
     engine = PackedEngine(screen, executor)
     start = time.perf_counter()
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     n_items, n_rounds, n = (20, 1, 200) if given.quick else (400, 3, 20)
     screen = every_nth(prepare(load_config(ROOT / "configs" / "demo.yaml")[0]), n)
     items = np.random.default_rng(0).choice(screen.plan.n_items, n_items, replace=False).tolist()
-    executor, n_cores = decide(ComputeConfig(), screen), available_cores()
+    executor, n_cores = choose_executor(ComputeConfig(), screen), available_cores()
     same(packed(screen, executor)[1][items], reference(screen, items, n_cores)[2])
     apart: list[float] = []
 

@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.engine.plans import peak_gb
 from benchmarks.record import ROOT, median, p20_p80, record, rounds
-from benchmarks.run_all import exit_code, parser_of, said
+from benchmarks.run_all import exit_code, parser_of, reported
 from benchmarks.store.store import filled, synthetic
 from screen.cli.terminal import Console
 from screen.config.sections import ComputeConfig, DegConfig, NullConfig
@@ -226,7 +226,7 @@ def beside_others(work: Work, results: Path, is_screen: bool) -> list[str]:
             p20_p80=[round(work.n_perturbations / s, 1) for s in reversed(p20_p80(taken[ours]))],
             n_cells=work.n_cells, n_controls=work.n_controls, n_genes=work.n_genes, n_cores=available_cores(),
         )  # fmt: skip
-        faults.append(said(line, at_least=least))
+        faults.append(reported(line, at_least=least))
     return faults
 
 
@@ -289,7 +289,7 @@ def moments(work: Work, results: Path) -> list[str]:
                 p20_p80=[round(size / s / 1e6) for s in reversed(p20_p80(taken["moments"]))], n_bytes=size,
                 n_cores=n_threads,
             )  # fmt: skip
-            faults.append(said(line, at_least=least))
+            faults.append(reported(line, at_least=least))
     return faults
 
 
@@ -314,7 +314,7 @@ def memory(work: Work, results: Path, is_quick: bool) -> str:
         "deg_extra_memory", tenfold["extra_gb"], "GB", once["extra_gb"], None, results, n_perturbations=sizes[1][0],
         n_of_the_other=sizes[0][0], n_cells=sizes[1][1],
     )  # fmt: skip
-    return said(line, at_most=MOST_GB)
+    return reported(line, at_most=MOST_GB)
 
 
 def child(*values: object, is_quick: bool) -> dict[str, float]:
@@ -348,7 +348,7 @@ def tables(is_quick: bool, results: Path) -> str:
     )  # fmt: skip
     record("deg_read_one", round(median(one_s), 5), "s", round(median(all_s), 5), None, results,
            p20_p80=[round(x, 5) for x in p20_p80(one_s)])  # fmt: skip
-    return said(line, at_most=MOST_TABLES_S)
+    return reported(line, at_most=MOST_TABLES_S)
 
 
 def reading(folder: Path) -> tuple[list[float], list[float]]:

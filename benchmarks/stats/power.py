@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.record import median, p20_p80, record
-from benchmarks.run_all import exit_code, options, said
+from benchmarks.run_all import exit_code, options, reported
 from screen.config.sections import DegConfig
 from screen.stats.false_discovery import benjamini_hochberg
 from screen.stats.gene_results import statistics_of
@@ -96,9 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, (rate, found) in measured.items():
         power, false = zip(*found, strict=True)
         shared = {"n_simulations": work.n_rounds, "asked_for": rate}
-        faults.append(_said(f"power_{name}", power, given.results, lambda line: said(line), **shared))
+        faults.append(_said(f"power_{name}", power, given.results, lambda line: reported(line), **shared))
         faults.append(
-            _said(f"fdr_{name}", false, given.results, lambda line, r=rate: said(line, at_most=SLACK * r), **shared)
+            _said(f"fdr_{name}", false, given.results, lambda line, r=rate: reported(line, at_most=SLACK * r), **shared)
         )
     return exit_code(faults, given.quick)
 

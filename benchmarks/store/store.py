@@ -19,13 +19,13 @@ import torch
 from benchmarks.cases import Scale, prepared
 from benchmarks.engine.plans import LONG_MAX, long_bank, shapes_of
 from benchmarks.record import ROOT, median, p20_p80, record, rounds
-from benchmarks.run_all import exit_code, options, said
+from benchmarks.run_all import exit_code, options, reported
 from screen.bench.synthetic import every_gene
 from screen.config.sections import ComputeConfig, OutputConfig
 from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
 from screen.engine.precision import executor_for
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.files import scratch_folder, sync
 from screen.machine import available_cores
 from screen.models.perturbgen.random import random_model
@@ -65,7 +65,7 @@ REAL = Work(1000, 100, 10_000, 6_000, 21_400, 5)
 TINY = Work(20, 4, 20, 300, 200, 1)
 
 
-def synthetic(n_cells: int, n_perturbations: int) -> Prepared:
+def synthetic(n_cells: int, n_perturbations: int) -> Screen:
     """A screen in which every cell has an item of every perturbation: nothing of it is predicted here."""
     vocabulary = synthetic_vocabulary(SMALL)
     bank = long_bank(n_cells, SMALL.n_genes)
@@ -96,7 +96,7 @@ def random_controls(block: Block, cell_N: np.ndarray) -> Columns:
     return found
 
 
-def filled(screen: Prepared, folder: Path, executor: Executor) -> tuple[ScreenStore, list[Columns]]:
+def filled(screen: Screen, folder: Path, executor: Executor) -> tuple[ScreenStore, list[Columns]]:
     """A finished store of random values, and the values of its units."""
     store = open_store(screen, folder, "", executor)
     block, units = store.blocks[0], []
@@ -128,7 +128,7 @@ def timed_s(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def writing(screen: Prepared, executor: Executor, n_rounds: int, results: Path) -> str:
+def writing(screen: Screen, executor: Executor, n_rounds: int, results: Path) -> str:
     """Sustained writing of units, checksums and markers included, against numpy.tofile and fsync of the same bytes."""
     with tempfile.TemporaryDirectory() as folder:
         store, units = filled(screen, Path(folder) / "store", executor)
@@ -151,7 +151,7 @@ def writing(screen: Prepared, executor: Executor, n_rounds: int, results: Path) 
         "store_write_vs_synced_tofile", round(rate), "MB/s", round(baseline), round(rate / baseline, 3), results,
         p20_p80=[round(size / s / 1e6) for s in reversed(p20_p80(taken["ours"]))], n_bytes=size, n_units=len(units),
     )  # fmt: skip
-    return said(line, at_least=LEAST_WRITE_RATE)
+    return reported(line, at_least=LEAST_WRITE_RATE)
 
 
 def _plain(path: Path, columns: Columns) -> None:
@@ -163,7 +163,7 @@ def _plain(path: Path, columns: Columns) -> None:
     sync(path.parent)
 
 
-def reading(screen: Prepared, executor: Executor, n_rounds: int, results: Path) -> list[str]:
+def reading(screen: Screen, executor: Executor, n_rounds: int, results: Path) -> list[str]:
     """One perturbation as AnnData; every change through dask against reading the plain files."""
     with tempfile.TemporaryDirectory() as folder:
         store, _ = filled(screen, Path(folder), executor)
@@ -199,7 +199,7 @@ def reading(screen: Prepared, executor: Executor, n_rounds: int, results: Path) 
         p20_p80=[round(size / s / 1e6) for s in reversed(p20_p80(taken["whole"]))], n_bytes=size, n_threads=n_threads,
         one_gene_s=round(median(taken["gene"]), 4),
     )  # fmt: skip
-    return [said(line, at_most=MOST_READ_S), said(scan, at_least=LEAST_SCAN_RATE)]
+    return [reported(line, at_most=MOST_READ_S), reported(scan, at_least=LEAST_SCAN_RATE)]
 
 
 def _all(delta: Any, n_threads: int) -> None:
@@ -223,7 +223,7 @@ def disk(executor: Executor, results: Path) -> str:
         "store_bytes_per_1000_items", size, "bytes", upstream, round(size / upstream, 4), results,
         n_items=1000, n_genes=SMALL.n_genes, n_controls=50, control_bytes=controls,
     )  # fmt: skip
-    return "" if said(line) or size <= MOST_BYTES else f"1,000 items take {size} bytes; at most {MOST_BYTES:.3g}"
+    return "" if reported(line) or size <= MOST_BYTES else f"1,000 items take {size} bytes; at most {MOST_BYTES:.3g}"
 
 
 def files(work: Work, results: Path) -> str:
@@ -238,14 +238,14 @@ def files(work: Work, results: Path) -> str:
         "store_files_24m_items", n_files(screen), "files", None, None, results, n_items=screen.plan.n_items,
         n_units=screen.plan.n_units, unit_rows=screen.plan.unit_rows, n_genes=work.n_planned_genes,
     )  # fmt: skip
-    return said(line, at_most=MOST_FILES)
+    return reported(line, at_most=MOST_FILES)
 
 
 def resuming(work: Work, executor: Executor, results: Path) -> str:
     """What is left of a run of which all units but one are committed: store opened, identity compared, plan checked."""
     screen = synthetic(64 * work.n_units // 2000 or 64, min(work.n_units, 2000))
     plan = replace(screen.plan, unit_rows=64)
-    screen = screen.but(plan=plan)
+    screen = screen.altered(plan=plan)
     with tempfile.TemporaryDirectory() as folder:
         block = open_store(screen, Path(folder), "", executor).blocks[0]
         for number in range(block.n_units - 1):
@@ -261,7 +261,7 @@ def resuming(work: Work, executor: Executor, results: Path) -> str:
         "store_resume_start", round(median(taken), 3), "s", None, None, results, n_units=plan.n_units,
         n_items=plan.n_items,
     )  # fmt: skip
-    return said(line, at_most=MOST_RESUME_S)
+    return reported(line, at_most=MOST_RESUME_S)
 
 
 class TimedStore(ScreenStore):
@@ -295,7 +295,7 @@ def write_share(n_rounds: int, is_quick: bool, results: Path) -> str:
         "store_write_share_demo", round(median(shares), 5), "of wall time", None, None, results,
         p20_p80=[round(s, 5) for s in p20_p80(shares)], elapsed_s=round(median(elapsed), 1), n_edits=screen.plan.n_items,
     )  # fmt: skip
-    return said(line, at_most=MOST_WRITE_SHARE)
+    return reported(line, at_most=MOST_WRITE_SHARE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

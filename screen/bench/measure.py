@@ -28,11 +28,11 @@ from screen.cells.bank import SOURCE
 from screen.config.sections import ComputeConfig
 from screen.edits import Site
 from screen.engine.batch import BatchComputer, float32_products
-from screen.engine.choose import decide
+from screen.engine.choose import choose_executor
 from screen.engine.executor import Executor
 from screen.engine.lanes import Lanes, default_lanes
 from screen.engine.packed import PackedEngine
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.errors import ConfigError
 from screen.machine import available_cores
 from screen.models.adapter import Cost, ModelAdapter
@@ -40,7 +40,7 @@ from screen.models.cost import counted
 from screen.models.ops import Precision, product_ops
 from screen.models.synthetic import MEDIAN_LENGTH, SyntheticSizes, lengths_like_blood
 from screen.run.unit_sizes import ITEMS_PER_CELL
-from screen.run.workload import total_flops, work
+from screen.run.workload import batches_by_block, total_flops
 
 PUBLISHED = SyntheticSizes()
 SMALL = replace(PUBLISHED, width=96, n_heads=4, encoder_head_width=24, head_width=16, n_blocks=2, n_genes=1000)
@@ -140,7 +140,7 @@ def measure(wanted: Wanted, model: nn.Module | None = None) -> Measured:
     """Builds a synthetic screen, warms up and measures. Raises ConfigError for a device or a screen that is not there."""
     compute = ComputeConfig(device=wanted.device, precision=wanted.precision, batch_tokens=wanted.batch_tokens)
     first = synthetic(wanted, MIN_CELLS, 1, model)
-    executor, model = decide(compute, first), first.adapter.model
+    executor, model = choose_executor(compute, first), first.adapter.model
     edits_per_s, batch_s = _calibrated(wanted, executor, model)
     is_cpu, shortest = executor.device.type == "cpu", 2 * BATCHES_PER_ROUND * batch_s
     n_rounds = max(1, min(MOST_ROUNDS, int(wanted.seconds / shortest))) if is_cpu else MOST_ROUNDS
@@ -166,7 +166,7 @@ def measure(wanted: Wanted, model: nn.Module | None = None) -> Measured:
     )  # fmt: skip
 
 
-def synthetic(wanted: Wanted, n_cells: int, n_genes: int, model: nn.Module | None) -> Prepared:
+def synthetic(wanted: Wanted, n_cells: int, n_genes: int, model: nn.Module | None) -> Screen:
     """A screen of so many cells and of genes spread over all of them by popularity."""
     most = wanted.sizes.n_genes
     genes = np.linspace(0, most - 1, min(n_genes, most)).round().astype(int).tolist()
@@ -192,7 +192,7 @@ class Run:
     n_padded: int = 0
 
 
-def run_units(screen: Prepared, executor: Executor) -> Run:
+def run_units(screen: Screen, executor: Executor) -> Run:
     """All units once by a new engine, which remembers no control; making it is not counted."""
     engine, counted = PackedEngine(screen, executor), [(0, 0)]
     _forget(executor.device)
@@ -232,12 +232,12 @@ def n_lanes_of(executor: Executor) -> int:
     return executor.n_lanes or default_lanes(executor.device)
 
 
-def run_bare(screen: Prepared, executor: Executor) -> Run:
+def run_bare(screen: Screen, executor: Executor) -> Run:
     """The model alone on all batches, in the same lanes; rows are made before, outputs are dropped."""
     computer, total = BatchComputer(screen, executor), 0.0 * _now()
     _forget(executor.device)
     with float32_products(executor), Lanes(executor.device, executor.n_lanes) as lanes:
-        for controls, items in work(screen, executor.batch_tokens, range(screen.plan.n_units)):
+        for controls, items in batches_by_block(screen, executor.batch_tokens, range(screen.plan.n_units)):
             calls: list[Callable[[], Any]] = [lanes.submit(control_call, computer, b).result() for b in controls]
             seconds, found = _timed(lanes, calls)
             taken = taken_over(controls, found)

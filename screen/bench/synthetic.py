@@ -9,7 +9,7 @@ from screen.cells.vocabulary import Vocabulary
 from screen.config.sections import OutputConfig
 from screen.edits import Site
 from screen.engine.rows import RowBuilder
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.models.registry import synthetic_adapter
 from screen.models.synthetic import SyntheticSizes, random_bank, synthetic_vocabulary
 from screen.planning.index import BankIndex
@@ -17,7 +17,7 @@ from screen.planning.layout import Layout
 from screen.planning.perturbations import Library, make_library, make_perturbation
 from screen.planning.selection import select_items
 from screen.planning.window import Window
-from screen.run.unit_sizes import planned
+from screen.run.unit_sizes import plan_units
 
 
 def every_gene(
@@ -44,7 +44,7 @@ def synthetic_screen(
     genes: Sequence[int] | None = None,
     model: nn.Module | None = None,
     seed: int = 0,
-) -> Prepared:
+) -> Screen:
     """A whole screen in memory, ready for an engine."""
     vocabulary = synthetic_vocabulary(sizes)
     bank = random_bank(n_cells, vocabulary, sizes.n_times, sizes.max_len, seed)
@@ -56,6 +56,6 @@ def synthetic_screen(
     layout = Layout(times, sizes.width, adapter.schema.expression_scale)
     index = BankIndex(bank, vocabulary, window.max_len)
     selection = select_items(library, index, window, np.zeros(n_cells, np.int64), ["all"])
-    plan = planned(selection, bank, adapter, 0, layout)
+    plan = plan_units(selection, bank, adapter, 0, layout)
     rows = RowBuilder(bank, vocabulary, window, none)
-    return Prepared(OutputConfig(), vocabulary, bank, index, library, plan, window, adapter, rows, layout)
+    return Screen(OutputConfig(), vocabulary, bank, index, library, plan, window, adapter, rows, layout)

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def plan(arguments: argparse.Namespace, console: Console) -> int:
-    from screen.engine.choose import decide
+    from screen.engine.choose import choose_executor
     from screen.errors import CellError, ConfigError
     from screen.run.preflight import forecast
     from screen.run.prepare import prepare
@@ -55,7 +55,7 @@ def plan(arguments: argparse.Namespace, console: Console) -> int:
     screen = prepare(config)
     if screen.plan.n_items == 0:
         raise CellError(nothing_to_screen(screen))
-    executor = decide(config.compute, screen)
+    executor = choose_executor(config.compute, screen)
     found = forecast(screen, executor)
     if arguments.json:
         console.say(json.dumps(found.json(), indent=2))
@@ -90,12 +90,12 @@ def status(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def deg(arguments: argparse.Namespace, console: Console) -> int:
-    from screen.run.tables import present_again
+    from screen.run.tables import remake_tables
 
     given = {name: getattr(arguments, name) for name in ("test", "rank_sum", "replicate", "top")}
     workers = {name: getattr(arguments, name) for name in ("workers", "scheduler")}
     gene_sets = [p.absolute() for p in arguments.gene_sets]
-    result, is_new = present_again(arguments.directory, given, gene_sets, workers, console)
+    result, is_new = remake_tables(arguments.directory, given, gene_sets, workers, console)
     console.say("the tables are made anew" if is_new else "the tables are as asked for already")
     describe_result(result.directory, result.hits, result.ranked, result.has_counts, (), console)
     return 0

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from screen.bench.measure import Measured, Wanted
     from screen.cli.terminal import Console
-    from screen.engine.screen import Prepared
+    from screen.engine.screen import Screen
     from screen.run.preflight import Forecast
     from screen.store.audit import BlockStatus
 
@@ -26,7 +26,7 @@ MANY_ROWS, ROW_BYTES = 100_000_000, 45
 MAX_COLUMN = 40
 
 
-def describe_plan(screen: Prepared, console: Console) -> None:
+def describe_plan(screen: Screen, console: Console) -> None:
     """Perturbations, cells, items, coverage and disk, before anything runs; then every note."""
     plan, coverage, layout = screen.plan, screen.plan.coverage, screen.layout
     n_pairs = len(screen.library) * screen.bank.n_cells

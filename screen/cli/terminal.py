@@ -15,7 +15,7 @@ from rich.table import Table
 from screen.cli.describe import describe_plan
 
 if TYPE_CHECKING:
-    from screen.engine.screen import Prepared
+    from screen.engine.screen import Screen
 
 LINE_EVERY_S = 15.0
 LOG_WIDTH = 160
@@ -42,7 +42,7 @@ class Console:
         """Something the user should know."""
         self._err.print(f"note: {text}", markup=False, emoji=False)
 
-    def planned(self, screen: Prepared) -> None:
+    def planned(self, screen: Screen) -> None:
         """What is about to run."""
         describe_plan(screen, self)
 

@@ -17,7 +17,7 @@ from screen.engine.effects import Effect, change, gene_cosine, log_expression
 from screen.engine.executor import Executor
 from screen.engine.lanes import to_host
 from screen.engine.resident import Resident
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.engine.unit import Columns
 from screen.errors import PredictionError
 from screen.models.adapter import BatchRows, Readout
@@ -27,7 +27,7 @@ from screen.planning.batches import Batch
 class BatchComputer:
     """The model and the rows of one screen on the executor's device; lanes share it."""
 
-    def __init__(self, screen: Prepared, executor: Executor) -> None:
+    def __init__(self, screen: Screen, executor: Executor) -> None:
         self.screen, self.device = screen, executor.device
         self.model = screen.packed(executor)
         self.resident = Resident(screen.rows, screen.library, screen.lengths, executor.device)

@@ -1,4 +1,4 @@
-"""decide: which executor runs a screen. What a store was created with wins over what would be chosen now."""
+"""choose_executor: which executor runs a screen. What a store was created with wins over what would be chosen now."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from screen.config.sections import ComputeConfig
 from screen.engine.executor import Executor, default_batch_tokens, find_device
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.errors import ConfigError
 from screen.models.attention import attend, attend_by_products
 from screen.models.ops import CpuBackend
@@ -23,7 +23,7 @@ TRIED = (192, 256, 384, 512)
 """Lengths at which attention is timed."""
 
 
-def decide(compute: ComputeConfig, screen: Prepared, decided: Mapping[str, Any] | None = None) -> Executor:
+def choose_executor(compute: ComputeConfig, screen: Screen, decided: Mapping[str, Any] | None = None) -> Executor:
     """The executor of a configuration; `decided` is what an existing store was created with. Raises ConfigError."""
     never = {kind.choice: None for kind in screen.adapter.attention}
     if compute.engine == "reference":
@@ -52,7 +52,7 @@ def decide(compute: ComputeConfig, screen: Prepared, decided: Mapping[str, Any] 
     return replace(_on_cpu(compute, screen), precision=precision, batch_tokens=batch_tokens, n_lanes=compute.lanes)
 
 
-def _on_cpu(compute: ComputeConfig, screen: Prepared) -> Executor:
+def _on_cpu(compute: ComputeConfig, screen: Screen) -> Executor:
     """What multiplies and attends on this CPU, by the clock unless the user says so."""
     kinds = screen.adapter.attention
     plain = Executor(torch.device("cpu"), attention_from={kind.choice: None for kind in kinds})

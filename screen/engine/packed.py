@@ -14,7 +14,7 @@ from screen.engine.batch import BatchComputer, float32_products
 from screen.engine.control import Control, join
 from screen.engine.executor import Executor
 from screen.engine.lanes import Lanes, is_out_of_memory
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.engine.unit import BegunUnit, Progress, Unit
 from screen.planning.batches import Batch, pack_controls, pack_unit
 from screen.planning.plan import Plan
@@ -30,7 +30,7 @@ class PackedEngine:
 
     name = "packed"
 
-    def __init__(self, screen: Prepared, executor: Executor) -> None:
+    def __init__(self, screen: Screen, executor: Executor) -> None:
         self.screen, self.executor = screen, executor
         self.plan: Plan = screen.plan
         self.computer = BatchComputer(screen, executor)

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screen.config.sections import ComputeConfig
-from screen.engine.choose import decide
+from screen.engine.choose import choose_executor
 from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
 from screen.engine.sample import sample
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.engine.unit import Unit
 from screen.errors import ConfigError, PredictionError
 
@@ -72,11 +72,11 @@ class Agreement:
         }
 
 
-def pilot(screen: Prepared, executor: Executor) -> Agreement:
+def pilot(screen: Screen, executor: Executor) -> Agreement:
     """Runs a sample of the screen in float32 and in the executor's precision."""
     keeps = screen.layout.expression_scale is None
     layout = replace(screen.layout, dtype="float32", keep_gene_cosine=False, keep_embeddings=keeps)
-    small = sample(screen.but(layout=layout), N_CELLS, ITEMS_PER_CELL)
+    small = sample(screen.altered(layout=layout), N_CELLS, ITEMS_PER_CELL)
     exact = _changes(small, replace(executor, precision="float32"))
     try:
         rough = _changes(small, executor)
@@ -113,12 +113,12 @@ class Decision:
     agreement: Agreement | None = None
 
 
-def executor_for(compute: ComputeConfig, screen: Prepared, decided: Mapping[str, Any] | None) -> Decision:
+def executor_for(compute: ComputeConfig, screen: Screen, decided: Mapping[str, Any] | None) -> Decision:
     """Who computes a screen here; `decided` is what an existing store was created with. Raises ConfigError.
 
     Any precision but float32 is tried first; where it does not agree, float32 is taken, unless the user asked for it.
     """
-    executor = decide(compute, screen, decided)
+    executor = choose_executor(compute, screen, decided)
     if executor.precision == "float32" or decided is not None:
         return Decision(executor, executor.record())
     found = pilot(screen, executor)
@@ -142,7 +142,7 @@ def _ranks(x_I: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.argsort(np.argsort(x_I)).astype(np.float64)
 
 
-def _changes(screen: Prepared, executor: Executor) -> NDArray[np.float64]:
+def _changes(screen: Screen, executor: Executor) -> NDArray[np.float64]:
     """(items x time points that are screened, N): log-expression changes, or embedding changes without counts."""
     (unit,) = PackedEngine(screen, executor).units([0], lambda n, tokens, padded: None)
     rows = []
@@ -153,7 +153,7 @@ def _changes(screen: Prepared, executor: Executor) -> NDArray[np.float64]:
     return np.concatenate(rows)
 
 
-def _of_time(unit: Unit, t: int, screen: Prepared) -> NDArray[np.float64]:
+def _of_time(unit: Unit, t: int, screen: Screen) -> NDArray[np.float64]:
     if screen.layout.expression_scale is not None:
         return unit.columns[f"delta/t{t}"].astype(np.float64)
     ((cell_C, columns),) = unit.controls

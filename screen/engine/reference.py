@@ -14,7 +14,7 @@ from screen.engine.columns import control_columns, item_columns
 from screen.engine.effects import Effect, Expression, change, cosine, gene_cosine, log_expression
 from screen.engine.executor import Executor
 from screen.engine.lanes import Lanes
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.engine.unit import Columns, Progress, Unit
 from screen.errors import PredictionError
 from screen.models.adapter import Readout, Rows
@@ -36,7 +36,7 @@ class ReferenceEngine:
 
     name = "reference"
 
-    def __init__(self, screen: Prepared, executor: Executor) -> None:
+    def __init__(self, screen: Screen, executor: Executor) -> None:
         self.screen, self.executor = screen, executor
         self._keeps_hidden = screen.layout.keep_gene_cosine
 

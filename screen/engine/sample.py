@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 
 
-def sample(screen: Prepared, n_cells: int, items_per_cell: int) -> Prepared:
+def sample(screen: Screen, n_cells: int, items_per_cell: int) -> Screen:
     """The screen of a few of its cells, spread over the first, middle and last, and a few items of each; one unit.
 
     Items are spread evenly over each cell's items in the first block that holds it.
@@ -32,7 +32,7 @@ def sample(screen: Prepared, n_cells: int, items_per_cell: int) -> Prepared:
         unit_rows=len(row_I),
         cells_per_block=screen.bank.n_cells,
     )
-    return screen.but(plan=cut)
+    return screen.altered(plan=cut)
 
 
 def _spread(n: int, n_wanted: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Prepared: a screen whose files are read and checked, ready to run."""
+"""Screen: model, cells, perturbations and plan, read and checked, ready to run."""
 
 import hashlib
 from dataclasses import dataclass, field, replace
@@ -26,8 +26,8 @@ NUMERICS_VERSION = 2
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """Everything a run needs. `notes` are sentences for the user."""
+class Screen:
+    """Everything a run needs; made by `screen.run.prepare`. `notes` are sentences for the user."""
 
     output: OutputConfig
     vocabulary: Vocabulary
@@ -59,7 +59,7 @@ class Prepared:
         """The different sets of states that perturbations edit."""
         return frozenset(frozenset(edited_states(p)) for p in self.library.perturbations)
 
-    def but(self, *, plan: Plan | None = None, layout: Layout | None = None) -> "Prepared":
+    def altered(self, *, plan: Plan | None = None, layout: Layout | None = None) -> "Screen":
         """The same screen with another plan or layout; row lengths, which depend on neither, are not read again."""
         changed = replace(self, plan=plan or self.plan, layout=layout or self.layout)
         changed.__dict__["lengths"] = self.lengths

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 
 ALIGN = 64
 ARRAYS, OBJECTS = "arrays.bin", "objects.pickle"
@@ -33,7 +33,7 @@ def _parameter(values: Any) -> torch.nn.Parameter:
     return torch.nn.Parameter(torch.from_numpy(values), requires_grad=False)
 
 
-def write_handoff(screen: Prepared, folder: Path) -> Path:
+def write_handoff(screen: Screen, folder: Path) -> Path:
     """Writes a screen into a new folder and returns it."""
     folder.mkdir(parents=True)
     places: list[tuple[int, int]] = []
@@ -53,12 +53,12 @@ def write_handoff(screen: Prepared, folder: Path) -> Path:
     return folder
 
 
-def read_handoff(folder: Path) -> Prepared:
+def read_handoff(folder: Path) -> Screen:
     """The screen of a folder; its arrays are the mapped file, a worker's own only where it writes to them."""
     # written by write_handoff for this very run
     places, objects = pickle.loads((folder / OBJECTS).read_bytes())  # noqa: S301
     with (folder / ARRAYS).open("rb") as arrays:
         view = memoryview(mmap.mmap(arrays.fileno(), 0, access=mmap.ACCESS_COPY))
     screen = pickle.loads(objects, buffers=[view[at : at + size] for at, size in places])  # noqa: S301
-    assert isinstance(screen, Prepared)
+    assert isinstance(screen, Screen)
     return screen

@@ -5,13 +5,13 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from screen.engine.screen import Prepared
+    from screen.engine.screen import Screen
 
 
 class Listener(Protocol):
     """Hears of a run; everything is for people, nothing is answered."""
 
-    def planned(self, screen: "Prepared") -> None:
+    def planned(self, screen: "Screen") -> None:
         """What is about to run."""
 
     def say(self, text: str) -> None:

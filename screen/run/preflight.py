@@ -12,7 +12,7 @@ from screen.engine.executor import Executor
 from screen.engine.lanes import default_lanes
 from screen.engine.packed import BLOCKS_ALIVE, UNITS_AHEAD, PackedEngine
 from screen.engine.sample import sample
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.planning.batches import pack_unit
 from screen.planning.layout import SUMMARIES
 from screen.planning.segments import Segments
@@ -74,7 +74,7 @@ class Forecast:
         }
 
 
-def forecast(screen: Prepared, executor: Executor) -> Forecast:
+def forecast(screen: Screen, executor: Executor) -> Forecast:
     """Packs a sample of units, counts their work, times a few items."""
     plan, coverage = screen.plan, screen.plan.coverage
     counted = _count(screen, executor)
@@ -102,7 +102,7 @@ def forecast(screen: Prepared, executor: Executor) -> Forecast:
     )
 
 
-def disk_bytes(screen: Prepared) -> int:
+def disk_bytes(screen: Screen) -> int:
     """Bytes of the results of a screen in its store; metadata and observed counts aside."""
     plan, layout, n_genes = screen.plan, screen.layout, len(screen.vocabulary)
     n_rows = int(np.sum(Segments.of(plan).perturbation_J >= 0)) if layout.keeps_summaries else 0
@@ -110,7 +110,7 @@ def disk_bytes(screen: Prepared) -> int:
     return plan.n_items * layout.row_bytes(n_genes) + summaries + screen.bank.n_cells * layout.control_bytes(n_genes)
 
 
-def n_files(screen: Prepared) -> int:
+def n_files(screen: Screen) -> int:
     """Files of the results of a screen in its store; metadata and what is known of cells aside."""
     plan, layout, n_genes = screen.plan, screen.layout, len(screen.vocabulary)
     return plan.n_units * layout.files_per_unit(n_genes) + plan.n_blocks * layout.files_per_block(n_genes)
@@ -125,7 +125,7 @@ class _Counted:
     flops: float
 
 
-def _count(screen: Prepared, executor: Executor) -> _Counted:
+def _count(screen: Screen, executor: Executor) -> _Counted:
     """Batches, tokens and operations of all units, from a sample where there are many."""
     plan = screen.plan
     numbers = np.unique(np.linspace(0, plan.n_units - 1, min(plan.n_units, SAMPLED_UNITS)).astype(int)).tolist()
@@ -144,7 +144,7 @@ def _count(screen: Prepared, executor: Executor) -> _Counted:
     )
 
 
-def _control_flops(screen: Prepared) -> float:
+def _control_flops(screen: Screen) -> float:
     """Operations of all controls, every cell once, at their own lengths."""
     max_len, states = screen.window.max_len, screen.bank.states
     length = {s: np.minimum(states[s].tokens.length_C, max_len).astype(float) for s in screen.lengths.states}
@@ -152,7 +152,7 @@ def _control_flops(screen: Prepared) -> float:
     return float(np.sum(screen.adapter.cost.control(length[SOURCE], target)))
 
 
-def _flops_per_s(screen: Prepared, executor: Executor) -> float:
+def _flops_per_s(screen: Screen, executor: Executor) -> float:
     """Operations per second of a few items, controls included, on the machine at hand."""
     if screen.plan.n_items == 0:
         return 0.0
@@ -171,7 +171,7 @@ def _flops_per_s(screen: Prepared, executor: Executor) -> float:
     return rate
 
 
-def _memory(screen: Prepared, executor: Executor) -> tuple[int, int]:
+def _memory(screen: Screen, executor: Executor) -> tuple[int, int]:
     """(host bytes, device bytes) at the peak of a run, estimated."""
     plan, bank, cost = screen.plan, screen.bank, screen.adapter.cost
     n_lanes = executor.n_lanes or default_lanes(executor.device)

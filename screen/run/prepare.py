@@ -11,7 +11,7 @@ from screen.cells.vocabulary import Vocabulary
 from screen.config.screen_config import ScreenConfig
 from screen.config.sections import EnrichConfig
 from screen.engine.rows import RowBuilder
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.errors import ConfigError
 from screen.models.adapter import ModelAdapter
 from screen.models.registry import Loaded, load
@@ -21,12 +21,12 @@ from screen.planning.library import expand
 from screen.planning.perturbations import MANY_JOINT_GENES, Library
 from screen.planning.selection import select_items
 from screen.planning.window import Window
-from screen.run.unit_sizes import planned
+from screen.run.unit_sizes import plan_units
 from screen.stats.gene_sets import GeneSets
 from screen.stats.tests.table import named
 
 
-def prepare(config: ScreenConfig) -> Prepared:
+def prepare(config: ScreenConfig) -> Screen:
     """Reads model, vocabulary and cells, checks that they fit each other, and plans. Raises RequestError."""
     # better now than when everything is computed
     named(config.deg.test)
@@ -39,12 +39,12 @@ def prepare(config: ScreenConfig) -> Prepared:
     layout = _layout(config, window, adapter)
     selection = select_items(library, index, window, stratum_C, strata)
     rows = RowBuilder(bank, vocabulary, window, loaded.conditions, config.predict.exclude_src, adapter.condition_ids)
-    plan = planned(selection, bank, adapter, max(map(rows.n_conditions, window.pred_tps)), layout)
+    plan = plan_units(selection, bank, adapter, max(map(rows.n_conditions, window.pred_tps)), layout)
     notes = (
         *config.notes, *bank.notes, *loaded.notes, *_cut(bank, window), *_idle(config, layout), *_joint(library),
         *_gene_sets(config.enrich, vocabulary, layout),
     )  # fmt: skip
-    return Prepared(
+    return Screen(
         config.output,
         vocabulary,
         bank,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from screen.engine.executor import Executor, own_version
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.errors import StoreError, some
 from screen.files import holds, write_file
 from screen.planning.perturbations import Library, parse_perturbation
@@ -33,7 +33,7 @@ RECORDED = ("device", "precision", "torch", "perturbscreen", "machine", "cpu_pro
 
 
 def open_store(
-    screen: Prepared,
+    screen: Screen,
     directory: Path,
     config_text: str,
     executor: Executor,
@@ -80,7 +80,7 @@ def open_store(
     return store
 
 
-def _view(screen: Prepared) -> dict[str, Any]:
+def _view(screen: Screen) -> dict[str, Any]:
     """How tables and exports present the results."""
     output = screen.output
     return {
@@ -93,12 +93,12 @@ def _view(screen: Prepared) -> dict[str, Any]:
     }
 
 
-def left(screen: Prepared, store: ScreenStore) -> list[tuple[Block, Prepared]]:
+def left(screen: Screen, store: ScreenStore) -> list[tuple[Block, Screen]]:
     """Unfinished library blocks, each with the screen of its own perturbations."""
     return [(b, screen_of_block(screen, b)) for b in store.blocks if not b.is_complete]
 
 
-def screen_of_block(screen: Prepared, block: Block) -> Prepared:
+def screen_of_block(screen: Screen, block: Block) -> Screen:
     """The screen of one library block, cut into units as the block is. Raises StoreError if its items are others."""
     library = library_of([block], screen)
     same_sizes = (block.unit_rows, block.cells_per_block) == (screen.plan.unit_rows, screen.plan.cells_per_block)
@@ -112,7 +112,7 @@ def screen_of_block(screen: Prepared, block: Block) -> Prepared:
     return screen
 
 
-def library_of(blocks: list[Block], screen: Prepared) -> Library:
+def library_of(blocks: list[Block], screen: Screen) -> Library:
     """The perturbations of library blocks, in their order."""
     ids = [i for b in blocks for i in b.strings("perturbations/id")]
     named, is_null = (
@@ -121,7 +121,7 @@ def library_of(blocks: list[Block], screen: Prepared) -> Library:
     return Library(tuple(parse_perturbation(i, screen.vocabulary) for i in ids), tuple(named), tuple(is_null))
 
 
-def has_work(screen: Prepared, directory: Path) -> bool:
+def has_work(screen: Screen, directory: Path) -> bool:
     """Whether anything of a screen is left to compute: without a store, everything."""
     if not ScreenStore.exists(directory / STORE):
         return True
@@ -129,7 +129,7 @@ def has_work(screen: Prepared, directory: Path) -> bool:
     return not store.is_complete or len(_new(screen.library, store, screen)) > 0
 
 
-def coverage_of(screen: Prepared, store: ScreenStore) -> Coverage:
+def coverage_of(screen: Screen, store: ScreenStore) -> Coverage:
     """What became of every cell, for all perturbations of the store in its order."""
     library = library_of(store.blocks, screen)
     if library.perturbations == screen.library.perturbations:
@@ -148,25 +148,25 @@ def other_executors(store: ScreenStore, ours: Mapping[str, Any]) -> list[str]:
     return [f"{n}: {theirs[n]} before, {ours[n]} now" for n in changed]
 
 
-def _select(screen: Prepared, library: Library) -> Selection:
+def _select(screen: Screen, library: Library) -> Selection:
     plan = screen.plan
     return select_items(library, screen.index, screen.window, plan.stratum_C, plan.coverage.stratum)
 
 
-def _screen_of(screen: Prepared, library: Library, cells_per_block: int, unit_rows: int | None = None) -> Prepared:
+def _screen_of(screen: Screen, library: Library, cells_per_block: int, unit_rows: int | None = None) -> Screen:
     """The same screen with other perturbations."""
     selection = _select(screen, library)
     rows = unit_rows or screen.plan.unit_rows
     return replace(screen, library=library, plan=order(selection, unit_rows=rows, cells_per_block=cells_per_block))
 
 
-def _new(library: Library, store: ScreenStore, screen: Prepared) -> Library:
+def _new(library: Library, store: ScreenStore, screen: Screen) -> Library:
     """The perturbations that the store lacks."""
     known = set(store.perturbations("id"))
     return library.take([i for i, name in enumerate(library.ids(screen.vocabulary)) if name not in known])
 
 
-def _named_since(screen: Prepared, store: ScreenStore) -> list[str]:
+def _named_since(screen: Screen, store: ScreenStore) -> list[str]:
     """What the store has as random perturbations and the user asks for now."""
     is_null = np.concatenate([b.read("perturbations/is_null") for b in store.blocks])
     random = set(store.perturbations("id")[is_null])
@@ -175,7 +175,7 @@ def _named_since(screen: Prepared, store: ScreenStore) -> list[str]:
     return [name for name, is_random in zip(ids, library.is_null, strict=True) if name in random and not is_random]
 
 
-def _require_add(store: ScreenStore, screen: Prepared, new: Library, add: bool) -> None:
+def _require_add(store: ScreenStore, screen: Screen, new: Library, add: bool) -> None:
     if not add and all(new.is_null):
         raise StoreError(
             f"{store.path} was made without these {len(new)} random genes, which a list of genes gets by default for the "
@@ -194,7 +194,7 @@ def _require_add(store: ScreenStore, screen: Prepared, new: Library, add: bool) 
         )
 
 
-def _require_same(store: ScreenStore, screen: Prepared, executor: Executor) -> None:
+def _require_same(store: ScreenStore, screen: Screen, executor: Executor) -> None:
     theirs = store.provenance["identity"]
     ours = json.loads(json.dumps(screen.identity(executor.precision)))
     found = differences(theirs, ours)
@@ -225,7 +225,7 @@ def _shown(value: object) -> str:
     return f"fingerprint {text[:12]}" if is_fingerprint else text
 
 
-def _block_attributes(screen: Prepared, config_text: str) -> dict[str, Any]:
+def _block_attributes(screen: Screen, config_text: str) -> dict[str, Any]:
     return {
         "library": screen.library.fingerprint(screen.vocabulary),
         "plan": screen.plan.fingerprint(),

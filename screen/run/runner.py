@@ -11,7 +11,7 @@ from screen.config.sections import ComputeConfig
 from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
 from screen.engine.reference import ReferenceEngine
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.engine.unit import Progress, Unit
 from screen.files import scratch_folder
 from screen.run.summaries import summarised
@@ -25,7 +25,7 @@ UNITS_WAITING = 1
 class Engine(Protocol):
     """Computes units of a plan."""
 
-    screen: Prepared
+    screen: Screen
 
     def units(self, numbers: Iterable[int], progress: Progress) -> Generator[Unit, None, None]:
         """The units, in order. Raises PredictionError at the first NaN."""
@@ -58,7 +58,7 @@ def run_units(
             writer.put(unit)
 
 
-def make_engine(compute: ComputeConfig, screen: Prepared, executor: Executor) -> Engine:
+def make_engine(compute: ComputeConfig, screen: Screen, executor: Executor) -> Engine:
     """The engine that a configuration asks for."""
     return ReferenceEngine(screen, executor) if compute.engine == "reference" else PackedEngine(screen, executor)
 

@@ -11,7 +11,7 @@ from screen.config.screen_config import ScreenConfig
 from screen.config.sections import ClusterConfig
 from screen.engine.executor import Executor
 from screen.engine.precision import Decision, executor_for
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.engine.unit import Progress
 from screen.errors import CellError
 from screen.run.handoff import write_handoff
@@ -66,7 +66,7 @@ class _Workers(Protocol):
     def decide(self, decided: Mapping[str, Any] | None) -> Decision:
         """Device, precision and the rest, given what an existing store was created with."""
 
-    def compute(self, store: ScreenStore, block: Block, part: Prepared, executor: Executor, progress: Progress) -> None:
+    def compute(self, store: ScreenStore, block: Block, part: Screen, executor: Executor, progress: Progress) -> None:
         """Every unit that a library block lacks."""
 
     def tables(self, tasks: Sequence[Any], done: Callable[[], None]) -> list[Any]:
@@ -78,14 +78,14 @@ class _Here:
     """This process."""
 
     config: ScreenConfig
-    screen: Prepared
+    screen: Screen
     listener: Listener
 
     def decide(self, decided: Mapping[str, Any] | None) -> Decision:
         with self.listener.status("choosing device and precision"):
             return executor_for(self.config.compute, self.screen, decided)
 
-    def compute(self, store: ScreenStore, block: Block, part: Prepared, executor: Executor, progress: Progress) -> None:
+    def compute(self, store: ScreenStore, block: Block, part: Screen, executor: Executor, progress: Progress) -> None:
         run_units(make_engine(self.config.compute, part, executor), store, progress, block)
 
     def tables(self, tasks: Sequence[Any], done: Callable[[], None]) -> list[Any]:
@@ -97,27 +97,27 @@ class _There:
     """A cluster; screens reach it through the output directory."""
 
     config: ScreenConfig
-    screen: Prepared
+    screen: Screen
     scratch: Path
     cluster: "Cluster"
 
     def decide(self, decided: Mapping[str, Any] | None) -> Decision:
         return self.cluster.decide(self._handoff(self.screen), self.config.compute, decided)
 
-    def compute(self, store: ScreenStore, block: Block, part: Prepared, executor: Executor, progress: Progress) -> None:
+    def compute(self, store: ScreenStore, block: Block, part: Screen, executor: Executor, progress: Progress) -> None:
         self.cluster.compute(store, block, self._handoff(part), executor, self.config.compute, progress)
 
     def tables(self, tasks: Sequence[Any], done: Callable[[], None]) -> list[Any]:
         return self.cluster.tables(tasks, done)
 
-    def _handoff(self, screen: Prepared) -> Path:
+    def _handoff(self, screen: Screen) -> Path:
         folder = self.scratch / f"screen-{screen.plan.fingerprint()[:16]}"
         return folder if folder.exists() else write_handoff(screen, folder)
 
 
 @contextmanager
 def _workers(
-    config: ScreenConfig, cluster: ClusterConfig | None, screen: Prepared, scratch: Path, listener: Listener
+    config: ScreenConfig, cluster: ClusterConfig | None, screen: Screen, scratch: Path, listener: Listener
 ) -> Iterator[_Workers]:
     if cluster is None:
         yield _Here(config, screen, listener)
@@ -136,7 +136,7 @@ def _describe_decision(decision: Decision, listener: Listener) -> None:
     listener.note(f"{decision.agreement}{'' if decision.agreement.is_close else '; float32 is used'}")
 
 
-def _compute(screen: Prepared, store: ScreenStore, decision: Decision, workers: _Workers, listener: Listener) -> None:
+def _compute(screen: Screen, store: ScreenStore, decision: Decision, workers: _Workers, listener: Listener) -> None:
     """Every unit that the store lacks."""
     if store.is_complete:
         n_items = sum(b.n_items for b in store.blocks)
@@ -156,7 +156,7 @@ def _compute(screen: Prepared, store: ScreenStore, decision: Decision, workers: 
     store.finish()
 
 
-def _warn_of_full_disk(screen: Prepared, store: ScreenStore, listener: Listener) -> None:
+def _warn_of_full_disk(screen: Screen, store: ScreenStore, listener: Listener) -> None:
     share = 1 - store.n_committed / max(store.n_units, 1)
     needed, free = share * disk_bytes(screen), shutil.disk_usage(store.path).free
     if needed > free:

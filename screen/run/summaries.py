@@ -6,14 +6,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.engine.unit import Columns, Unit
 from screen.planning.layout import SUMMARIES
 from screen.planning.segments import segment_of_rows
 from screen.stats.moments import counts_of, moments_of
 
 
-def summarised(units: Iterable[Unit], screen: Prepared) -> Generator[Unit, None, None]:
+def summarised(units: Iterable[Unit], screen: Screen) -> Generator[Unit, None, None]:
     """The same units, in order, with `summaries/` in place of `delta/`; a block of cells' controls come with its first."""
     controls: dict[str, NDArray[np.float32]] = {}
     cell_C = np.zeros(0, dtype=np.int64)
@@ -31,7 +31,7 @@ def summarised(units: Iterable[Unit], screen: Prepared) -> Generator[Unit, None,
 
 
 def _summarise(
-    unit: Unit, screen: Prepared, cell_C: NDArray[np.int64], controls: dict[str, NDArray[np.float32]]
+    unit: Unit, screen: Screen, cell_C: NDArray[np.int64], controls: dict[str, NDArray[np.float32]]
 ) -> Columns:
     columns = {name: x for name, x in unit.columns.items() if not name.startswith("delta/")}
     segment_R = segment_of_rows(screen.plan, unit.rows)

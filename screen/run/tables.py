@@ -12,7 +12,7 @@ from screen.run.configuration import cluster_with
 from screen.run.listener import Listener
 from screen.stats.enrich import ranked_in
 from screen.stats.parts import Compute, on_threads
-from screen.stats.tables import present, write_all
+from screen.stats.tables import set_presentation, write_all
 from screen.store.lock import only_writer
 from screen.store.reader import STORE
 from screen.store.store import ScreenStore, scratch_of
@@ -42,7 +42,7 @@ def make_tables(
         return write_all(store, directory, compute, listener.parts(text))
 
 
-def present_again(
+def remake_tables(
     directory: Path,
     changes: Mapping[str, object],
     gene_sets: Sequence[Path],
@@ -58,7 +58,7 @@ def present_again(
     cluster = cluster_with(None, workers, store.path)
     with ExitStack() as stack:
         stack.enter_context(only_writer(directory, scratch_of(store.path)))
-        present(store, {name: value for name, value in changes.items() if value is not None}, gene_sets)
+        set_presentation(store, {name: value for name, value in changes.items() if value is not None}, gene_sets)
         compute = on_threads
         if cluster is not None:
             from screen.run.cluster.cluster import started

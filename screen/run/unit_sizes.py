@@ -22,7 +22,7 @@ BLOCK_BYTES = 2**30
 MIN_CELLS = 16
 
 
-def planned(selection: Selection, bank: TokenBank, adapter: ModelAdapter, n_conditions: int, layout: Layout) -> Plan:
+def plan_units(selection: Selection, bank: TokenBank, adapter: ModelAdapter, n_conditions: int, layout: Layout) -> Plan:
     """The items in store order, cut into units and blocks: a pure function of model, cells and library.
 
     A unit is about five minutes of two CPU cores or 64 MB, and there are at most 10,000; a block is so many cells that a

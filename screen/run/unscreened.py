@@ -1,14 +1,14 @@
 """Why perturbations that were asked for have no item."""
 
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 
 
-def nothing_to_screen(screen: Prepared) -> str:
+def nothing_to_screen(screen: Screen) -> str:
     """Why no perturbation has any item."""
     return "nothing to screen: " + "; ".join(reasons(screen, list(range(len(screen.library))))[:5])
 
 
-def reasons(screen: Prepared, perturbations: list[int]) -> list[str]:
+def reasons(screen: Screen, perturbations: list[int]) -> list[str]:
     """Why perturbations have no item, one sentence each, with numbers of cells."""
     coverage, sentences = screen.plan.coverage, []
     total = int(coverage.n_cells_S.sum())

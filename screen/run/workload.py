@@ -1,13 +1,15 @@
-"""Work: the batches that a screen runs, and the operations they take."""
+"""Workload: the batches that a screen runs, and the operations they take."""
 
 from collections.abc import Iterable, Iterator
 
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.planning.batches import Batch, pack_controls, pack_unit
 from screen.planning.perturbations import edited_states
 
 
-def work(screen: Prepared, batch_tokens: int, numbers: Iterable[int]) -> Iterator[tuple[list[Batch], list[Batch]]]:
+def batches_by_block(
+    screen: Screen, batch_tokens: int, numbers: Iterable[int]
+) -> Iterator[tuple[list[Batch], list[Batch]]]:
     """The batches of some units, block of cells by block: (of its controls, of its items)."""
     items: dict[int, list[Batch]] = {}
     for number in numbers:
@@ -17,7 +19,7 @@ def work(screen: Prepared, batch_tokens: int, numbers: Iterable[int]) -> Iterato
         yield pack_controls(screen.lengths, screen.plan.cells_of_block(block), batch_tokens), batches
 
 
-def item_flops(screen: Prepared, batch: Batch) -> float:
+def item_flops(screen: Screen, batch: Batch) -> float:
     """Operations of one batch of items, its padding included."""
     edited = edited_states(screen.library.perturbations[int(batch.perturbation_B[0])])
     cost, target = screen.adapter.cost, _target(screen, batch)
@@ -27,21 +29,21 @@ def item_flops(screen: Prepared, batch: Batch) -> float:
     return first + (batch.n_items - 1) * float(cost.items(edited, batch.n_source, target, shares_queries=is_one_cell))
 
 
-def control_flops(screen: Prepared, batch: Batch) -> float:
+def control_flops(screen: Screen, batch: Batch) -> float:
     """Operations of one batch of controls, its padding included."""
     return batch.n_items * float(screen.adapter.cost.control(batch.n_source, _target(screen, batch)))
 
 
-def total_flops(screen: Prepared, batch_tokens: int) -> float:
+def total_flops(screen: Screen, batch_tokens: int) -> float:
     """Operations of every batch of a screen."""
     return float(
         sum(
             sum(control_flops(screen, b) for b in controls) + sum(item_flops(screen, b) for b in items)
-            for controls, items in work(screen, batch_tokens, range(screen.plan.n_units))
+            for controls, items in batches_by_block(screen, batch_tokens, range(screen.plan.n_units))
         )
     )
 
 
-def _target(screen: Prepared, batch: Batch) -> dict[int, int]:
+def _target(screen: Screen, batch: Batch) -> dict[int, int]:
     """Width of every target row, condition tokens included."""
     return {t: n + screen.rows.n_conditions(t) for t, n in batch.n_target.items()}

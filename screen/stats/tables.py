@@ -82,7 +82,7 @@ def _obs(store: StoreReader, column: str) -> Any:
     raise ConfigError(f'the cells have no column "{column}" (deg.replicate); columns: {", ".join(there) or "none"}')
 
 
-def present(store: ScreenStore, changes: Mapping[str, object], gene_sets: Sequence[Path] = ()) -> None:
+def set_presentation(store: ScreenStore, changes: Mapping[str, object], gene_sets: Sequence[Path] = ()) -> None:
     """Changes how tables present the results, from now on. Raises StoreError for an unfinished screen, or ConfigError."""
     if not store.is_complete:
         raise StoreError(

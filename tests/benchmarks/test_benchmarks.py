@@ -13,7 +13,7 @@ from benchmarks.engine import bare, plans, precision, real_size, reference, scal
 from benchmarks.stats import differential, power
 from benchmarks.store import store
 from screen.config.sections import ComputeConfig
-from screen.engine.choose import decide
+from screen.engine.choose import choose_executor
 from screen.engine.packed import PackedEngine
 from screen.models.ops import LaidOutOps
 from screen.models.perturbgen.random import random_model, sizes_of
@@ -102,7 +102,7 @@ def test_lengths_have_the_mean_of_the_distribution_they_stand_for() -> None:
 def test_every_product_of_a_forward_is_heard_and_the_model_is_left_as_it_was(products: Any) -> None:
     scale = cases.QUICK
     case = cases.make_case("any", random_model(sizes_of(scale.sizes)), scale, n_edits=3)
-    engine = PackedEngine(case.screen, decide(ComputeConfig(cpu_products=products), case.screen))
+    engine = PackedEngine(case.screen, choose_executor(ComputeConfig(cpu_products=products), case.screen))
     forward = bare.forward_of(engine)
     model: Any = engine.computer.model
     assert isinstance(model.ops, LaidOutOps) == (products == "onednn")

@@ -16,7 +16,7 @@ from screen.engine.effects import change, log_expression
 from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
 from screen.engine.reference import ReferenceEngine
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.engine.unit import Progress
 from screen.errors import StoreError
 from screen.planning.layout import counts
@@ -99,7 +99,7 @@ def silent(n_items: int, n_tokens: int, n_padded: int) -> None:
     """No progress."""
 
 
-def run_into(folder: Path, screen: Prepared, engine: Engine, executor: Executor, progress: Progress = silent) -> None:
+def run_into(folder: Path, screen: Screen, engine: Engine, executor: Executor, progress: Progress = silent) -> None:
     """A whole run, or the rest of one, into a directory."""
     folder.mkdir(exist_ok=True)
     run_units(engine, open_store(screen, folder, "", executor), progress)

@@ -16,7 +16,7 @@ from distributed import Worker, WorkerPlugin, get_worker
 from screen.config.sections import ComputeConfig
 from screen.engine.executor import Executor, find_device
 from screen.engine.precision import Decision, executor_for
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.errors import ScreenError
 from screen.machine import available_cores
 from screen.run.handoff import read_handoff
@@ -65,7 +65,7 @@ class ScreenWorker(WorkerPlugin):  # type: ignore[misc]
         """Called by Dask where the worker runs."""
         self._worker = worker
         self._lock = threading.Lock()
-        self._screens: dict[Path, Prepared] = {}
+        self._screens: dict[Path, Screen] = {}
         self._engine: tuple[object, Engine] | None = None
 
     def decide(self, handoff: Path, compute: ComputeConfig, decided: Mapping[str, Any] | None) -> Decision:
@@ -103,7 +103,7 @@ class ScreenWorker(WorkerPlugin):  # type: ignore[misc]
             self._engine = key, make_engine(share.compute, self._screen(share.handoff), executor)
         return self._engine[1]
 
-    def _screen(self, handoff: Path) -> Prepared:
+    def _screen(self, handoff: Path) -> Screen:
         if handoff not in self._screens:
             self._screens = {handoff: read_handoff(handoff)}
         return self._screens[handoff]

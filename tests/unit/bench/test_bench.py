@@ -24,7 +24,7 @@ from screen.engine.packed import PackedEngine
 from screen.errors import ConfigError
 from screen.models.perturbgen.cost import Cost
 from screen.models.perturbgen.random import random_model, sizes_of
-from screen.run.workload import total_flops, work
+from screen.run.workload import batches_by_block, total_flops
 from tests.support.places import ROOT
 
 TINY = replace(SMALL, width=32, n_heads=2, n_genes=200, max_len=160, n_times=2)
@@ -111,7 +111,7 @@ def test_operations_are_those_of_the_batches_that_run(site: Any) -> None:
     screen = bench.synthetic(Wanted(TINY, modes=("mask", "delete"), site=site, edited_tps=()), 7, 5, model)
     engine = PackedEngine(screen, Executor(torch.device("cpu"), batch_tokens=700))
     counted, n_mixed = 0.0, 0
-    for controls, items in work(screen, 700, range(screen.plan.n_units)):
+    for controls, items in batches_by_block(screen, 700, range(screen.plan.n_units)):
         # torch counts the attention it is built of, not its fused kernel for the CPU
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
             taken = taken_over(controls, [control_call(engine.computer, batch)() for batch in controls])

@@ -18,7 +18,7 @@ from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
 from screen.engine.reference import ReferenceEngine
 from screen.engine.sample import sample
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.engine.unit import Unit
 from screen.models.perturbgen.adapter import ATTENTION_CHOICES
 from screen.models.perturbgen.random import random_model, sizes_of
@@ -42,7 +42,7 @@ N_CELLS = 7
 
 def screen_of(
     modes: Any, sites: Any, pert_tps: Any, context_mode: bool, unit_rows: int, cells_per_block: int
-) -> Prepared:
+) -> Screen:
     """A small random screen that stores everything in float32."""
     screen = synthetic_screen(
         SIZES,
@@ -63,7 +63,7 @@ def quiet(n_items: int, n_tokens: int, n_padded: int) -> None:
     """No progress."""
 
 
-def all_units(engine: Any, screen: Prepared, numbers: Any = None) -> dict[int, Unit]:
+def all_units(engine: Any, screen: Screen, numbers: Any = None) -> dict[int, Unit]:
     return {u.number: u for u in engine.units(range(screen.plan.n_units) if numbers is None else numbers, quiet)}
 
 
@@ -150,7 +150,7 @@ def test_an_edit_that_reaches_no_prediction_changes_nothing_at_all() -> None:
 def test_the_engines_agree_on_the_demo() -> None:
     demo = ROOT / "configs" / "demo.yaml"
     screen = sample(prepare(load_config(demo)[0]), 3, 12)
-    screen = screen.but(layout=replace(screen.layout, dtype="float32", keep_embeddings=True))
+    screen = screen.altered(layout=replace(screen.layout, dtype="float32", keep_embeddings=True))
     (exact,) = ReferenceEngine(screen, Executor(CPU)).units([0], quiet)
     (packed,) = PackedEngine(
         screen, Executor(CPU, cpu_products="onednn", attention_from=dict.fromkeys(ATTENTION_CHOICES.values(), 1))

@@ -18,7 +18,7 @@ from screen.engine.packed import PackedEngine
 from screen.engine.precision import pilot
 from screen.engine.reference import ReferenceEngine
 from screen.engine.rows import RowBuilder
-from screen.engine.screen import Prepared
+from screen.engine.screen import Screen
 from screen.engine.unit import Unit
 from screen.errors import PredictionError
 from screen.models.perturbgen.adapter import ATTENTION_CHOICES, PerturbGenAdapter
@@ -83,7 +83,7 @@ def nasty_library(rng: np.random.Generator, pred_tps: tuple[int, ...], excludes_
     return make_library([(edits, False)])
 
 
-def nasty_screen(seed: int) -> Prepared | None:
+def nasty_screen(seed: int) -> Screen | None:
     """A random screen, the same for the same seed; None where nothing can be screened."""
     rng = np.random.default_rng(seed)
     n_cells = int(rng.integers(2, 7))
@@ -119,7 +119,7 @@ def nasty_screen(seed: int) -> Prepared | None:
         return None
     plan = order(selection, unit_rows=int(rng.choice([7, 33, 1000])), cells_per_block=int(rng.choice([1, 3, 50])))
     rows = RowBuilder(bank, VOCABULARY, window, conditions, bool(excludes_source), adapter.condition_ids)
-    return Prepared(OutputConfig(), VOCABULARY, bank, index, library, plan, window, adapter, rows, layout)
+    return Screen(OutputConfig(), VOCABULARY, bank, index, library, plan, window, adapter, rows, layout)
 
 
 def assert_near(ours: np.ndarray, exact: np.ndarray, name: str) -> None:

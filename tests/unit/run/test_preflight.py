@@ -12,7 +12,7 @@ from screen.engine.executor import Executor
 from screen.run.configuration import load_config
 from screen.run.preflight import disk_bytes, forecast, n_files
 from screen.run.prepare import prepare
-from screen.run.workload import total_flops, work
+from screen.run.workload import batches_by_block, total_flops
 from screen.store.store import ScreenStore
 from tests.support.tiny import tiny, write
 
@@ -30,7 +30,7 @@ def test_batches_tokens_and_operations_are_those_of_the_engines_work(tmp_path: P
     screen = prepare(load_config(write(tiny(library=LIBRARY), tmp_path / "s.yaml"))[0])
     executor = Executor(torch.device("cpu"), batch_tokens=300)
     found = forecast(screen, executor)
-    batches = [b for _, items in work(screen, 300, range(screen.plan.n_units)) for b in items]
+    batches = [b for _, items in batches_by_block(screen, 300, range(screen.plan.n_units)) for b in items]
     assert found.n_sampled == found.n_units == screen.plan.n_units > 3
     assert (found.n_batches, found.tokens) == (len(batches), sum(b.n_tokens for b in batches))
     assert found.flops == pytest.approx(total_flops(screen, 300), rel=1e-12)

@@ -18,7 +18,7 @@ from screen.stats import deg
 from screen.stats import tests as package
 from screen.stats.gene_results import from_moments, statistics_of
 from screen.stats.moments import moments_of
-from screen.stats.tables import present
+from screen.stats.tables import set_presentation
 from screen.stats.tests import table
 from screen.stats.tests.gene_test import GeneTest, Values
 from screen.stats.tests.sample import Sample
@@ -153,5 +153,5 @@ def test_a_finished_screen_is_not_changed_by_a_test_that_there_is_not(finished: 
     store = ScreenStore.open(finished / "screen.zarr", "r+")
     before = store.provenance["view"]
     with pytest.raises(ConfigError, match=r'no test "rank"; choose paired_t, signed_rank'):
-        present(store, {"test": "rank"})
+        set_presentation(store, {"test": "rank"})
     assert ScreenStore.open(finished / "screen.zarr").provenance["view"] == before
