@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from screen.cells import h5ad as importer
-from screen.cells.h5ad import match_genes, read_h5ad_cells, tokenise
+from screen.cells.gene_columns import match_genes
+from screen.cells.h5ad import read_h5ad_cells, tokenise
 from screen.cells.vocabulary import CLS, EOS, NO_TOKEN
 from screen.errors import CellError, GeneError
 from tests.support.h5ad_files import (
