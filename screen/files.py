@@ -36,8 +36,8 @@ def whole(path: Path, scratch: Path | None = None, durable: bool = False) -> Ite
     Raises OSError where the system refuses.
     """
     names = (path,) if scratch is None else (path.parent.parent, path.parent, path)
-    said = ".".join(p.name for p in names)[-NAME_LENGTH:]
-    partial = (scratch or path.parent) / f".{said}.{_own()}{PARTIAL}"
+    shown = ".".join(p.name for p in names)[-NAME_LENGTH:]
+    partial = (scratch or path.parent) / f".{shown}.{_own()}{PARTIAL}"
     try:
         yield partial
         if durable:
