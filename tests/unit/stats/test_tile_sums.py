@@ -45,6 +45,17 @@ def test_every_finite_float16_is_summed_exactly() -> None:
     assert (m2_G == 0).all()
 
 
+@pytest.mark.parametrize(("n", "n_genes"), [(300, 2001), (70, 5003), (1, 1), (2000, 3)])
+def test_sums_do_not_depend_on_how_genes_and_items_are_cut(n: int, n_genes: int) -> None:
+    # multiples of 1/8: sums and squares are exact in float64, in whatever order
+    items_NG = np.random.default_rng(n).integers(-999, 999, (n, n_genes)).astype(np.float16) / np.float16(8)
+    sums, exact_NG = TileSums(n_genes), items_NG.astype(np.float64)
+    found = sums.of(items_NG[i : i + len(sums.tile)] for i in range(0, n, len(sums.tile)))
+    assert found[0] == n
+    np.testing.assert_array_equal(found[1], exact_NG.sum(0) / n)
+    np.testing.assert_array_equal(found[2], np.square(exact_NG).sum(0) - np.square(exact_NG.sum(0)) / n)
+
+
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 def test_an_infinite_item_makes_its_genes_mean_infinite_and_no_other(value: float) -> None:
