@@ -52,6 +52,27 @@ def find_genes(row_ptr, n_tokens, genes, K: tl.constexpr, CHUNK: tl.constexpr):
 
 
 @triton.jit
+def plan_moves(place, first, n_in_row, n_genes, n_places, mode, front, K: tl.constexpr):
+    """(from which output on the source is one step further, at which output each gene is put, FAR: nowhere)."""
+    n_found = 0
+    for k in tl.static_range(K):
+        n_found += tl.where(place[k] < FAR, 1, 0)
+    # After r tokens went before it, the token at p is missing from output p - r on: one step further to the source.
+    steps = ()
+    # From the output behind a gene that is put somewhere, it is one step back to the source.
+    slots = ()
+    for k in tl.static_range(K):
+        rank = 0
+        for other in tl.static_range(K):
+            rank += tl.where(place[other] < place[k], 1, 0)
+        steps = steps + (place[k] - rank,)
+        moved = tl.minimum(tl.maximum(place[k] - first - n_places, rank), n_in_row - n_found + rank)
+        slot = tl.where((mode == IS_OVER) & (k < n_genes), front + k, FAR)
+        slots = slots + (tl.where((mode == IS_SHIFT) & (place[k] < FAR), first + moved, slot),)
+    return steps, slots
+
+
+@triton.jit
 def edit_kernel(
     token_ptr,
     start_ptr,
@@ -85,23 +106,9 @@ def edit_kernel(
     needs_place = (mode == IS_DELETE) | (mode == IS_OVER) | (mode == IS_SHIFT)
     place, first, n_in_row = find_genes(row_ptr, tl.where(needs_place, n_tokens, 0), genes, K, CHUNK)
 
-    n_places = tl.load(parameter_ptr + b)
     front = tl.where(n_genes < width, 1, 0) if IS_SRC else 0
-    n_found = 0
-    for k in tl.static_range(K):
-        n_found += tl.where(place[k] < FAR, 1, 0)
-    # After r tokens went before it, the token at p is missing from output p - r on: one step further to the source.
-    steps = ()
-    # Where a gene is put, FAR: nowhere. From the next output on, it is one step back to the source.
-    slots = ()
-    for k in tl.static_range(K):
-        rank = 0
-        for other in tl.static_range(K):
-            rank += tl.where(place[other] < place[k], 1, 0)
-        steps = steps + (place[k] - rank,)
-        moved = tl.minimum(tl.maximum(place[k] - first - n_places, rank), n_in_row - n_found + rank)
-        slot = tl.where((mode == IS_OVER) & (k < n_genes), front + k, FAR)
-        slots = slots + (tl.where((mode == IS_SHIFT) & (place[k] < FAR), first + moved, slot),)
+    n_places = tl.load(parameter_ptr + b)
+    steps, slots = plan_moves(place, first, n_in_row, n_genes, n_places, mode, front, K)
     # What a listed token becomes; -1: it stays (none), or it is never met (delete, overexpress, shift).
     becomes = tl.where(mode == IS_MASK, MASK_ID, tl.where(mode == IS_PAD, PAD_ID, -1))
 
