@@ -113,7 +113,9 @@ DELETE = Mode("delete", 3, _closed_up, needs_gene=True, leaves_token=False, keep
 OVEREXPRESS = Mode(
     "overexpress", 4, _inserted, needs_gene=False, leaves_token=True, keeps_places=False, n_inserted=1, is_ordered=True
 )
-TABLE = (MASK, PAD, DELETE, OVEREXPRESS)
+# + is towards the front, where the genes with the highest expression are
+SHIFT = Mode("shift", 5, None, needs_gene=True, leaves_token=True, keeps_places=False, parameter=Parameter(most=9999))
+TABLE = (MASK, PAD, DELETE, OVEREXPRESS, SHIFT)
 
 
 @cache

@@ -11,20 +11,25 @@ import triton.language as tl
 from torch import Tensor
 
 from screen import edits
-from screen_kernels.edit_tokens import ALIGN, MASK, PAD, AlignedRows, EditedRows
+from screen_kernels.edit_tokens import ALIGN, EOS, MASK, PAD, AlignedRows, EditedRows
 
 CHUNK = 512
 FAR = tl.constexpr(1 << 30)
 ALIGN_TOKENS = tl.constexpr(ALIGN)
 IS_MASK, IS_PAD = tl.constexpr(edits.MASK.code), tl.constexpr(edits.PAD.code)
 IS_DELETE, IS_OVER = tl.constexpr(edits.DELETE.code), tl.constexpr(edits.OVEREXPRESS.code)
-PAD_ID, MASK_ID = tl.constexpr(PAD), tl.constexpr(MASK)
+IS_SHIFT = tl.constexpr(edits.SHIFT.code)
+PAD_ID, MASK_ID, EOS_ID = tl.constexpr(PAD), tl.constexpr(MASK), tl.constexpr(EOS)
 
 
 @triton.jit
 def find_genes(row_ptr, n_tokens, genes, K: tl.constexpr, CHUNK: tl.constexpr):
-    """Position of each of K genes in a row of n_tokens, FAR if absent. Reads whole groups of ALIGN tokens."""
+    """Positions of K genes in a row of n_tokens, and of its first gene (FAR: absent); how many genes the row has.
+
+    Reads whole groups of ALIGN tokens.
+    """
     i = tl.arange(0, CHUNK)
+    first, count = tl.full([CHUNK], FAR, tl.int32), tl.zeros([CHUNK], tl.int32)
     nearest = ()
     for _ in tl.static_range(K):
         nearest = nearest + (tl.full([CHUNK], FAR, tl.int32),)
@@ -33,6 +38,9 @@ def find_genes(row_ptr, n_tokens, genes, K: tl.constexpr, CHUNK: tl.constexpr):
         # Constant within each group, so that the load is vectorised; behind a row there is PAD, which is no gene.
         is_read = j < (n_tokens + ALIGN_TOKENS - 1) // ALIGN_TOKENS * ALIGN_TOKENS
         token = tl.load(row_ptr + j, mask=is_read, other=PAD_ID)
+        token = tl.where(j < n_tokens, token, PAD_ID)
+        first = tl.minimum(first, tl.where(token > EOS_ID, j, FAR))
+        count += tl.where(token > EOS_ID, 1, 0)
         closer = ()
         for k in tl.static_range(K):
             closer = closer + (tl.minimum(nearest[k], tl.where(token == genes[k], j, FAR)),)
@@ -40,7 +48,7 @@ def find_genes(row_ptr, n_tokens, genes, K: tl.constexpr, CHUNK: tl.constexpr):
     place = ()
     for k in tl.static_range(K):
         place = place + (tl.min(nearest[k], axis=0),)
-    return place
+    return place, tl.min(first, axis=0), tl.sum(count, axis=0)
 
 
 @triton.jit
@@ -74,35 +82,44 @@ def edit_kernel(
         gene = tl.load(gene_ptr + b * K + k)
         n_genes += tl.where(gene >= 0, 1, 0)
         genes = genes + (gene,)
-    needs_place = (mode == IS_DELETE) | (mode == IS_OVER)
-    place = find_genes(row_ptr, tl.where(needs_place, n_tokens, 0), genes, K, CHUNK)
+    needs_place = (mode == IS_DELETE) | (mode == IS_OVER) | (mode == IS_SHIFT)
+    place, first, n_in_row = find_genes(row_ptr, tl.where(needs_place, n_tokens, 0), genes, K, CHUNK)
 
+    n_places = tl.load(parameter_ptr + b)
+    front = tl.where(n_genes < width, 1, 0) if IS_SRC else 0
+    n_found = 0
+    for k in tl.static_range(K):
+        n_found += tl.where(place[k] < FAR, 1, 0)
     # After r tokens went before it, the token at p is missing from output p - r on: one step further to the source.
     steps = ()
+    # Where a gene is put, FAR: nowhere. From the next output on, it is one step back to the source.
+    slots = ()
     for k in tl.static_range(K):
         rank = 0
         for other in tl.static_range(K):
             rank += tl.where(place[other] < place[k], 1, 0)
         steps = steps + (place[k] - rank,)
-    n_inserted = tl.where(mode == IS_OVER, n_genes, 0)
-    front = tl.where(n_genes < width, 1, 0) if IS_SRC else 0
-    # What a listed token becomes; -1: it stays (none), or it is never met (delete, overexpress).
+        moved = tl.minimum(tl.maximum(place[k] - first - n_places, rank), n_in_row - n_found + rank)
+        slot = tl.where((mode == IS_OVER) & (k < n_genes), front + k, FAR)
+        slots = slots + (tl.where((mode == IS_SHIFT) & (place[k] < FAR), first + moved, slot),)
+    # What a listed token becomes; -1: it stays (none), or it is never met (delete, overexpress, shift).
     becomes = tl.where(mode == IS_MASK, MASK_ID, tl.where(mode == IS_PAD, PAD_ID, -1))
 
     i = tl.arange(0, CHUNK)
     last = tl.zeros([CHUNK], tl.int32)
     for chunk in range(0, out_width, CHUNK):
         j = chunk + i
-        closed = tl.where(j >= front, j - n_inserted, j)
+        closed = j
+        for k in tl.static_range(K):
+            closed -= tl.where(slots[k] < j, 1, 0)
         source = closed
         for k in tl.static_range(K):
             source += tl.where(steps[k] <= closed, 1, 0)
-        is_token = (closed >= 0) & (source < n_tokens) & (j < width)
+        is_token = (source < n_tokens) & (j < width)
         token = tl.load(row_ptr + source, mask=is_token, other=PAD_ID)
         for k in tl.static_range(K):
             token = tl.where(token == tl.where(becomes >= 0, genes[k], -1), becomes, token)
-            slot = tl.where((k < n_inserted) & (front + k < width), front + k, -1)
-            token = tl.where(j == slot, genes[k], token)
+            token = tl.where((j == slots[k]) & (j < width), genes[k], token)
         keep = token != PAD_ID
         tl.store(ids_ptr + b * out_width + j, token, mask=j < out_width)
         tl.store(keep_ptr + b * out_width + j, keep.to(tl.int8), mask=j < out_width)

@@ -18,7 +18,8 @@ from screen import edits
 from screen.edits import Site
 from screen_kernels.backend import choose
 
-PAD, MASK = 0, 1
+PAD, MASK, EOS = 0, 1, 3
+"""Ids up to EOS are special; those above are genes."""
 MODES = ("none", *(mode.name for mode in edits.TABLE))
 """A mode's code is its index; "none" leaves a row as it is."""
 ALIGN = 8
@@ -38,15 +39,22 @@ def edit_row_reference(row_L: Tensor, genes: Sequence[int], mode: str, site: str
             delete       occurrences *and every PAD* go, the rest closes up to the left
             overexpress  as delete, cut to L - len(genes), then the genes are inserted: at the front (tgt), or behind
                          whatever stands in column 0 (src: <cls>; a PAD if the row is empty)
+            shift+K      each occurrence moves K places towards the front among the row's genes, which close up behind it
+            shift-K      likewise towards the end. Special ids keep their places wherever they are, so no gene passes <cls>
+                         or <eos> or comes to stand among pads. Those that come to an end queue there in their order:
+                         the i-th of m occurrences, of rank r among n genes, gets rank min(max(r - K, i), n - m + i)
     Raises UnknownModeError, which is a ValueError.
     Source: PerturbGen a9a9375, behaviour checked by execution (golden/edited_ids.npz).
     """
-    what = edits.parse(mode).mode
+    edit = edits.parse(mode)
+    what = edit.mode
     is_hit = torch.isin(row_L, torch.as_tensor(list(genes), dtype=row_L.dtype))
     if what is edits.MASK:
         return row_L.masked_fill(is_hit, MASK)
     if what is edits.PAD:
         return row_L.masked_fill(is_hit, PAD)
+    if what is edits.SHIFT:
+        return _shifted_row(row_L, is_hit, edit.parameter)
     compact = torch.zeros_like(row_L)
     rest = row_L[~is_hit & (row_L != PAD)]
     compact[: len(rest)] = rest
@@ -57,6 +65,17 @@ def edit_row_reference(row_L: Tensor, genes: Sequence[int], mode: str, site: str
     n_front = min(1, n_kept) if site == "src" else 0
     inserted = torch.as_tensor(list(genes), dtype=row_L.dtype)
     return torch.cat([compact[:n_front], inserted, compact[n_front:n_kept]])[: len(row_L)]
+
+
+def _shifted_row(row_L: Tensor, is_hit_L: Tensor, n_places: int) -> Tensor:
+    at = (row_L > EOS).nonzero()[:, 0]
+    genes, hits = row_L[at].tolist(), is_hit_L[at].nonzero()[:, 0].tolist()
+    n_others = len(genes) - len(hits)
+    gene_at = {min(max(rank - n_places, i), n_others + i): genes[rank] for i, rank in enumerate(hits)}
+    others = (gene for rank, gene in enumerate(genes) if rank not in hits)
+    shifted_L = row_L.clone()
+    shifted_L[at] = row_L.new_tensor([gene_at[r] if r in gene_at else next(others) for r in range(len(genes))])
+    return shifted_L
 
 
 @dataclass(frozen=True)
@@ -124,14 +143,14 @@ def edit_tokens(
     """Row cell_B[b] of `rows`, edited as mode_B[b] says with the genes of gene_BK[b], for every b of a batch.
 
     cell_B     (B,) integer
-    gene_BK    (B, K) int32 in the rows' own id space; -1 is no gene and stands right of every gene; never PAD
+    gene_BK    (B, K) int32 in the rows' own id space; -1 is no gene and stands right of every gene; never a special id
     mode_B     (B,) int8, codes of the table of modes; 0 is no edit
     parameter_B  (B,) int32, of the modes that have one; None: no item's has
     width      where a row is cut before it is edited: the width L of `edit_row_reference`, what "full" means
     out_width  how many ids are written; a multiple of 16 makes the kernel's stores 16 bytes wide
     Triton takes at most MAX_GENES genes (more go to torch unasked), unique per item, and deletes or overexpresses only
-    in rows whose tokens are unique with no PAD before the last of them. Nothing checks for repeats or such pads: send
-    those rows to `backend="torch"`, which takes any.
+    in rows whose tokens are unique with no PAD before the last of them, and shifts only where besides all genes stand side
+    by side. Nothing checks for such repeats, pads or special ids: send those rows to `backend="torch"`, which takes any.
     Raises ValueError for an unknown site, shapes that do not match, more than MAX_GENES where triton was requested, or a
     code that is not in the table (on a GPU, which is not waited for, no code is looked at).
     """
@@ -229,6 +248,9 @@ def _edit_tokens_torch(
     is_closed_B1 = is_over_B1 | (mode_B1 == edits.DELETE.code)
     for mode, replacement in ((edits.MASK, MASK), (edits.PAD, PAD)):
         row_BL = row_BL.masked_fill_(is_hit_BL & (mode_B1 == mode.code), replacement)
+    shifts = (mode_B == edits.SHIFT.code).nonzero()[:, 0]
+    if len(shifts):
+        row_BL[shifts] = _shifted(row_BL[shifts], is_hit_BL[shifts], parameter_B[shifts, None])
     # A stable partition, no place written twice: what stays, in order, then what goes, as PAD.
     goes_BL = is_closed_B1 & (is_hit_BL | (row_BL == PAD))
     n_gone_BL = goes_BL.cumsum(1)
@@ -245,6 +267,26 @@ def _edit_tokens_torch(
     ids_BL = torch.where(is_old_BL, closed_BL.gather(1, from_BL.clamp(0, n_columns - 1)), PAD)
     new_BL = gene_BK.to(ids_BL.dtype).gather(1, rank_BL.clamp(0, gene_BK.shape[1] - 1))
     return _described(torch.where(is_new_BL & (out_L < width), new_BL, ids_BL))
+
+
+def _shifted(row_BL: Tensor, is_hit_BL: Tensor, n_places_B1: Tensor) -> Tensor:
+    """All rows of `_shifted_row` at once."""
+    is_gene_BL, column_L = row_BL > EOS, torch.arange(row_BL.shape[1], device=row_BL.device)
+    is_hit_BL = is_hit_BL & is_gene_BL
+    rank_BL, hit_BL = is_gene_BL.cumsum(1) - 1, is_hit_BL.cumsum(1) - 1
+    n_others_B1 = rank_BL[:, -1:] - hit_BL[:, -1:]
+    # other genes, then hits, then special ids, each in order
+    special_BL = column_L + rank_BL[:, -1:] - rank_BL
+    to_BL = torch.where(is_hit_BL, n_others_B1 + hit_BL, torch.where(is_gene_BL, rank_BL - hit_BL - 1, special_BL))
+    parted_BL = torch.empty_like(row_BL).scatter_(1, to_BL, row_BL)
+    # which ranks hits get; the last column is a bin for what is no hit
+    new_BL = torch.minimum(torch.maximum(rank_BL - n_places_B1, hit_BL), n_others_B1 + hit_BL)
+    new_BL = torch.where(is_hit_BL, new_BL, row_BL.shape[1])
+    is_taken_BL1 = is_hit_BL.new_zeros(len(row_BL), row_BL.shape[1] + 1).scatter_(1, new_BL, True)
+    n_taken_BL = is_taken_BL1[:, :-1].cumsum(1)
+    from_BL = torch.where(is_taken_BL1[:, :-1], n_others_B1 + n_taken_BL - 1, column_L - n_taken_BL)
+    gene_BL = parted_BL.gather(1, from_BL.gather(1, rank_BL.clamp_min(0)))
+    return torch.where(is_gene_BL, gene_BL, row_BL)
 
 
 def _is_listed(row_BL: Tensor, gene_BK: Tensor) -> Tensor:

@@ -24,10 +24,11 @@ from screen_kernels import (
     split_half,
     split_half_reference,
 )
+from screen_kernels.edit_tokens import EOS
 from torch import Tensor
 
 from screen.edits import Site
-from tests.support.modes import CODES
+from tests.support.modes import CODES_OF_MODE
 
 SENTINEL = 77
 N_RANDOM = 60
@@ -64,14 +65,16 @@ EDIT_CASES = {
 
 
 def ragged(lengths: Sequence[int], rng: np.random.Generator) -> tuple[list[list[int]], AlignedRows]:
-    """Rows of unique tokens in random order, as lists and aligned on the CPU."""
-    rows = [(rng.permutation(max(2 * n, 8))[:n] + 2).tolist() for n in lengths]
+    """Rows of unique genes in random order, some between <cls> and <eos>, as lists and aligned on the CPU."""
+    rows = [(rng.permutation(max(2 * n, 8))[:n] + EOS + 1).tolist() for n in lengths]
+    rows = [[2, *row[1:-1], EOS] if len(row) > 1 and rng.random() < 0.5 else row for row in rows]
     offset_C1 = np.concatenate([[0], np.cumsum([len(r) for r in rows])]).astype(np.int64)
     return rows, align_rows(np.concatenate([*map(np.asarray, rows), []]).astype(np.int32), offset_C1, "cpu")
 
 
 def gene_choices(row: list[int], n_genes: int, rng: np.random.Generator) -> list[list[int]]:
     """None, the first, the last, an absent one, neighbours, a random mixture: at most n_genes, each once."""
+    row = [token for token in row if token > EOS]
     absent = [max(row, default=9) + 5, max(row, default=9) + 1]
     mixture = [row[int(i)] for i in rng.permutation(len(row))[: max(n_genes - 1, 1)]]
     middle = len(row) // 2
@@ -107,12 +110,12 @@ def edit_batch(case: EditCase, seed: int, n_items: int | None = None) -> EditBat
     rng = np.random.default_rng(seed)
     rows, aligned = ragged(case.lengths, rng)
     items = [
-        (cell, edit, genes)
+        (cell, codes[int(rng.integers(len(codes)))], genes)
         for cell, row in enumerate(rows)
         for genes in gene_choices(row, case.n_genes, rng)
-        for edit in CODES
+        for codes in CODES_OF_MODE
     ]
-    n_items = (20 if max(case.lengths) > 600 else 64) if n_items is None else n_items
+    n_items = (24 if max(case.lengths) > 600 else 80) if n_items is None else n_items
     items = [items[int(i)] for i in rng.permutation(len(items))[:n_items]]
     gene_BK = torch.full((len(items), case.n_genes), -1, dtype=torch.int32)
     for b, (_, _, genes) in enumerate(items):

@@ -11,5 +11,9 @@ def spelled(mode: Mode) -> tuple[str, ...]:
 
 
 EVERY = tuple(text for mode in TABLE for text in spelled(mode))
-CODES = ((NO_EDIT, 0), *((e.mode.code, e.parameter) for e in map(parse, EVERY)))
-"""(code, parameter) as the kernels read them, no edit first."""
+CODES_OF_MODE = (
+    ((NO_EDIT, 0),),
+    *(tuple((e.mode.code, e.parameter) for e in map(parse, spelled(mode))) for mode in TABLE),
+)
+"""Of no edit, then of each mode: (code, parameter) as the kernels read them."""
+CODES = tuple(code for codes in CODES_OF_MODE for code in codes)

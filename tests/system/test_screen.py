@@ -389,6 +389,30 @@ def test_a_directory_keeps_what_was_decided_when_it_was_created(finished: Path, 
     assert_same_arrays(finished, copy)
 
 
+def test_a_gene_is_shifted_both_ways_beside_random_ones_and_the_run_continues(tmp_path: Path, capsys: Any) -> None:
+    genes = [f"ENSG{100_000 + 7 * i:011d}" for i in (2, 5, 9)]
+    library = {"genes": genes, "modes": ["mask", "shift+3", "shift-20"], "perturbation_sequence": ["src", "tgt"]}
+    config = write({**tiny(library=library | {"pert_tps": [2]}), "null": {"n": 45}}, tmp_path / "s.yaml")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        assert main(["run", str(config), "--out", str(folder)]) == 0
+    (broken / "screen.zarr/library/0/commits/c.0").unlink()
+    assert main(["plan", str(config)]) == 0
+    assert main(["run", str(config), "--out", str(broken)]) == 0
+    assert_same_arrays(whole, broken)
+    assert "The 5 strongest perturbations of mode shift+3" in capsys.readouterr().out
+    hits = pl.read_parquet(whole / "hits.parquet").filter(time=2)
+    random = [set(part.filter("is_null")["target"]) for part in hits.partition_by("mode")]
+    assert [len(r) for r in random] == [45] * 3 and random[0] == random[1] == random[2]
+    for mode, part in hits.group_by("mode"):
+        own = part.filter(~pl.col("is_null"))
+        assert sorted(own["perturbation"]) == sorted(f"src+tgt@2:{mode[0]}:{g}" for g in genes)
+        # no other mode's random genes are among those that p rests on
+        assert set(own["n_pool"]) == {part.filter("is_null", pl.col("n_cells") >= 5).height}
+    strength = hits.pivot("mode", index="target", values="strength").drop("target").to_numpy()
+    assert len(np.unique(strength)) == strength.size, "every mode changes something else"
+
+
 def test_few_cells_have_a_strength_but_no_rank(tmp_path: Path) -> None:
     config = write(tiny(output={"min_cells": 6}), tmp_path / "s.yaml")
     assert main(["run", str(config), "--out", str(tmp_path / "out")]) == 0

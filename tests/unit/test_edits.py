@@ -14,6 +14,7 @@ from screen_kernels import edit_row_reference, edit_tokens_reference
 
 from screen import edits
 from screen.cells.vocabulary import PAD, Vocabulary
+from screen.cli.options import parser
 from screen.edits import TABLE, Edit, Mode, Parameter, Site, UnknownModeError
 from screen.errors import ConfigError
 from screen.planning.perturbations import Perturbation, make_perturbation, parse_perturbation
@@ -83,6 +84,14 @@ def test_an_unknown_mode_is_refused_everywhere_with_what_is_allowed(text: str) -
         with pytest.raises(UnknownModeError, match=r"(?s)mode is \".*\"; allowed: mask, pad, delete, overexpress"):
             call()
     assert issubclass(UnknownModeError, ConfigError) and issubclass(UnknownModeError, ValueError)
+
+
+def test_the_command_line_takes_what_the_table_has(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parser().parse_args(["bench", "--modes", *EVERY]).modes == list(EVERY)
+    with pytest.raises(SystemExit) as stopped:
+        parser().parse_args(["bench", "--modes", "mask", "knockdown"])
+    assert stopped.value.code == 2
+    assert 'argument --modes: mode is "knockdown"; allowed: mask, pad,' in capsys.readouterr().err
 
 
 def test_an_unknown_code_is_refused() -> None:

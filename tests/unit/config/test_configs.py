@@ -74,6 +74,8 @@ def parse(raw: dict[str, Any], folder: Path) -> ScreenConfig:
     [
         ("library", {"modse": ["mask"]}, r'unknown key "library.0.modse".*did you mean "modes"'),
         ("library", {"modes": ["knockout"]}, "library.*modes.*knockout"),
+        ("library", {"modes": ["shift"]}, r'library.0.modes.0 .*mode is "shift"; allowed: mask, .*shift\+K, shift-K'),
+        ("library", {"modes": ["mask", "shift+0"]}, r'library.0.modes.1 .*mode is "shift\+0"'),
         ("library", {"genes": []}, "the list of genes is empty"),
         ("library", {"pert_tps": [1]}, "pert_tps is for edits of the target"),
         ("library", {"perturbation_sequence": ["tgt"], "pert_tps": [3]}, r"pert_tps \[3\] are not among pred_tps"),
