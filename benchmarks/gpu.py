@@ -52,7 +52,6 @@ TINY = SyntheticSizes(
     width=64, n_heads=4, encoder_head_width=16, head_width=8, n_encoder_blocks=2, n_blocks=2, n_genes=300,
     n_source_tokens=903, max_len=256, n_times=2,
 )  # fmt: skip
-ALL_MODES = ("mask", "pad", "delete", "overexpress")
 EDITS: dict[str, dict[str, Any]] = {
     "src": {"sites": ("src",)},
     "src, context mode": {"sites": ("src",), "context_mode": True},
@@ -174,11 +173,13 @@ def rms(x: NDArray[Any]) -> float:
 
 def engines(job: Job) -> None:
     """PackedEngine on the device against ReferenceEngine on the CPU: all modes, sites, context mode, several units."""
+    from tests.support.modes import EVERY
+
     genes = range(0, TINY.n_genes, 100 if job.is_quick else 40)
     for name, edits in EDITS.items():
         with job.part(f"engine = reference, {name}"):
             # each has a model of its own, wherever the other one is moved
-            ours, definition = (everything_of(twin(TINY, 5, genes, modes=ALL_MODES, **edits)) for _ in range(2))
+            ours, definition = (everything_of(twin(TINY, 5, genes, modes=EVERY, **edits)) for _ in range(2))
             found = results(PackedEngine(ours, Executor(job.device, batch_tokens=2000)))
             expected = results(ReferenceEngine(definition, Executor(CPU)))
             job.check(f"engine = reference, {name}", errors_of(found, expected))

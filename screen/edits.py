@@ -113,9 +113,8 @@ DELETE = Mode("delete", 3, _closed_up, needs_gene=True, leaves_token=False, keep
 OVEREXPRESS = Mode(
     "overexpress", 4, _inserted, needs_gene=False, leaves_token=True, keeps_places=False, n_inserted=1, is_ordered=True
 )
-SHIFT = Mode(
-    "shift", 5, None, needs_gene=True, leaves_token=True, keeps_places=False, parameter=Parameter(most=9999)
-)  # + is towards the front, where genes are most expressed
+# + is towards the front, where the genes with the highest expression are
+SHIFT = Mode("shift", 5, None, needs_gene=True, leaves_token=True, keeps_places=False, parameter=Parameter(most=9999))
 TABLE = (MASK, PAD, DELETE, OVEREXPRESS, SHIFT)
 
 

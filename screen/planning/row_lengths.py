@@ -32,12 +32,12 @@ class _Rows:
         self.is_plain_C = np.ones(n_cells, dtype=bool)
         for first, part in in_parts(tokens):
             has_ids = np.flatnonzero(part.length_C)
+            if len(has_ids) == 0:
+                continue
             row_C, start_N = first + has_ids, part.offset_C1[has_ids]
             place_T = np.arange(1, len(part.token_T) + 1) - np.repeat(start_N, part.length_C[has_ids])
             token_T = np.where(place_T <= max_len, part.token_T, PAD)
             is_token_T, is_gene_T = token_T != PAD, token_T > EOS
-            if len(row_C) == 0:
-                continue
             used_N, last_N = (np.maximum.reduceat(np.where(x, place_T, 0), start_N) for x in (is_token_T, is_gene_T))
             first_N = np.minimum.reduceat(np.where(is_gene_T, place_T, NOWHERE), start_N)
             n_tokens_N, n_genes_N = (np.add.reduceat(x, start_N, dtype=np.int64) for x in (is_token_T, is_gene_T))
