@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.engine.upstream_shaped import Edit, PaddedCells, Settings, UpstreamShaped
 from screen import edits
-from screen.bench.synthetic import P5_LENGTH, P95_LENGTH, every_gene
+from screen.bench.synthetic import every_gene
 from screen.cells.bank import SOURCE, Ragged, State, TokenBank
 from screen.config.sections import OutputConfig
 from screen.edits import Site
@@ -29,7 +29,7 @@ from screen.engine.rows import RowBuilder
 from screen.engine.screen import Screen
 from screen.models.perturbgen.adapter import PerturbGenAdapter
 from screen.models.perturbgen.network.model import PerturbGen
-from screen.models.synthetic import MEDIAN_LENGTH, SyntheticSizes, synthetic_vocabulary
+from screen.models.synthetic import MEDIAN_LENGTH, P5_LENGTH, P95_LENGTH, SyntheticSizes, synthetic_vocabulary
 from screen.planning.index import BankIndex
 from screen.planning.layout import Layout, counts
 from screen.planning.perturbations import Library

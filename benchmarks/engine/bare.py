@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from screen.bench.bare import control_call, item_call, taken_over
 from screen.engine.executor import Executor
@@ -69,10 +70,15 @@ class Heard:
 
 
 class Listener:
-    """Writes down the products and attention calls of ops, apart for each thread. `ops` are those that it listens to."""
+    """Writes down the products and attention calls of a packed model, apart for each thread.
 
-    def __init__(self, ops: PlainOps) -> None:
+    `ops` are those to give it; the layers that it calls without ops, its count head, are listened to until `stop`.
+    """
+
+    def __init__(self, ops: PlainOps, model: nn.Module) -> None:
         self._now = threading.local()
+        layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+        self._hooks = [m.register_forward_pre_hook(self._layer) for m in layers]
         self.ops = self._heard_by(ops)
         self.ops._parts = {name: self._heard_by(part) for name, part in ops._parts.items()}
 
@@ -81,6 +87,19 @@ class Listener:
         listening.product = partial(self._product, ops)
         listening._attend = partial(self._attention, ops._attend)
         return listening  # type: ignore[no-any-return]
+
+    def stop(self) -> None:
+        """Leaves the model as it was."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _layer(self, layer: nn.Linear, given: tuple[Tensor, ...]) -> None:
+        self._note(
+            partial(F.linear, weight=layer.weight, bias=layer.bias),
+            given,
+            (),
+            2 * given[0].numel() * layer.out_features,
+        )
 
     def heard(self, call: Call) -> list[Heard]:
         """What one call of the model asks for."""
@@ -109,11 +128,12 @@ class Listener:
 def products_of(engine: PackedEngine, forward: Stages) -> tuple[Stages, int]:
     """(the products and attention of a forward and nothing else, on random data; their FLOPs). Runs the forward once."""
     model: Any = engine.computer.model
-    listener = Listener(model.ops)
+    listener = Listener(model.ops, engine.screen.adapter.model)
     engine.computer.model = replace(model, ops=listener.ops)
     with Lanes(engine.executor.device, engine.executor.n_lanes) as lanes:
         futures = [[lanes.submit(listener.heard, call) for call in calls] for calls in forward]
         heard = [[done.result() for done in calls] for calls in futures]
+    listener.stop()
     engine.computer.model = model
     every = [h for calls in heard for one in calls for h in one]
     number_N = torch.randn(max(h.extent for h in every), generator=torch.Generator().manual_seed(0))

@@ -28,7 +28,7 @@ from screen.engine.precision import executor_for
 from screen.engine.screen import Screen
 from screen.files import scratch_folder, sync
 from screen.machine import available_cores
-from screen.models.perturbgen.random import random_model
+from screen.models.perturbgen.random import random_model, sizes_of
 from screen.models.synthetic import SyntheticSizes, synthetic_vocabulary
 from screen.planning.window import Window
 from screen.run.configuration import load_config
@@ -72,7 +72,7 @@ def synthetic(n_cells: int, n_perturbations: int) -> Screen:
     shift = int(vocabulary.target_token_G[0])
     states = {s: replace(x, tokens=replace(x.tokens, token_T=x.tokens.token_T + shift)) for s, x in bank.states.items()}
     library = every_gene(vocabulary, ["overexpress"], ["src"], genes=range(n_perturbations))
-    model = random_model(SMALL.sizes())
+    model = random_model(sizes_of(SMALL))
     screen = prepared(model, Scale(SMALL), replace(bank, states=states), library, Window((1,), (), SMALL.max_len))
     return replace(screen, output=OutputConfig())
 

@@ -4,10 +4,10 @@ from screen.edits import NO_EDIT, TABLE, Mode, parse
 
 
 def spelled(mode: Mode) -> tuple[str, ...]:
-    """How a user writes a mode: short ways, longer ones and the longest, in both directions."""
+    """How a user writes a mode: a short way in one direction, the longest in the other."""
     if mode.parameter is None:
         return (mode.name,)
-    return tuple(f"{mode.name}{value:+d}" for value in (1, -2, 10, -mode.parameter.most))
+    return tuple(f"{mode.name}{value:+d}" for value in (2, -mode.parameter.most))
 
 
 EVERY = tuple(text for mode in TABLE for text in spelled(mode))

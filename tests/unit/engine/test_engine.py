@@ -178,7 +178,7 @@ quiet = lambda *counted: None
 (small,) = PackedEngine(screen, executor).units([0], quiet)
 engine = PackedEngine(screen, replace(executor, batch_tokens=2**16))
 in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (in_use + 300 * 2**20,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (in_use + 160 * 2**20,) * 2)
 (unit,) = engine.units([0], quiet)
 assert unit.record["batch_tokens"] < 2**16, unit.record
 assert engine.executor.batch_tokens == unit.record["batch_tokens"]

@@ -15,7 +15,7 @@ from screen.cli.main import main
 from screen.config.sections import DegConfig
 from screen.stats import parts
 from screen.stats.parts import gene_tables, on_threads
-from screen.stats.tables import strata_of, wanted_of
+from screen.stats.tables import strata_of
 from screen.store.store import ScreenStore
 from tests.support.disk import watched
 from tests.support.tiny import tiny, write
@@ -34,8 +34,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(out: Path, directory: Path, compute: parts.Compute = on_threads) -> tuple[dict[str, bytes], np.ndarray]:
     """(bytes of every file of the tables, mean changes of every group) of a screen, written into a directory."""
     store = ScreenStore.open(out / "screen.zarr")
-    strata, wanted = strata_of(store, ["cell_type"], None), wanted_of(DegConfig())
-    with gene_tables(store, directory, strata, wanted, compute=compute) as (summaries, means):
+    strata, config = strata_of(store, ["cell_type"], None), DegConfig()
+    with gene_tables(store, directory, strata, config, compute=compute) as (summaries, means):
         assert means is not None
         place_N = [means.place(s.perturbation, s.stratum, s.time) for s in summaries]
         found = means.rows(np.array(place_N))

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from screen.models.ops import PLAIN
 from screen.models.perturbgen.network.layers import FeedForward
 from screen.models.perturbgen.network.sizes import Sizes
 
@@ -46,7 +45,7 @@ class CountHead(nn.Module):
 
     def forward(self, pooled_BD: Tensor) -> CountOutput:
         """(B, D) pooled embeddings -> CountOutput. A row of NaN stays NaN."""
-        hidden_BD = self.mlp(PLAIN, pooled_BD)
+        hidden_BD = self.mlp.fc2(F.gelu(self.mlp.fc1(pooled_BD)))
         hidden_BD = hidden_BD / torch.linalg.vector_norm(hidden_BD, dim=-1, keepdim=True).clamp_min(NORM_FLOOR)
         if self.loss_mode == "mse":
             return CountOutput(F.relu(self.relu_output(hidden_BD)))
