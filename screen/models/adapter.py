@@ -242,7 +242,8 @@ class ModelAdapter(ABC):
 
         # one kind of attention serves the whole network
         choices = {"": self.attention[0].choice} if self.attention else {}
-        return PackedForward(self.on(device), ops_of(arithmetic, device, choices, fuse), batching)
+        there = self.on(device)
+        return PackedForward(there, ops_of(arithmetic, device, choices, fuse).ready(there.model), batching)
 
     def on(self, device: torch.device) -> Self:
         """The same with its network on a device; on another one than the CPU, where it was read, it is a copy."""

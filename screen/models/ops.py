@@ -133,6 +133,10 @@ class PlainOps(Ops[Tensor]):
             made._parts[name] = self.attending(attend_there, {})
         return made
 
+    def ready(self, model: nn.Module) -> "PlainOps":
+        """The same, with what can be laid out of a model's weights laid out here, by all threads, not in a lane."""
+        return self
+
     def within(self, *place: object) -> "PlainOps":
         return self._parts.get(place[0], self) if self._parts else self
 
@@ -216,6 +220,12 @@ class LaidOutOps(PlainOps):
 
     def product(self, x: Tensor, linear: Weights) -> Tensor:
         return self._once([linear], lambda: self._make(linear))(x)
+
+    def ready(self, model: nn.Module) -> "LaidOutOps":
+        for layer in model.modules() if not self._fuse else ():
+            if isinstance(layer, nn.Linear):
+                self._once([layer], partial(self._make, layer))
+        return self
 
     def _made(self, linear: Weights) -> Callable[[Tensor], Tensor]:
         return self._make(linear)

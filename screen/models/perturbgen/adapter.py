@@ -110,7 +110,9 @@ class PerturbGenAdapter(ModelAdapter):
         """The model made ready for batches on a device; the count head stays float32."""
         from screen.models.perturbgen.packed import PackedPerturbGen
 
-        return PackedPerturbGen(self.on(device), ops_of(arithmetic, device, ATTENTION_CHOICES, fuse), batching)
+        there = self.on(device)
+        ops = ops_of(arithmetic, device, ATTENTION_CHOICES, fuse).ready(there.model)
+        return PackedPerturbGen(there, ops, batching)
 
     def _value(self, output: CountOutput) -> Tensor:
         """(B, G) what the readout says, per unit of size factor."""
