@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.record import median, p20_p80, record
 from benchmarks.run_all import exit_code, options, reported
-from screen.config.sections import DegConfig
+from screen.config.sections import MANY_NULLS, DegConfig
 from screen.stats.false_discovery import benjamini_hochberg
 from screen.stats.gene_results import statistics_of
 from screen.stats.null import calibrate
@@ -23,43 +23,61 @@ SLACK = 1.2
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A screen: perturbations asked for, how many of them have an effect, null ones beside them (0: all genes are asked for)."""
+
+    n_asked: int
+    n_hits: int
+    n_nulls: int = 0
+
+    @property
+    def name(self) -> str:
+        """For the records."""
+        return f"{'list' if self.n_nulls else 'all'}_{self.n_asked}_{self.n_hits}"
+
+
+@dataclass(frozen=True)
 class Work:
-    """Simulations; perturbations of each, how many of them have an effect, random ones; cells and genes of a group."""
+    """Simulations of each screen; the screens; cells and genes of a group, and how often genes are simulated."""
 
     n_rounds: int
-    n_perturbations: int
-    n_hits: int
-    n_nulls: int
+    screens: tuple[Asked, ...]
     n_cells: int
     n_genes: int
+    n_gene_rounds: int
 
 
-REAL, TINY = Work(20, 3000, 300, 1000, 50, 2000), Work(2, 200, 40, 60, 50, 200)
+LISTS = tuple(Asked(n, hits, MANY_NULLS) for n, hits in ((20, 1), (100, 10), (300, 30)))
+"""As a user gets them: the default number of null perturbations."""
+REAL = Work(60, (*LISTS, *(Asked(3000, hits) for hits in (10, 30, 300))), 50, 2000, 20)
+TINY = Work(2, (LISTS[0], Asked(400, 20)), 50, 200, 2)
+SMALL_LIST = 20
+"""In a list this short the one false call among one or two is much: its rate may be SMALL_LIST_FDR."""
+SMALL_LIST_FDR = 0.15
 
 
-def strengths(work: Work, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def strengths(n: int, n_hits: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(strengths, covariates, which have an effect) of a simulated model whose edits are noise apart from the effects.
 
     The noise is the larger and the more variable the lower a gene ranks and the fewer cells have it; an effect is 1 to 3
     times as much as e is to 1.
     """
-    rng, n = np.random.default_rng(seed), work.n_perturbations
+    rng = np.random.default_rng(seed)
     rank, detection, length = rng.exponential(200, n), rng.uniform(0.05, 1, n), rng.normal(400, 80, n)
     location = -3 - 0.004 * rank - 1.5 * np.log(detection) + 0.002 * length
     spread = 0.15 + 0.3 * (1 - detection)
-    has_effect = np.arange(n) < work.n_hits
+    has_effect = np.arange(n) < n_hits
     log_strength = location + spread * rng.standard_normal(n) + has_effect * rng.uniform(1, 3, n)
     return np.exp(log_strength), np.stack([rank, np.log(detection), length], axis=1), has_effect
 
 
-def of_perturbations(work: Work, seed: int, designated: bool) -> tuple[float, float]:
+def of_perturbations(screen: Asked, seed: int) -> tuple[float, float]:
     """(share of the effects that are called, share of the called that are none)."""
-    strength_P, covariate_PK, has_effect_P = strengths(work, seed)
-    is_null_P = np.arange(work.n_perturbations) >= work.n_perturbations - work.n_nulls
-    p_P = calibrate(strength_P, covariate_PK, is_null_P if designated else None).p_P
-    tested_P = ~is_null_P if designated else np.ones_like(is_null_P)
-    q_P = benjamini_hochberg(np.where(tested_P, p_P, np.nan))
-    return rates(q_P < PERTURBATION_FDR, has_effect_P)
+    n = screen.n_asked + screen.n_nulls
+    strength_P, covariate_PK, has_effect_P = strengths(n, screen.n_hits, seed)
+    is_null_P = np.arange(n) >= screen.n_asked
+    p_P = calibrate(strength_P, covariate_PK, is_null_P if screen.n_nulls else None).p_P
+    return rates(benjamini_hochberg(np.where(is_null_P, np.nan, p_P)) < PERTURBATION_FDR, has_effect_P)
 
 
 def of_genes(work: Work, seed: int) -> dict[str, tuple[float, float]]:
@@ -86,16 +104,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 1 if more is false than was asked for."""
     given = options(__doc__, arguments)
     work = TINY if given.quick else REAL
-    genes = [of_genes(work, seed) for seed in range(work.n_rounds)]
+    genes = [of_genes(work, seed) for seed in range(work.n_gene_rounds)]
     measured: dict[str, tuple[float, list[tuple[float, float]]]] = {
-        "all": (PERTURBATION_FDR, [of_perturbations(work, seed, False) for seed in range(work.n_rounds)]),
-        "random_genes": (PERTURBATION_FDR, [of_perturbations(work, seed, True) for seed in range(work.n_rounds)]),
+        **{
+            s.name: (
+                SMALL_LIST_FDR if s.n_asked <= SMALL_LIST else PERTURBATION_FDR,
+                [of_perturbations(s, seed) for seed in range(work.n_rounds)],
+            )
+            for s in work.screens
+        },
         **{f"genes_{test}": (GENE_FDR, [g[test] for g in genes]) for test in genes[0]},
     }
     faults = []
     for name, (rate, found) in measured.items():
         power, false = zip(*found, strict=True)
-        shared = {"n_simulations": work.n_rounds, "asked_for": rate}
+        shared = {"n_simulations": len(found), "asked_for": rate}
         faults.append(_said(f"power_{name}", power, given.results, lambda line: reported(line), **shared))
         faults.append(
             _said(f"fdr_{name}", false, given.results, lambda line, r=rate: reported(line, at_most=SLACK * r), **shared)

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from screen import edits
 from screen.edits import Site
 
-FEWEST_NULLS, MANY_NULLS = 20, 100
+FEWEST_NULLS, MANY_NULLS = 20, 200
 TimePoint = Annotated[int, Field(ge=1, le=9)]
 Mode = Annotated[str, AfterValidator(edits.canonical)]
 
@@ -156,9 +156,11 @@ class LibraryConfig(Section):
 
 
 class NullConfig(Section):
-    """Random perturbations that are screened beside the user's, for the matched null: `n` for every edit he asks for.
+    """Random perturbations that are screened beside the user's, for the matched null: `n` of use in every stratum, for every
+    mode and site that is asked for.
 
-    Without n: MANY_NULLS, or as many as there are; none beside `genes: all`, which is its own null. 0: none.
+    Without n: MANY_NULLS, or as many as there are, or those that an output directory has already; none beside `genes: all`,
+    which is its own null. 0: none.
     """
 
     n: Annotated[int, Field(ge=0)] | None = None

@@ -56,6 +56,17 @@ class GeneIndex:
         is_used_N: Bools = np.diff(self.offset_N) > 0
         return is_used_N[::2]
 
+    def tally(self, stratum_C: Ints, n_strata: int) -> tuple[Ints, Ints]:
+        """(S, G) each: entries of every gene within the cut in the cells of each stratum, and the sum of their ranks."""
+        n_genes = len(self.offset_N) // 2
+        n_SG, rank_SG = np.zeros((2, n_strata, n_genes), dtype=np.int64)
+        for gene in np.flatnonzero(self.is_seen_G).tolist():
+            some = slice(self.offset_N[2 * gene], self.offset_N[2 * gene + 1])
+            stratum_N = stratum_C[self.cell_N[some]]
+            n_SG[:, gene] = np.bincount(stratum_N, minlength=n_strata)
+            rank_SG[:, gene] = np.bincount(stratum_N, self.rank_N[some], n_strata)
+        return n_SG, rank_SG
+
     def cells(self, gene: int) -> Cells:
         """Cells whose row holds the gene where the model sees it, ascending."""
         return self._cells(2 * gene)

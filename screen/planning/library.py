@@ -9,63 +9,35 @@ import numpy as np
 from screen import edits
 from screen.cells.bank import SOURCE
 from screen.cells.vocabulary import NO_TOKEN
-from screen.config.sections import FEWEST_NULLS, MANY_NULLS, LibraryConfig, NullConfig
+from screen.config.sections import LibraryConfig
 from screen.edits import Site
 from screen.errors import CellError, ConfigError
 from screen.planning.index import BankIndex
+from screen.planning.null_genes import NullPlan, null_perturbations
 from screen.planning.perturbations import Library, Perturbation, make_library, make_perturbation
 from screen.planning.window import Window
 
 
 def expand(
-    blocks: Sequence[LibraryConfig], index: BankIndex, window: Window, null: NullConfig | None = None
+    blocks: Sequence[LibraryConfig], index: BankIndex, window: Window, null: NullPlan | None = None
 ) -> Library:
-    """What the user wrote -> perturbations, then the random ones of the matched null."""
-    library = make_library((list(_block(b, index, window)), b.genes != "all") for b in blocks)
-    if null is None or null.n == 0:
+    """What the user wrote -> perturbations, then the random ones of the matched null, where he named genes."""
+    parts = [(list(_block(b, index, window)), b.genes != "all") for b in blocks]
+    library = make_library(parts)
+    if null is None or null.config.n == 0:
         return library
-    random = [p for b in blocks for p in _random(b, null, library, index, window)]
-    added = tuple(p for p in dict.fromkeys(random) if p not in set(library.perturbations))
+    # a kind of edit of which the user has all genes is its own null
+    whole = {(p.mode, p.sites, p.pert_tps) for ps, is_named in parts if not is_named for p in ps}
+    named = dict.fromkeys(p for ps, is_named in parts if is_named for p in ps)
+    lists = [p for p in named if len(p.genes) > 1 or (p.mode, p.sites, p.pert_tps) not in whole]
+    drawn = null_perturbations(lists, lambda p: _all_genes(p.mode, p.sites, p.pert_tps, index), index, null)
+    added = tuple(p for p in dict.fromkeys(drawn) if p not in set(library.perturbations))
     n_own, n_added = len(library), len(added)
     return Library(
         (*library.perturbations, *added),
         (*library.must_screen, *(False,) * n_added),
         (False,) * n_own + (True,) * n_added,
     )
-
-
-def _random(
-    block: LibraryConfig, null: NullConfig, library: Library, index: BankIndex, window: Window
-) -> list[Perturbation]:
-    """Edits like those of a block, of genes that no perturbation of the user has; none where it has all genes.
-
-    Genes are drawn by a counter-based generator keyed by the seed: the same for the same screen.
-    """
-    if block.genes == "all":
-        return []
-    sites, tps = _where(block, window)
-    taken = {g for p in library.perturbations for g in p.genes}
-    own, made = list(_block(block, index, window)), []
-    for mode in block.modes:
-        found = _all_genes(mode, sites, tps, index)
-        free = [g for g in found if g not in taken]
-        k = max(len(p.genes) for p in own if p.mode == mode)
-        n = min(MANY_NULLS, len(free) - k) if null.n is None else null.n
-        if len(free) < n + k:
-            raise ConfigError(
-                f"null.n is {n}, but only {len(free)} genes beside those of the library can be edited ({mode}); "
-                "ask for fewer, or for `genes: all`, which needs no null perturbations"
-            )
-        if n < FEWEST_NULLS:
-            continue
-        draw = np.random.Generator(np.random.Philox(key=null.seed))
-        # another gene of the user's leaves the others as they are
-        shuffled = [g for g in draw.permutation(found).tolist() if g not in taken]
-        groups = (
-            [draw.choice(free, k, replace=False).tolist() for _ in range(n)] if k > 1 else [[g] for g in shuffled[:n]]
-        )
-        made += [make_perturbation(g, mode, sites, tps, index.vocabulary) for g in groups]
-    return made
 
 
 def _where(block: LibraryConfig, window: Window) -> tuple[list[Site], list[int]]:

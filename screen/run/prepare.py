@@ -1,6 +1,6 @@
 """prepare: a configuration -> a screen, planned; whatever its model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from screen.models.registry import Loaded, load
 from screen.planning.index import BankIndex
 from screen.planning.layout import Layout
 from screen.planning.library import expand
+from screen.planning.null_genes import NullPlan
 from screen.planning.perturbations import MANY_JOINT_GENES, Library
 from screen.planning.selection import select_items
 from screen.planning.window import Window
@@ -26,16 +27,20 @@ from screen.stats.gene_sets import GeneSets
 from screen.stats.tests.table import named
 
 
-def prepare(config: ScreenConfig) -> Screen:
-    """Reads model, vocabulary and cells, checks that they fit each other, and plans. Raises RequestError."""
+def prepare(config: ScreenConfig, there: Mapping[str, bool] | None = None) -> Screen:
+    """Reads model, vocabulary and cells, checks that they fit each other, and plans. Raises RequestError.
+
+    `there` are the ids of perturbations that the output directory holds, and whether each is a null one: it keeps its own.
+    """
     # better now than when everything is computed
     named(config.deg.test)
     loaded = _by_stratum(load(config), config)
     adapter, vocabulary, bank, window = loaded.adapter, loaded.vocabulary, loaded.bank, loaded.window
     _check(config, bank, window)
     index = BankIndex(bank, vocabulary, window.max_len)
-    library = expand(config.library, index, window, config.null)
     stratum_C, strata = _strata(bank, config.output.strata, window.pred_tps)
+    null = config.null and NullPlan(config.null, stratum_C, tuple(strata), config.output.min_cells, there or {})
+    library = expand(config.library, index, window, null)
     layout = _layout(config, window, adapter)
     selection = select_items(library, index, window, stratum_C, strata)
     rows = RowBuilder(bank, vocabulary, window, loaded.conditions, config.predict.exclude_src, adapter.condition_ids)

@@ -38,7 +38,7 @@ def run(config: ScreenConfig, config_text: str, directory: Path, listener: Liste
 
     `add` appends perturbations that the directory's store lacks.
     """
-    screen = prepare(config)
+    screen = prepare(config, _there(directory))
     listener.planned(screen)
     if screen.plan.n_items == 0:
         raise CellError(nothing_to_screen(screen))
@@ -164,6 +164,15 @@ def _warn_of_full_disk(screen: Screen, store: ScreenStore, listener: Listener) -
             f"about {needed / 1e9:,.1f} GB are still to be written, but {store.path.parent} has {free / 1e9:,.1f} GB free; "
             "a full disk stops the run, and it continues when there is room"
         )
+
+
+def _there(directory: Path) -> dict[str, bool]:
+    """Id -> whether it is a null perturbation, of the store in a directory; nothing if there is none."""
+    if not ScreenStore.exists(directory / STORE):
+        return {}
+    blocks = ScreenStore.open(directory / STORE).blocks
+    found = [(b.strings("perturbations/id").tolist(), b.read("perturbations/is_null").tolist()) for b in blocks]
+    return {i: is_null for ids, nulls in found for i, is_null in zip(ids, nulls, strict=True)}
 
 
 def _decided(directory: Path) -> dict[str, Any] | None:

@@ -111,6 +111,7 @@ class Summary:
     embedding_shift: float
     rank: float
     length: float
+    n_edited: float
     top_up: list[str]
     top_down: list[str]
 
@@ -133,7 +134,7 @@ def summarise(group: Group, names: Names) -> Summary:
         up = [str(names.feature_symbol[i]) for i in order[::-1][:N_TOP_GENES] if mean_G[i] > 0]
         down = [str(names.feature_symbol[i]) for i in order[:N_TOP_GENES] if mean_G[i] < 0]
     lead = (group.perturbation, group.stratum, group.time, group.n_cells, strength, n_deg)
-    return Summary(*lead, group.embedding_shift, group.rank, group.length, up, down)
+    return Summary(*lead, group.embedding_shift, group.rank, group.length, group.n_edited, up, down)
 
 
 def scan(directory: str | Path) -> pl.LazyFrame:

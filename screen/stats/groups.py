@@ -56,6 +56,7 @@ class Group:
     embedding_shift: float
     rank: float
     length: float
+    n_edited: float
     test: GeneTest
 
     @cached_property
@@ -132,6 +133,7 @@ class GroupReader:
             embedding_shift=float(np.mean(1 - effects[f"embedding_cosine_t{time}"], dtype=np.float64)),
             rank=float(rank_N[rank_N >= 0].mean(dtype=np.float64)) if (rank_N >= 0).any() else float("nan"),
             length=float(effects["length"].mean(dtype=np.float64)),
+            n_edited=float(self.block.read("items/n_edited", rows).mean(dtype=np.float64)),
             test=named(self.config.test),
         )
 

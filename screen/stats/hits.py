@@ -13,7 +13,7 @@ from screen.files import holds, write_file
 from screen.planning.selection import Coverage
 from screen.stats.deg import Names, Summary
 from screen.stats.false_discovery import benjamini_hochberg
-from screen.stats.null import Calibration, baseline_residual, calibrate
+from screen.stats.null import Calibration, baseline_residual, calibrate, covariates
 from screen.stats.parts import Means
 
 SCHEMA: dict[str, Any] = {
@@ -21,7 +21,7 @@ SCHEMA: dict[str, Any] = {
     "mode": pl.String, "site": pl.String, "stratum": pl.String, "time": pl.Int8, "is_null": pl.Boolean,
     "strength": pl.Float64, "embedding_shift": pl.Float64, "n_deg": pl.Int32, "n_cells": pl.Int32,
     "n_stratum": pl.Int32, "coverage": pl.Float64, "n_absent": pl.Int32, "n_truncated": pl.Int32,
-    "n_emptied": pl.Int32, "rank_position": pl.Float64, "length": pl.Float64, "null_z": pl.Float64,
+    "n_emptied": pl.Int32, "rank_position": pl.Float64, "length": pl.Float64, "n_edited": pl.Float64, "null_z": pl.Float64,
     "p_value": pl.Float64, "q_value": pl.Float64, "n_pool": pl.Int32, "baseline_residual": pl.Float64,
     "universal_cosine": pl.Float64, "specific_strength": pl.Float64, "specific_z": pl.Float64,
     "specific_p_value": pl.Float64, "specific_q_value": pl.Float64, "top_up": pl.List(pl.String),
@@ -79,7 +79,7 @@ def hits(
 _ROW = (
     "perturbation", "target", "target_symbol", "mode", "site", "stratum", "time", "is_null", "strength",
     "embedding_shift", "n_deg", "n_cells", "n_stratum", "coverage", "n_absent", "n_truncated", "n_emptied",
-    "rank_position", "length", "top_up", "top_down",
+    "rank_position", "length", "n_edited", "top_up", "top_down",
 )  # fmt: skip
 
 
@@ -89,11 +89,11 @@ def _row(p: int, s: int, stratum: str, time: int, g: Summary | None, names: Name
     missing = [int(x[p, s]) for x in (coverage.absent_PS, coverage.truncated_PS, coverage.emptied_PS)]
     n_stratum = int(coverage.n_cells_S[s])
     if g is None:
-        return [*lead, None, None, None, 0, n_stratum, 0.0, *missing, None, None, [], []]
+        return [*lead, None, None, None, 0, n_stratum, 0.0, *missing, None, None, None, [], []]
     strength = g.embedding_shift if np.isnan(g.strength) else g.strength
     rank = None if np.isnan(g.rank) else g.rank
     effect = [strength, g.embedding_shift, g.n_deg, g.n_cells, n_stratum, g.n_cells / n_stratum]
-    return [*lead, *effect, *missing, rank, g.length, g.top_up, g.top_down]
+    return [*lead, *effect, *missing, rank, g.length, g.n_edited, g.top_up, g.top_down]
 
 
 def _judged(part: pl.DataFrame, is_named: NDArray[np.bool_], means: Means | None) -> pl.DataFrame:
@@ -106,7 +106,7 @@ def _judged(part: pl.DataFrame, is_named: NDArray[np.bool_], means: Means | None
 
     is_enough_P, place_P = part["is_enough"].to_numpy(), part["place"].to_numpy()
     strength_P, rank_P, n_cells_P = (values(n) for n in ("strength", "rank_position", "n_cells"))
-    covariate_PK = np.stack([rank_P, np.log(n_cells_P), values("length")], axis=1)
+    covariate_PK = covariates(rank_P, n_cells_P, values("length"), values("n_edited"))
     is_null_P = part["is_null"].to_numpy()
     # genes that the user chose are no sample of genes: without random ones there is nothing to compare with
     pool_P = is_null_P if is_null_P.any() else ~is_named[place_P]

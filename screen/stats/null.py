@@ -1,7 +1,7 @@
 """Matched null: how strong a perturbation is beside others of like rank position, detection and length.
 
 Log strengths are standardised, location and scale, against the covariates; what is left of the null perturbations is one
-pool, and p is a tail of it. Both fits are robust: some of the perturbations they see are hits.
+pool, and p is its tail (`screen.stats.tail`). Both fits are robust: some of the perturbations they see are hits.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screen.config.sections import FEWEST_NULLS
+from screen.stats.tail import tail_p
 
 Values = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -17,26 +18,31 @@ BIWEIGHT = 4.685
 """Residuals beyond so many scales have no weight: 95 % efficient for normal residuals (Beaton and Tukey 1974)."""
 N_ROUNDS = 30
 MAD_TO_SD = 1.4826
-MOST_KNOTS, ROWS_PER_COLUMN = 5, 12
+MOST_KNOTS, ROWS_PER_COLUMN = 5, 20
 """A covariate has at most so many spline columns; and a fit at least so many perturbations per column."""
+FEWEST_FOR_SCALE, SCALE_RIDGE = 50, 1.234
+"""Perturbations from which on the scale is fitted too. The ridge is the variance of log |normal|, pi^2 / 8: slopes are thought
+to be about 1 before any perturbation is seen, a factor of e between the ends of a covariate."""
+
+
+def covariates(rank_P: Values, n_cells_P: Values, length_P: Values, n_edited_P: Values) -> Values:
+    """(P, 4) what strengths depend on whatever the gene: its rank, cells, genes in their rows, and how many of the edit's genes
+    were in the row: of an insertion that is whether the gene was there before, of a joint edit how many were edited.
+    """
+    return np.stack([rank_P, np.log(n_cells_P), length_P, n_edited_P], axis=1)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """P perturbations. z: standardised log strength; p: empirical tail, NaN where there is no pool; n_pool its size."""
+    """P perturbations. z: standardised log strength; p: the pool's tail, NaN where there is no pool; n_pool its size."""
 
     z_P: Values
     p_P: Values
     n_pool: int
 
-    @property
-    def smallest_p(self) -> float:
-        """The least that the pool can give."""
-        return 1 / (1 + self.n_pool)
-
 
 def calibrate(strength_P: Values, covariate_PK: Values, is_null_P: Bools | None = None) -> Calibration:
-    """Standardises strengths (P,) against covariates (P, K) and gives empirical p-values.
+    """Standardises strengths (P,) against covariates (P, K) and gives p-values.
 
     Designated null perturbations are the pool, and their upper tail is p; a null perturbation is judged by the others.
     Without any, all perturbations are fitted, and the pool is the lower half of the residuals and its mirror image: hits
@@ -57,13 +63,7 @@ def calibrate(strength_P: Values, covariate_PK: Values, is_null_P: Bools | None 
         pool, is_in_pool_P = np.concatenate([lower, -lower]), np.zeros(len(z_P), dtype=bool)
     else:
         pool, is_in_pool_P = outside_P[fit_P], fit_P
-    return Calibration(outside_P, _tail(outside_P, np.sort(pool), is_in_pool_P), len(pool))
-
-
-def _tail(z_P: Values, pool: Values, is_in_pool_P: Bools) -> Values:
-    """(1 + how many of the pool are as large) / (1 + size); members are not compared with themselves."""
-    n_larger_P = len(pool) - np.searchsorted(pool, z_P, side="left") - is_in_pool_P
-    return np.where(np.isnan(z_P), np.nan, (1 + n_larger_P) / (1 + len(pool) - is_in_pool_P))
+    return Calibration(outside_P, tail_p(outside_P, pool, is_in_pool_P), len(pool))
 
 
 def _standardised(y_P: Values, covariate_PK: Values, fit_P: Bools) -> tuple[Values, Values]:
@@ -77,27 +77,43 @@ def _standardised(y_P: Values, covariate_PK: Values, fit_P: Bools) -> tuple[Valu
         return np.zeros_like(y_P), np.zeros_like(y_P)
     # the log of a residual's size is skewed: its fit gives the shape of the scale, the MAD its level
     size_P = np.log(np.maximum(np.abs(residual_P), 1e-3 * scale))
-    narrow_PX = basis(covariate_PK, fit_P, n_columns // 3)
-    shape, _ = _robust(narrow_PX[fit_P], size_P[fit_P])
-    z_P = residual_P / np.exp(narrow_PX @ shape)
+    z_P = residual_P / np.exp(_log_scale(size_P, covariate_PK, fit_P))
     z_P /= MAD_TO_SD * float(np.median(np.abs(z_P[fit_P])))
     leverage_P = np.zeros(len(y_P))
     leverage_P[fit_P] = np.minimum(leverage, 0.9)
     return z_P, leverage_P
 
 
+def _log_scale(size_P: Values, covariate_PK: Values, fit_P: Bools) -> Values:
+    """How wide residuals are at each perturbation's covariates, from the logs of their sizes: its shape, not its level."""
+    n_fit, n_covariates = int(np.count_nonzero(fit_P)), covariate_PK.shape[1]
+    if n_fit < FEWEST_FOR_SCALE:
+        return np.zeros(len(size_P))
+    narrow_PX = basis(covariate_PK, fit_P, max(n_fit // ROWS_PER_COLUMN // 3, n_covariates))
+    shape, _ = _robust(narrow_PX[fit_P], size_P[fit_P], SCALE_RIDGE)
+    return np.asarray(narrow_PX @ shape, dtype=np.float64)
+
+
 def basis(covariate_PK: Values, fit_P: Bools, n_columns: int) -> Values:
     """(P, 1 + X) an intercept and, per covariate, piecewise linear functions of its quantile among the fitted ones.
 
-    At most `n_columns` columns beside the intercept; a covariate that is the same everywhere has none.
+    At most `n_columns` columns beside the intercept; a covariate that is the same everywhere has none. Where there is room
+    for MOST_KNOTS, the covariate itself is one more: its last quantiles may span most of its range.
     """
-    quantile = [_quantiles(x_P, fit_P) for x_P in covariate_PK.T]
-    varying = [q_P for q_P in quantile if np.ptp(q_P[fit_P]) > 0]
+    filled = [_filled(x_P, fit_P) for x_P in covariate_PK.T]
+    varying, straight = [], []
+    for x_P in filled:
+        q_P = _quantiles(x_P, x_P[fit_P])
+        if np.ptp(q_P[fit_P]) > 0:
+            varying.append(q_P)
+            straight.append((x_P - x_P[fit_P].mean()) / x_P[fit_P].std())
     per_covariate = min(n_columns // max(len(varying), 1), MOST_KNOTS)
     columns = [np.ones(len(covariate_PK))]
     for q_P in varying if per_covariate else []:
         knots = np.linspace(0, 1, per_covariate + 1)[:-1]
         columns += [np.maximum(q_P - k, 0.0) for k in knots]
+    if per_covariate == MOST_KNOTS:
+        columns += straight
     if per_covariate >= 2:
         # how two covariates act together
         columns += [
@@ -106,18 +122,25 @@ def basis(covariate_PK: Values, fit_P: Bools, n_columns: int) -> Values:
     return np.stack(columns, axis=1)
 
 
-def _quantiles(x_P: Values, fit_P: Bools) -> Values:
-    """Place of each value among the fitted ones, 0 to 1; ties share it."""
-    known = np.sort(x_P[fit_P & np.isfinite(x_P)])
-    if len(known) == 0:
-        return np.zeros(len(x_P))
-    filled_P = np.where(np.isfinite(x_P), x_P, np.median(known))
-    below, upto = (np.searchsorted(known, filled_P, side=side) for side in ("left", "right"))
+def _filled(x_P: Values, fit_P: Bools) -> Values:
+    """The values, and the median of the fitted ones where there is none; 0 everywhere where they have none."""
+    known = x_P[fit_P & np.isfinite(x_P)]
+    return np.where(np.isfinite(x_P), x_P, np.median(known)) if len(known) else np.zeros(len(x_P))
+
+
+def _quantiles(x_P: Values, among_N: Values) -> Values:
+    """Place of each value among some, 0 to 1; ties share it."""
+    known = np.sort(among_N)
+    below, upto = (np.searchsorted(known, x_P, side=side) for side in ("left", "right"))
     return np.asarray((below + upto) / (2 * len(known)), dtype=np.float64)
 
 
-def _robust(basis_NX: Values, y_N: Values) -> tuple[Values, Values]:
-    """(coefficients, leverages) of a regression by iteratively reweighted least squares with Tukey's biweight."""
+def _robust(basis_NX: Values, y_N: Values, ridge: float = 0.0) -> tuple[Values, Values]:
+    """(coefficients, leverages) of a regression by iteratively reweighted least squares with Tukey's biweight.
+
+    `ridge` draws every coefficient but the first, the intercept, towards 0.
+    """
+    ridge_XX = np.sqrt(ridge) * np.eye(basis_NX.shape[1])[1:]
     weight_N = np.ones(len(y_N))
     # from the median: least squares would start where the hits pull it
     residual_N = y_N - np.median(y_N)
@@ -129,7 +152,8 @@ def _robust(basis_NX: Values, y_N: Values) -> tuple[Values, Values]:
             inside_N = np.minimum(np.abs(residual_N) / (BIWEIGHT * scale), 1.0)
             weight_N = np.square(1 - np.square(inside_N))
         root_N = np.sqrt(weight_N)
-        coefficient_X, *_ = np.linalg.lstsq(basis_NX * root_N[:, None], y_N * root_N, rcond=None)
+        rows_MX = np.concatenate([basis_NX * root_N[:, None], ridge_XX])
+        coefficient_X, *_ = np.linalg.lstsq(rows_MX, np.append(y_N * root_N, np.zeros(len(ridge_XX))), rcond=None)
         residual_N = y_N - basis_NX @ coefficient_X
     whitened_NX = basis_NX * np.sqrt(weight_N)[:, None]
     leverage_N = np.einsum("nx,xy,ny->n", whitened_NX, np.linalg.pinv(whitened_NX.T @ whitened_NX), whitened_NX)

@@ -8,7 +8,7 @@ from scipy import stats
 
 from screen.config.sections import FEWEST_NULLS
 from screen.stats.false_discovery import benjamini_hochberg
-from screen.stats.null import Calibration, baseline_residual, calibrate
+from screen.stats.null import Calibration, baseline_residual, calibrate, covariates
 
 
 def noise(n: int, seed: int, n_hits: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -86,11 +86,53 @@ def test_p_counts_the_pool_and_a_member_is_judged_by_the_others() -> None:
     strength_P, is_null_P = np.exp(rng.normal(size=60)), np.arange(60) < 40
     found: Calibration = calibrate(strength_P, np.zeros((60, 0)), is_null_P)
     assert found.n_pool == 40
-    assert found.smallest_p == 1 / 41
     pool = found.z_P[is_null_P]
     for i in range(60):
         others = np.delete(pool, i) if is_null_P[i] else pool
         assert found.p_P[i] == (1 + (others >= found.z_P[i]).sum()) / (1 + len(others))
+
+
+def groups_of(covariate_P: np.ndarray, p_P: np.ndarray, edges: list[float]) -> list[float]:
+    """Share of p < .1 between edges of a covariate."""
+    place_P = np.digitize(covariate_P, edges)
+    return [float((p_P[place_P == i] < 0.1).mean()) for i in range(len(edges) + 1)]
+
+
+@pytest.mark.parametrize("designated", [True, False])
+def test_insertions_are_matched_by_whether_the_gene_was_there(designated: bool) -> None:
+    found: list[list[float]] = []
+    for seed in range(10):
+        rng, n = np.random.default_rng(seed), 2000
+        # of most genes few cells have any
+        held_P = np.minimum(rng.exponential(0.25, n), 1.0)
+        rank_P = np.where(held_P < 0.02, np.nan, rng.exponential(200, n))
+        strength_P = np.exp(1.5 * (1 - held_P) + (0.2 + 0.4 * held_P) * rng.standard_normal(n))
+        covariate_PK = covariates(rank_P, np.full(n, 15.0), np.full(n, 400.0), held_P)
+        is_null_P = np.arange(n) < 1000 if designated else None
+        p_P = calibrate(strength_P, covariate_PK, is_null_P).p_P
+        tested = np.arange(n) >= 1000 if designated else np.ones(n, dtype=bool)
+        found.append(groups_of(held_P[tested], p_P[tested], [0.1, 0.3, 0.6]))
+    share = np.mean(found, axis=0)
+    assert (share > 0.06).all() and (share < 0.14).all(), share
+
+
+def test_scale_is_standardised_from_fifty_null_perturbations_on() -> None:
+    assert calibrated_spread(60) == pytest.approx(1.0, abs=0.35)
+    assert calibrated_spread(40) > 1.8, "below, one scale serves all"
+
+
+def calibrated_spread(n_nulls: int) -> float:
+    """How much wider p's standard scores spread where the covariate is high than where it is low, over many nulls."""
+    low, high = [], []
+    for seed in range(40):
+        rng, n = np.random.default_rng(seed), n_nulls + 200
+        x_P = rng.uniform(0, 1, n)
+        z_P = calibrate(
+            np.exp(np.exp(1.5 * x_P) * rng.standard_normal(n)), x_P[:, None], np.arange(n) < n_nulls
+        ).z_P[n_nulls:]
+        low.append(z_P[x_P[n_nulls:] < 0.25])
+        high.append(z_P[x_P[n_nulls:] > 0.75])
+    return float(np.median(np.abs(np.concatenate(high))) / np.median(np.abs(np.concatenate(low))))
 
 
 def test_too_few_strengths_give_no_p_and_odd_values_no_error() -> None:
