@@ -2,22 +2,25 @@
 
 python -m benchmarks.stats.null_worlds permuted CONFIG DIR   # a screen of a model whose gene embeddings were permuted
 python -m benchmarks.stats.null_worlds swapped CONFIG DIR    # a real screen; changes are swapped within each cell
+python -m benchmarks.stats.null_worlds asked CONFIG DIR      # a list, or joint edits, in a permuted model, as the command did it
 
 DIR is a finished screen of `genes: all` with `keep: predictions`. A list's null perturbations are drawn by the planner, as
-for any user, and looked up in the screen. Prints, per kind of list, type I error at .05 and .01 with its 95 % interval over
-draws, and the share of draws in which anything has q < .1.
+for any user, and looked up in the screen. Per kind of list: type I error at .05 and .01 with 95 % intervals, and the share
+of draws in which anything has q < .1.
 """
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from scipy import sparse
 
 from benchmarks.record import RESULTS, record
+from benchmarks.run_all import reported
 from screen.config.sections import NullConfig
 from screen.planning.index import BankIndex
 from screen.planning.null_genes import NullPlan, null_perturbations
@@ -28,7 +31,7 @@ from screen.stats.false_discovery import benjamini_hochberg
 from screen.stats.null import calibrate, covariates
 from screen.store.reader import STORE, StoreReader
 
-LIST, N_DRAWS, MIN_CELLS, NEAR = 20, 200, 5, 20
+LIST, N_DRAWS, MIN_CELLS, NEAR, N_SWAPS = 20, 200, 5, 20, 20
 
 
 @dataclass(frozen=True)
@@ -138,71 +141,80 @@ def judged(screened: Screened, world: World, chosen: np.ndarray, seed: int) -> t
     return p_L, benjamini_hochberg(p_L)
 
 
-def lists(screened: Screened, worlds: Iterator[World], kind: str, n_draws: int) -> tuple[np.ndarray, np.ndarray]:
-    """((draws, LIST) p, (draws,) whether any q < .1)."""
-    rng, ps, called = np.random.default_rng(0), [], []
+def lists(
+    screened: Screened, worlds: Sequence[World], kind: str, n_draws: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """((draws, LIST) p, (draws, LIST) number of each perturbation, other in other worlds, (draws,) whether any q < .1)."""
+    rng, ps, which, called = np.random.default_rng(0), [], [], []
     for number in range(n_draws):
-        world = next(worlds)
-        p_L, q_L = judged(screened, world, KINDS[kind](world, rng), number)
+        at = number % len(worlds)
+        chosen = KINDS[kind](worlds[at], rng)
+        p_L, q_L = judged(screened, worlds[at], chosen, number)
         ps.append(p_L)
+        which.append(at * 10**6 + chosen)
         called.append((q_L < 0.1).any())
-    return np.array(ps), np.array(called)
+    return np.array(ps), np.array(which), np.array(called)
 
 
-def interval(share_D: np.ndarray) -> str:
-    """Mean of shares over draws, and where it may be (normal, 95 %)."""
-    half = 1.96 * share_D.std(ddof=1) / np.sqrt(len(share_D)) if len(share_D) > 1 else float("nan")
-    return f"{share_D.mean():.3f} [{share_D.mean() - half:.3f}, {share_D.mean() + half:.3f}]"
+def share_below(p_N: np.ndarray, which_N: np.ndarray, level: float) -> tuple[float, float]:
+    """(share of p below a level, half its 95 % interval): drawn again and again, a perturbation is one observation."""
+    _, place_N = np.unique(which_N, return_inverse=True)
+    n_P, below_P = np.bincount(place_N), np.bincount(place_N, p_N < level)
+    share = below_P.sum() / n_P.sum()
+    # the ratio's standard error, perturbations as clusters
+    return float(share), float(1.96 * np.sqrt(np.square(below_P - share * n_P).sum()) / n_P.sum())
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints the table and records it."""
+    """Records what it measures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["permuted", "swapped"])
+    parser.add_argument("kind", choices=["permuted", "swapped", "asked"])
     parser.add_argument("config", type=Path)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--draws", type=int, default=N_DRAWS)
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args(arguments)
+    said = Said(given.kind, given.directory.name, given.results)
+    if given.kind == "asked":
+        hits = pl.read_parquet(given.directory / "hits.parquet").drop_nulls("q_value")
+        for (mode,), part in hits.group_by("mode", maintain_order=True):
+            p_N = part["p_value"].to_numpy()
+            said(str(mode), "asked", p_N, np.arange(len(p_N)), (part["q_value"].to_numpy() < 0.1).any(keepdims=True))
+        return 0
     screened = Screened(given.config, given.directory)
     for mode in np.unique(screened.mode_P).tolist():
-        report(screened, mode, given.kind, given.directory.name, given.draws, given.results)
+        swaps = [None] if given.kind == "permuted" else [np.random.default_rng([7, i]) for i in range(N_SWAPS)]
+        worlds = [screened.world(mode, s) for s in swaps]
+        for which in KINDS:
+            p_DL, which_DL, called_D = lists(screened, worlds, which, given.draws)
+            said(mode, which, p_DL.ravel(), which_DL.ravel(), called_D)
+        found = [calibrate(w.strength_P, w.covariate_PK).p_P for w in worlds]
+        called_D = np.array([(benjamini_hochberg(p) < 0.1).any() for p in found])
+        p_N = np.concatenate(found)
+        said(mode, "all", p_N, np.arange(len(p_N)), called_D)
     return 0
 
 
-def report(screened: Screened, mode: str, kind: str, name: str, n_draws: int, results: Path) -> None:
-    """Every kind of list of one mode, and all perturbations at once."""
-    n_worlds = 1 if kind == "permuted" else 20
-    swaps = [None if kind == "permuted" else np.random.default_rng([7, i]) for i in range(n_worlds)]
-    worlds = [screened.world(mode, s) for s in swaps]
-    for which in KINDS:
-        p_DL, called_D = lists(screened, (worlds[i % n_worlds] for i in range(n_draws)), which, n_draws)
-        said(name, mode, which, (p_DL < 0.05).mean(1), (p_DL < 0.01).mean(1), called_D, results)
-    found = [calibrate(w.strength_P, w.covariate_PK).p_P for w in worlds]
-    called_D = np.array([(benjamini_hochberg(p) < 0.1).any() for p in found])
-    said(
-        name, mode, "all", *(np.array([(p < level).mean() for p in found]) for level in (0.05, 0.01)), called_D, results
-    )
+@dataclass(frozen=True)
+class Said:
+    """Records figures of one world."""
 
+    kind: str
+    world: str
+    results: Path
 
-def said(
-    world: str, mode: str, which: str, at5_D: np.ndarray, at1_D: np.ndarray, called_D: np.ndarray, results: Path
-) -> None:
-    print(
-        f"{world:<12} {mode:<12} {which:<15} p < .05: {interval(at5_D)}   p < .01: {interval(at1_D)}   any q < .1: "
-        f"{called_D.mean():.3f}",
-        flush=True,
-    )
-    more = {"at_01": round(float(at1_D.mean()), 4), "any_q": round(float(called_D.mean()), 4), "draws": len(called_D)}
-    record(
-        f"type_1_{world}_{mode}_{which.replace(' ', '_')}",
-        round(float(at5_D.mean()), 4),
-        "below .05",
-        None,
-        None,
-        results,
-        **more,
-    )
+    def __call__(self, mode: str, which: str, p_N: np.ndarray, which_N: np.ndarray, called_D: np.ndarray) -> None:
+        (at5, half5), (at1, half1) = (share_below(p_N, which_N, level) for level in (0.05, 0.01))
+        more = {
+            "interval": [round(at5 - half5, 4), round(at5 + half5, 4)],
+            "below_01": round(at1, 4),
+            "interval_01": [round(at1 - half1, 4), round(at1 + half1, 4)],
+            "any_q_below_10": round(float(called_D.mean()), 4),
+            "draws": len(called_D),
+            "perturbations": len(np.unique(which_N)),
+        }
+        name = f"type_1_{self.kind}_{self.world}_{mode}_{which.replace(' ', '_')}"
+        reported(record(name, round(at5, 4), "of p below .05", None, None, self.results, **more))
 
 
 if __name__ == "__main__":

@@ -18,13 +18,11 @@ from screen.planning.perturbations import Library, Perturbation, make_library, m
 from screen.planning.window import Window
 
 
-def expand(
-    blocks: Sequence[LibraryConfig], index: BankIndex, window: Window, null: NullPlan | None = None
-) -> Library:
+def expand(blocks: Sequence[LibraryConfig], index: BankIndex, window: Window, null: NullPlan) -> Library:
     """What the user wrote -> perturbations, then the random ones of the matched null, where he named genes."""
     parts = [(list(_block(b, index, window)), b.genes != "all") for b in blocks]
     library = make_library(parts)
-    if null is None or null.config.n == 0:
+    if null.config.n == 0:
         return library
     # a kind of edit of which the user has all genes is its own null
     whole = {(p.mode, p.sites, p.pert_tps) for ps, is_named in parts if not is_named for p in ps}

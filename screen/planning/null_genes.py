@@ -75,13 +75,11 @@ def _of_kind(kind: _Kind, index: BankIndex, plan: NullPlan) -> list[Perturbation
     kept = _kept(kind, index, plan)
     wanted, n = plan.config.n, MANY_NULLS if plan.config.n is None else plan.config.n
     new = [p for p in kind.asked if p.id(index.vocabulary) not in plan.there]
-    if not new:
-        # nothing is asked for that was not there: a directory keeps its null, unless more are wanted
-        n = 0 if wanted is None else max(wanted - len(kept), 0)
-        new = list(kind.asked)
-    if n == 0:
+    if not new and (wanted is None or wanted <= len(kept)):
         return kept
-    drawn: Groups = []
+    # where nothing new is asked for, what is wanted beyond what a directory has; else others, near what is new
+    drawn: Groups = [] if new else [p.genes for p in kept]
+    new = new or list(kind.asked)
     profile = _Profile(kind, index, plan)
     counts = [profile.draw(s, n, [p.genes for p in new], drawn) for s in range(len(plan.stratum))]
     if wanted is not None and max(counts, default=0) < n:
@@ -172,7 +170,9 @@ class _Profile:
             found: list[int] = []
             for gene in asked[number % len(asked)]:
                 away_F = np.square(place_G2[free] - place_G2[gene]).sum(1)
-                near = [int(g) for g in free[np.argsort(away_F, kind="stable")[: NEAREST_OF_JOINT + size]] if g not in found]
+                near = [
+                    int(g) for g in free[np.argsort(away_F, kind="stable")[: NEAREST_OF_JOINT + size]] if g not in found
+                ]
                 found.append(near[int(self._draw.integers(min(len(near), NEAREST_OF_JOINT)))])
             if frozenset(found) not in known:
                 known.add(frozenset(found))
@@ -182,9 +182,7 @@ class _Profile:
                 return
 
 
-def _where_genes_stand(
-    example: Perturbation, index: BankIndex, plan: NullPlan
-) -> tuple[NDArray[np.int64], Values]:
+def _where_genes_stand(example: Perturbation, index: BankIndex, plan: NullPlan) -> tuple[NDArray[np.int64], Values]:
     """(S, G) cells that hold each gene in an edited row, at most over the states; and its mean rank in the first of them."""
     n_strata, n_genes = len(plan.stratum), len(index.vocabulary)
     held_SG, first_SG = np.zeros((n_strata, n_genes), dtype=np.int64), np.zeros((0, 0))

@@ -39,7 +39,7 @@ def prepare(config: ScreenConfig, there: Mapping[str, bool] | None = None) -> Sc
     _check(config, bank, window)
     index = BankIndex(bank, vocabulary, window.max_len)
     stratum_C, strata = _strata(bank, config.output.strata, window.pred_tps)
-    null = config.null and NullPlan(config.null, stratum_C, tuple(strata), config.output.min_cells, there or {})
+    null = NullPlan(config.null, stratum_C, tuple(strata), config.output.min_cells, there or {})
     library = expand(config.library, index, window, null)
     layout = _layout(config, window, adapter)
     selection = select_items(library, index, window, stratum_C, strata)

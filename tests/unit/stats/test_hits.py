@@ -54,7 +54,8 @@ def test_random_genes_are_labelled_unranked_and_what_p_rests_on(small: Path) -> 
 def test_the_same_seed_draws_the_same_genes_and_another_others(tmp_path: Path) -> None:
     drawn = []
     for seed in (3, 3, 4):
-        config = tiny(library={"genes": NAMED, "modes": ["mask", "overexpress"]}) | {"null": {"n": 20, "seed": seed}}
+        config = tiny(library={"genes": NAMED, "modes": ["mask", "overexpress"]}, output={"min_cells": 2})
+        config["null"] = {"n": 20, "seed": seed}
         screen = prepare(load_config(write(config, tmp_path / "s.yaml"))[0])
         drawn.append(screen.library.ids(screen.vocabulary))
         assert sum(screen.library.is_null) == 40
@@ -84,8 +85,8 @@ def test_a_small_screen_gets_random_genes_by_itself_as_many_as_there_are(tmp_pat
         random = zip(screen.library.perturbations, screen.library.is_null, strict=True)
         return Counter(p.mode for p, is_null in random if is_null)
 
-    # one gene is expressed in no cell
-    assert nulls(NAMED, ["overexpress", "delete"]) == {"overexpress": 54, "delete": 53}
+    # a knock-out needs genes that five cells have, and less than twenty have them
+    assert nulls(NAMED, ["overexpress", "delete"]) == {"overexpress": 55}
     # too few are left for a p-value; and all genes are their own null
     assert nulls([f"ENSG{100_000 + 7 * i:011d}" for i in range(45)], ["overexpress"]) == {}
     assert nulls("all", ["overexpress"]) == {}
@@ -103,12 +104,13 @@ def test_the_section_null_needs_no_quotes(tmp_path: Path) -> None:
 
 
 def test_a_random_gene_that_is_asked_for_later_is_ranked_and_the_other_random_ones_stay(tmp_path: Path) -> None:
-    before = pl.read_parquet(run(tmp_path, library={"genes": NAMED}, null={"n": 25}) / "hits.parquet")
+    sections: dict[str, Any] = {"null": {"n": 25}, "output": {"min_cells": 2, "store_dtype": "float32"}}
+    before = pl.read_parquet(run(tmp_path, library={"genes": NAMED}, **sections) / "hits.parquet")
     asked = before.filter("is_null", pl.col("n_cells") > 0)["target"][0]
-    out = run(tmp_path, ["--add"], library={"genes": [*NAMED, asked]}, null={"n": 25})
+    out = run(tmp_path, ["--add"], library={"genes": [*NAMED, asked]}, **sections)
     after = pl.read_parquet(out / "hits.parquet").filter(time=1)
     assert after.filter(target=asked)["is_null"].to_list() == [False]
-    assert after.filter("is_null").height == 25
+    assert after.filter("is_null").height == 24
     kept = before.filter("is_null", pl.col("target") != asked)["target"].unique()
     assert set(kept) <= set(after.filter("is_null")["target"])
 
@@ -130,6 +132,5 @@ def test_a_screen_of_all_genes_is_its_own_null(tmp_path: Path, capsys: Any) -> N
     out = run(tmp_path, library={"genes": "all", "modes": ["overexpress"]})
     hits = pl.read_parquet(out / "hits.parquet").filter(time=1)
     assert hits["p_value"].null_count() == 0
-    assert hits["p_value"].min() >= 1 / (1 + hits["n_pool"].max())
-    assert "the smallest p they can give" in capsys.readouterr().out
+    assert 0 < hits["p_value"].min() < 1 / (1 + hits["n_pool"].max()), "the tail goes on where the pool ends"
     assert not list(out.glob(".means*"))

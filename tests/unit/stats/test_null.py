@@ -127,9 +127,9 @@ def calibrated_spread(n_nulls: int) -> float:
     for seed in range(40):
         rng, n = np.random.default_rng(seed), n_nulls + 200
         x_P = rng.uniform(0, 1, n)
-        z_P = calibrate(
-            np.exp(np.exp(1.5 * x_P) * rng.standard_normal(n)), x_P[:, None], np.arange(n) < n_nulls
-        ).z_P[n_nulls:]
+        z_P = calibrate(np.exp(np.exp(1.5 * x_P) * rng.standard_normal(n)), x_P[:, None], np.arange(n) < n_nulls).z_P[
+            n_nulls:
+        ]
         low.append(z_P[x_P[n_nulls:] < 0.25])
         high.append(z_P[x_P[n_nulls:] > 0.75])
     return float(np.median(np.abs(np.concatenate(high))) / np.median(np.abs(np.concatenate(low))))
