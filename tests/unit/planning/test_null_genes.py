@@ -149,7 +149,7 @@ def test_a_directory_keeps_its_own_and_more_are_drawn_for_new_genes_alone(cells:
     assert cells.drawn([[3], [90]], there=there) == first, "by default MANY_NULLS would be drawn"
     wider = cells.drawn([[3], [90]], there=there, n=40)
     assert set(first) < set(wider)
-    assert max(cells.n_usable(wider)) == 40
+    assert max(cells.n_usable(wider)) >= 40
     more = cells.drawn([[3], [90], [700]], there=there, n=30)
     assert set(first) < set(more)
     # one of them is asked for now
