@@ -4,19 +4,26 @@ import argparse
 import json
 import signal
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from screen.cli.describe import (
     describe_bench,
+    describe_files,
     describe_forecast,
+    describe_gene_sets,
     describe_plan,
-    describe_result,
     describe_status,
     describe_unscreened,
 )
-from screen.cli.options import SIZE_OPTIONS
+from screen.cli.options import DEG_OPTIONS, SIZE_OPTIONS
+from screen.cli.ranking import describe_result
 from screen.cli.terminal import Console
+
+if TYPE_CHECKING:
+    from screen.run.tables import Result
 
 
 def _config(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
@@ -38,8 +45,16 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     config, text = _config(arguments)
     directory = arguments.out or config.output.directory or Path("runs") / arguments.config.stem
     result = session.run(config, text, directory, console, arguments.add)
-    describe_result(result.directory, result.hits, result.ranked, result.has_counts, result.unscreened, console)
+    _describe(result, result.unscreened, console)
     return 2 if result.unscreened and not config.output.allow_missing else 0
+
+
+def _describe(result: "Result", unscreened: Sequence[str], console: Console) -> None:
+    describe_result(result.hits, result.has_counts, result.min_cells, console)
+    if result.ranked is not None:
+        describe_gene_sets(result.ranked, console)
+    describe_files(result.directory, result.has_counts, result.ranked is not None, console)
+    describe_unscreened(unscreened, console)
 
 
 def plan(arguments: argparse.Namespace, console: Console) -> int:
@@ -92,12 +107,17 @@ def status(arguments: argparse.Namespace, console: Console) -> int:
 def deg(arguments: argparse.Namespace, console: Console) -> int:
     from screen.run.tables import remake_tables
 
-    given = {name: getattr(arguments, name) for name in ("test", "rank_sum", "replicate", "top")}
+    given = {name: getattr(arguments, name) for name in DEG_OPTIONS}
     workers = {name: getattr(arguments, name) for name in ("workers", "scheduler")}
     gene_sets = [p.absolute() for p in arguments.gene_sets]
-    result, is_new = remake_tables(arguments.directory, given, gene_sets, workers, console)
+    reset = [*DEG_OPTIONS, "gene_sets"] if "all" in arguments.reset else arguments.reset
+    reset = [name for name in reset if "all" not in arguments.reset or given.get(name) is None]
+    if gene_sets and "all" in arguments.reset:
+        reset.remove("gene_sets")
+    result, is_new = remake_tables(arguments.directory, given, gene_sets, reset, workers, console)
+    console.say(f"settings: {result.settings}")
     console.say("the tables are made anew" if is_new else "the tables are as asked for already")
-    describe_result(result.directory, result.hits, result.ranked, result.has_counts, (), console)
+    _describe(result, (), console)
     return 0
 
 

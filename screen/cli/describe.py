@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from rich.table import Table
 
 from screen.cells.bank import SOURCE
+from screen.cli.ranking import N_TOP_OF_MODE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from screen.run.preflight import Forecast
     from screen.store.audit import BlockStatus
 
-N_TOP, N_TOP_OF_MODE = 10, 5
 MANY_ROWS, ROW_BYTES = 100_000_000, 45
 """A row of deg/ takes 45 bytes in parquet (measured on the demo)."""
 MAX_COLUMN = 40
@@ -53,8 +54,10 @@ def describe_plan(screen: Screen, console: Console) -> None:
     )
     n_null = sum(screen.library.is_null)
     if n_null:
+        share = coverage.screened_PS[np.array(screen.library.is_null)].sum() / max(plan.n_items, 1)
         console.say(
-            f"  {n_null:,} of the perturbations are random genes for the matched null (`null: {n: 0}` for none)"
+            f"  {n_null:,} of the perturbations are null ones to judge the others by: {share:.0%} of the edits "
+            "(`null: {n: 0}` for none)"
         )
     n_table_rows = len(screen.library) * len(screen.vocabulary) * len(coverage.stratum) * len(layout.pred_tps)
     if layout.has_counts:
@@ -93,37 +96,11 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 86400:,.0f} days"
 
 
-def describe_result(
-    directory: Path,
-    hits: pl.DataFrame,
-    gene_sets: pl.DataFrame | None,
-    has_counts: bool,
-    unscreened: Sequence[str],
-    console: Console,
-) -> None:
-    """The strongest perturbations, the gene sets they shift (None: not asked for), the files, and what was not screened."""
-    ranked = hits.drop_nulls("strength_rank")
-    # an insertion moves a cell more than a knock-out: in one list it would hide them all
-    modes = ranked["mode"].unique(maintain_order=True).to_list()
-    n_top = N_TOP if len(modes) == 1 else N_TOP_OF_MODE
-    for mode in modes:
-        console.say(f"\nThe {n_top} strongest perturbations of mode {mode}")
-        console.show(_top(ranked.filter(mode=mode).head(n_top)))
-    console.say(_described_null(ranked))
-    console.say(
-        "strength: root mean square over genes of the mean change of log1p counts per 10,000 (natural logarithm)"
-        if has_counts
-        else "strength: mean of 1 - cosine between perturbed and control embedding"
-    )
-    n_unranked = hits["strength"].count() - hits["strength_rank"].count()
-    if n_unranked:
-        console.say(f"{n_unranked} more rest on too few cells for a rank (output.min_cells); they are in hits.parquet")
-    if gene_sets is not None:
-        describe_gene_sets(gene_sets, console)
+def describe_files(directory: Path, has_counts: bool, has_sets: bool, console: Console) -> None:
+    """What was written where."""
     written = "screen.zarr, hits.parquet" + (", deg/part-*.parquet" if has_counts else "")
-    written += "" if gene_sets is None else ", enrichment/*.parquet"
+    written += ", enrichment/*.parquet" if has_sets else ""
     console.say(f"{directory}: {written}, coverage.parquet, provenance.json")
-    describe_unscreened(unscreened, console)
 
 
 def describe_gene_sets(ranked: pl.DataFrame, console: Console) -> None:
@@ -146,20 +123,6 @@ def describe_gene_sets(ranked: pl.DataFrame, console: Console) -> None:
     console.show(table)
 
 
-def _described_null(ranked: pl.DataFrame) -> str:
-    """What p and q of the ranking rest on."""
-    judged = ranked.drop_nulls("p_value")
-    if judged.is_empty():
-        return "p: no matched null; screen `genes: all`, or leave `null` out of the configuration, for random genes to compare with"
-    n_pool = min(judged["n_pool"].to_list())
-    n_tested = max(len(part) for part in judged.partition_by("mode", "site", "stratum", "time"))
-    smallest = 1 / (1 + n_pool)
-    return (
-        f"p, q: against {n_pool:,} null perturbations matched by rank position, cells and length; the smallest p they can give "
-        f"is {smallest:.2g}, the smallest q of a single hit {min(smallest * n_tested, 1.0):.2g}"
-    )
-
-
 def describe_status(path: Path, provenance: Mapping[str, Any], blocks: Sequence[BlockStatus], console: Console) -> None:
     """Units and edits done per library block, and who computed them."""
     console.say(f"{path}, created {provenance['created']} by perturbscreen {provenance['perturbscreen']}")
@@ -179,28 +142,6 @@ def describe_unscreened(unscreened: Sequence[str], console: Console) -> None:
         console.error(f"not screened: {sentence}")
     if unscreened:
         console.error(f"{len(unscreened)} requested perturbation(s) not screened; everything else is unaffected")
-
-
-def _top(hits: pl.DataFrame) -> Table:
-    """The first rows of the ranking as a narrow table."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("#", "gene", "Ensembl ID", "edit", "stratum", "t", "cells", "strength", "q", "strongest changes"):
-        is_number = name in ("#", "t", "cells", "strength", "q")
-        justify: Literal["left", "right"] = "right" if is_number else "left"
-        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", max_width=MAX_COLUMN)
-    for row in hits.iter_rows(named=True):
-        lead = (
-            row["strength_rank"],
-            row["target_symbol"],
-            row["target"],
-            f"{row['site']}:{row['mode']}",
-            row["stratum"],
-        )
-        changes = [f"+{g}" for g in row["top_up"][:2]] + [f"-{g}" for g in row["top_down"][:2]]
-        q = "-" if row["q_value"] is None else f"{row['q_value']:.2g}"
-        numbers = (row["time"], row["n_cells"], f"{row['strength']:.3g}", q)
-        table.add_row(*map(str, (*lead, *numbers)), " ".join(changes))
-    return table
 
 
 def describe_bench(wanted: Wanted, m: Measured, console: Console) -> None:

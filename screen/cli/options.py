@@ -89,7 +89,9 @@ def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
         "--discard", action="store_true", help="forget damaged units, so that the same `run` computes them again"
     )
     verify.set_defaults(command="verify")
-    deg = commands.add_parser("deg", help="make the tables of a finished screen again, with other tests or replicates")
+    deg = commands.add_parser(
+        "deg", help="make the tables of a finished screen again: what is not said stays as recorded"
+    )
     deg.add_argument("--test", choices=table.NAMES, help="fills statistic, p_value and fdr")
     deg.add_argument("--rank-sum", choices=["off", "plain", "tie_corrected"], help="also the unpaired rank-sum test")
     deg.add_argument("--replicate", metavar="COLUMN", help="tests are over the means of these groups of cells (donor)")
@@ -101,6 +103,16 @@ def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
     )
     deg.add_argument(
         "--gene-sets", type=Path, nargs="+", default=[], metavar="GMT", help="test what changes against these gene sets"
+    )
+    deg.add_argument("--max-fdr", type=float, metavar="X", help="write only genes up to this false discovery rate")
+    deg.add_argument("--min-delta", type=float, metavar="X", help="write only genes whose mean change is as large")
+    deg.add_argument(
+        "--reset",
+        nargs="+",
+        default=[],
+        choices=[*DEG_OPTIONS, "gene_sets", "all"],
+        metavar="NAME",
+        help=f"settings to be the default again ({', '.join(DEG_OPTIONS)}), gene_sets: none, or all",
     )
     _add_workers(deg)
     deg.set_defaults(command="deg")
@@ -116,6 +128,8 @@ def _add_workers(command: argparse.ArgumentParser) -> None:
     command.add_argument("--scheduler", metavar="ADDRESS", help="compute on the workers of a running Dask scheduler")
 
 
+DEG_OPTIONS = ("test", "rank_sum", "replicate", "top", "max_fdr", "min_delta")
+"""Settings of the tables of differential expression that `deg` takes, and resets."""
 SIZE_OPTIONS = {
     "width": "width", "heads": "n_heads", "head-width": "head_width", "encoder-head-width": "encoder_head_width",
     "blocks": "n_blocks", "max-len": "max_len", "model-genes": "n_genes", "times": "n_times",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from screen.engine.screen import Screen
 
 LINE_EVERY_S = 15.0
-LOG_WIDTH = 160
+LOG_WIDTH = 100
+"""Of tables where there is no terminal, unless the environment says COLUMNS."""
 
 
 class Console:
@@ -27,8 +29,13 @@ class Console:
     def __init__(self) -> None:
         self._out = rich.console.Console(highlight=False, soft_wrap=True, emoji=False)
         if not self._out.is_terminal:
-            self._out = rich.console.Console(highlight=False, soft_wrap=True, emoji=False, width=LOG_WIDTH)
+            self._out = rich.console.Console(highlight=False, soft_wrap=True, emoji=False, width=_log_width())
         self._err = rich.console.Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+    @property
+    def width(self) -> int:
+        """Characters of a line of a table."""
+        return self._out.width
 
     def say(self, text: str) -> None:
         """One line of result."""
@@ -93,6 +100,11 @@ class Console:
             return done
 
         return begin
+
+
+def _log_width() -> int:
+    text = os.environ.get("COLUMNS", "")
+    return int(text) if text.isdecimal() and int(text) > 0 else LOG_WIDTH
 
 
 def _bar(console: rich.console.Console) -> Progress:

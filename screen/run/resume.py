@@ -178,8 +178,8 @@ def _named_since(screen: Screen, store: ScreenStore) -> list[str]:
 def _require_add(store: ScreenStore, screen: Screen, new: Library, add: bool) -> None:
     if not add and all(new.is_null):
         raise StoreError(
-            f"{store.path} was made without these {len(new)} random genes, which a list of genes gets by default for the "
-            "matched null: continue without them by `null: {n: 0}` in the configuration, or add them with --add"
+            f"{store.path} lacks {len(new)} of the null perturbations that `null: {{n: ...}}` asks for: remove `n`, and it "
+            "keeps its own, or add them with --add"
         )
     if not add:
         raise StoreError(

@@ -20,9 +20,8 @@ from screen.run.preflight import disk_bytes
 from screen.run.prepare import prepare
 from screen.run.resume import coverage_of, has_work, left, open_store, other_executors
 from screen.run.runner import make_engine, run_units
-from screen.run.tables import Result, make_tables
+from screen.run.tables import Result, make_tables, result_of
 from screen.run.unscreened import nothing_to_screen, reasons
-from screen.stats.enrich import ranked_in
 from screen.stats.parts import on_threads
 from screen.stats.tables import write_coverage
 from screen.store.lock import only_writer
@@ -55,9 +54,7 @@ def run(config: ScreenConfig, config_text: str, directory: Path, listener: Liste
         _compute(screen, store, decision, workers, listener)
         write_coverage(coverage_of(screen, store), store, directory)
         table, _ = make_tables(store, directory, listener, workers.tables)
-    return Result(
-        directory, table, ranked_in(directory), screen.layout.has_counts, tuple(reasons(screen, screen.unscreened()))
-    )
+    return result_of(store, directory, table, reasons(screen, screen.unscreened()))
 
 
 class _Workers(Protocol):

@@ -12,7 +12,7 @@ from screen.run.configuration import cluster_with
 from screen.run.listener import Listener
 from screen.stats.enrich import ranked_in
 from screen.stats.parts import Compute, on_threads
-from screen.stats.tables import set_presentation, write_all
+from screen.stats.tables import described_view, set_presentation, write_all
 from screen.store.lock import only_writer
 from screen.store.reader import STORE
 from screen.store.store import ScreenStore, scratch_of
@@ -23,14 +23,18 @@ class Result:
     """What a run left behind.
 
     ranked      gene sets of the strongest perturbations, None where none were asked for
+    min_cells   a perturbation with fewer has no rank
     unscreened  labels of requested perturbations without any item, each with its reason
+    settings    how the tables present the results, in words
     """
 
     directory: Path
     hits: pl.DataFrame
     ranked: pl.DataFrame | None
     has_counts: bool
+    min_cells: int
     unscreened: tuple[str, ...]
+    settings: str
 
 
 def make_tables(
@@ -46,11 +50,12 @@ def remake_tables(
     directory: Path,
     changes: Mapping[str, object],
     gene_sets: Sequence[Path],
+    reset: Sequence[str],
     workers: Mapping[str, object],
     listener: Listener,
 ) -> tuple[Result, bool]:
     """(result, whether any table was made): the tables of a finished screen, with other settings of `deg`, or gene sets,
-    where given.
+    where given; those named in `reset` are the defaults again.
 
     `workers` has the command line's `workers` and `scheduler`. Raises StoreError, ConfigError.
     """
@@ -58,11 +63,21 @@ def remake_tables(
     cluster = cluster_with(None, workers, store.path)
     with ExitStack() as stack:
         stack.enter_context(only_writer(directory, scratch_of(store.path)))
-        set_presentation(store, {name: value for name, value in changes.items() if value is not None}, gene_sets)
+        given = {name: value for name, value in changes.items() if value is not None}
+        set_presentation(store, given, gene_sets, reset)
         compute = on_threads
         if cluster is not None:
             from screen.run.cluster.cluster import started
 
             compute = stack.enter_context(started(cluster, ComputeConfig(), listener.say)).tables
         hits, is_new = make_tables(store, directory, listener, compute)
-    return Result(directory, hits, ranked_in(directory), store.layout.has_counts, ()), is_new
+    return result_of(store, directory, hits), is_new
+
+
+def result_of(store: ScreenStore, directory: Path, hits: pl.DataFrame, unscreened: Sequence[str] = ()) -> Result:
+    """What a directory with these tables holds."""
+    view = store.provenance["view"]
+    shown = ranked_in(directory)
+    return Result(
+        directory, hits, shown, store.layout.has_counts, view["min_cells"], tuple(unscreened), described_view(view)
+    )

@@ -43,16 +43,19 @@ def hits(
     """The ranking, SCHEMA, strongest first; `means` are the mean changes of every group, None without counts.
 
     strength           root mean square over genes of the mean log1p-CP10K change (embeddings only: embedding_shift)
-    strength_rank      1 for the strongest of those with at least `min_cells` cells; null for the others, whose mean is mostly
-                       noise of single cells (all are ranked if none has that many), and for null perturbations
+    strength_rank      1 for the strongest of the same mode, site, stratum and time point, of those with at least `min_cells`
+                       cells; null for the others, whose mean is mostly noise of single cells (all are ranked if none in the
+                       screen has that many), and for null perturbations
     embedding_shift    mean of 1 - cosine to the control's pooled embedding
     n_deg              genes with fdr < 0.05 and |mean change| > 0.01
     rank_position      mean rank of the edited gene in the edited row (0 = highest expressed); length: genes in that row
-    null_z, p_value    log strength standardised against rank position, cells and length; its empirical tail (screen.null)
+    n_edited           genes of the edit in the edited row, mean: 1 for a knock-out of one gene, for an insertion the share of
+                       cells that had the gene
+    null_z, p_value    log strength standardised against rank position, cells, length and n_edited; its tail (screen.stats.null)
     q_value            Benjamini-Hochberg over the perturbations of the same edit, stratum and time point
-    n_pool             residuals that p rests on: the smallest p is 1 / (n_pool + 1)
+    n_pool             residuals that p rests on
     baseline_residual  log strength that rank position and cells alone do not explain (least squares)
-    universal_cosine   cosine of the mean change to the mean over all perturbations: how much of it is everybody's response
+    universal_cosine   cosine of the mean change to the mean over all others: how much of it is everybody's response
     specific_*         the same strength, z, p and q after that response is projected out
     A perturbation that no cell of a stratum allows has n_cells 0, no strength, and comes last.
     """
@@ -72,7 +75,7 @@ def hits(
     by = ["strength", "perturbation", "stratum", "time"]
     table = table.sort(by, descending=[True, False, False, False], nulls_last=True)
     is_ranked = pl.col("is_enough") & ~pl.col("is_null")
-    ranked = table.with_columns(strength_rank=pl.when(is_ranked).then(is_ranked.cum_sum()))
+    ranked = table.with_columns(strength_rank=pl.when(is_ranked).then(is_ranked.cum_sum().over(KEY)))
     return ranked.select(pl.col(k).cast(v) for k, v in SCHEMA.items())
 
 
@@ -142,17 +145,22 @@ class _Judge:
 def _specific(
     means: Means, place_P: NDArray[np.integer], is_enough_P: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(cosine to the mean change over perturbations, root mean square of what is left without it); NaN for the others."""
+    """(cosine to the mean change of the other perturbations, root mean square of what is left without it).
+
+    NaN for perturbations with too few cells, which are among nobody's others.
+    """
     cosine_P, rest_P = np.full((2, len(place_P)), np.nan)
     chosen = np.flatnonzero(is_enough_P)
     if len(chosen) < 2:
         return cosine_P, rest_P
     pieces = [chosen[i : i + ROWS_AT_ONCE] for i in range(0, len(chosen), ROWS_AT_ONCE)]
     total_G = np.sum([means.rows(place_P[some]).sum(0) for some in pieces], axis=0)
-    unit_G = total_G / max(float(np.linalg.norm(total_G)), np.finfo(float).tiny)
+    total = float(total_G @ total_G)
     for some in pieces:
         mean_NG = means.rows(place_P[some])
-        along_N, square_N = mean_NG @ unit_G, np.square(mean_NG).sum(1)
+        with_all_N, square_N = mean_NG @ total_G, np.square(mean_NG).sum(1)
+        others_N = np.sqrt(np.maximum(total - 2 * with_all_N + square_N, np.finfo(float).tiny))
+        along_N = (with_all_N - square_N) / others_N
         with np.errstate(invalid="ignore"):
             cosine_P[some] = along_N / np.sqrt(square_N)
         rest_P[some] = np.sqrt(np.maximum(square_N - np.square(along_N), 0) / mean_NG.shape[1])

@@ -30,7 +30,10 @@ from screen.store.store import ScreenStore, jsonable
 
 STAMP, COVERAGE = "tables.json", "coverage.parquet"
 CLASSES = ("screened", "absent", "truncated", "emptied")
-DEG_MANY_ROWS = 100_000_000
+STATISTICS_VERSION = 2
+"""Changes when the same results give other tables: those of an earlier version are made anew."""
+GENE_SETS = "gene_sets"
+"""What gene sets are called among the settings that can be reset."""
 
 
 def write_coverage(coverage: Coverage, store: StoreReader, directory: Path) -> None:
@@ -82,17 +85,27 @@ def _obs(store: StoreReader, column: str) -> Any:
     raise ConfigError(f'the cells have no column "{column}" (deg.replicate); columns: {", ".join(there) or "none"}')
 
 
-def set_presentation(store: ScreenStore, changes: Mapping[str, object], gene_sets: Sequence[Path] = ()) -> None:
-    """Changes how tables present the results, from now on. Raises StoreError for an unfinished screen, or ConfigError."""
+def set_presentation(
+    store: ScreenStore, changes: Mapping[str, object], gene_sets: Sequence[Path] = (), reset: Sequence[str] = ()
+) -> None:
+    """Changes how tables present the results, from now on, beginning with what is recorded.
+
+    `reset` names settings that are what they are by default again; `gene_sets` among them: none are tested.
+    Raises StoreError for an unfinished screen, or ConfigError.
+    """
+    both = [name for name in reset if name in changes or (name == GENE_SETS and gene_sets)]
+    if both:
+        raise ConfigError(f"{some(both)}: both given and reset; say one of the two")
     if not store.is_complete:
         raise StoreError(
             f"{store.path} is unfinished: {store.n_committed} of {store.n_units} units; run it to the end first"
         )
     before: Mapping[str, Any] = store.provenance["view"]
-    deg = parse_section(DegConfig, {**before["deg"], **changes}, store.path)
+    kept = {name: value for name, value in before["deg"].items() if name not in reset}
+    deg = parse_section(DegConfig, {**kept, **changes}, store.path)
     named(deg.test)
     strata_of(store, before["strata"], deg.replicate)
-    enrich = before.get("enrich")
+    enrich = None if GENE_SETS in reset else before.get("enrich")
     if gene_sets:
         config = parse_section(EnrichConfig, {**_config_of(enrich), "gene_sets": list(gene_sets)}, store.path)
         enrich = view_of_gene_sets(config)
@@ -102,6 +115,17 @@ def set_presentation(store: ScreenStore, changes: Mapping[str, object], gene_set
     if jsonable(view) != before:
         store.set_view(view)
         store.finish()
+
+
+def described_view(view: Mapping[str, Any]) -> str:
+    """How tables present the results: every setting of `deg`, those that are not the default first, and gene sets."""
+    plain = DegConfig().model_dump()
+    chosen = {**plain, **view["deg"]}
+    changed = [f"{k}: {v}" for k, v in chosen.items() if v != plain.get(k)]
+    same = [f"{k}: {'-' if v is None else v}" for k, v in chosen.items() if v == plain.get(k)]
+    enrich = view.get("enrich")
+    sets = "none" if enrich is None else ", ".join(Path(p).name for p in enrich["gene_sets"])
+    return f"{', '.join(changed)}{'; ' if changed else ''}by default {', '.join(same)}; gene sets: {sets}"
 
 
 def _config_of(view: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -136,7 +160,7 @@ def write_all(
     `compute` and `show` are those of `gene_tables`.
     """
     digest = store.results_digest()
-    if _stamp(directory) == {"results": digest, "files": _sizes(directory)}:
+    if _stamp(directory) == _stamp_of(digest, directory):
         return pl.read_parquet(directory / "hits.parquet"), False
     view: Mapping[str, Any] = store.provenance["view"]
     config, coverage = DegConfig.model_validate(view["deg"]), read_coverage(directory, store)
@@ -150,7 +174,7 @@ def write_all(
         if enrich is not None and means is not None:
             _write_enrichment(*enrich, table, names, strata, means, directory)
     write_whole(table, directory / "hits.parquet")
-    stamp = json.dumps({"results": digest, "files": _sizes(directory)}, indent=2)
+    stamp = json.dumps(_stamp_of(digest, directory), indent=2)
     write_file(directory / STAMP, stamp.encode(), durable=True)
     return table, True
 
@@ -181,6 +205,11 @@ def _stamp(directory: Path) -> object:
         return json.loads((directory / STAMP).read_text())
     except (OSError, ValueError):
         return None
+
+
+def _stamp_of(digest: str, directory: Path) -> dict[str, object]:
+    """What tables of these results are made of, by this version."""
+    return {"results": digest, "statistics": STATISTICS_VERSION, "files": _sizes(directory)}
 
 
 def _sizes(directory: Path) -> dict[str, int]:

@@ -401,7 +401,7 @@ def test_a_gene_is_shifted_both_ways_beside_random_ones_and_the_run_continues(tm
     assert main(["plan", str(config)]) == 0
     assert main(["run", str(config), "--out", str(broken)]) == 0
     assert_same_arrays(whole, broken)
-    assert "The 5 strongest perturbations of mode shift+3" in capsys.readouterr().out
+    assert "The strongest of mode shift+3" in capsys.readouterr().out
     hits = pl.read_parquet(whole / "hits.parquet").filter(time=2)
     random = [set(part.filter("is_null")["target"]) for part in hits.partition_by("mode")]
     assert [len(r) for r in random] == [45] * 3 and random[0] == random[1] == random[2]
@@ -420,7 +420,8 @@ def test_few_cells_have_a_strength_but_no_rank(tmp_path: Path) -> None:
     hits = pl.read_parquet(tmp_path / "out/hits.parquet")
     assert (hits["strength_rank"].is_not_null() == (hits["n_cells"] >= 6)).all()
     ranked = hits.drop_nulls("strength_rank")
-    assert ranked["strength_rank"].to_list() == list(range(1, ranked.height + 1))
+    for _, part in ranked.group_by("mode", "site", "stratum", "time"):
+        assert part["strength_rank"].to_list() == list(range(1, part.height + 1))
     assert hits["strength"].drop_nulls().is_sorted(descending=True)
 
 

@@ -1,5 +1,7 @@
 """hits.parquet of whole screens: random genes for the null, what p rests on, and the response that all share."""
 
+import json
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,7 +77,7 @@ def test_genes_that_the_user_chose_are_no_null(tmp_path: Path, capsys: Any) -> N
     names = [f"ENSG{100_000 + 7 * i:011d}" for i in range(40)]
     out = run(tmp_path, library={"genes": names, "modes": ["overexpress"]})
     assert pl.read_parquet(out / "hits.parquet")["p_value"].null_count() == 80
-    assert "no matched null" in capsys.readouterr().out
+    assert "no null perturbations to compare with" in capsys.readouterr().out
 
 
 def test_a_small_screen_gets_random_genes_by_itself_as_many_as_there_are(tmp_path: Path, capsys: Any) -> None:
@@ -119,10 +121,10 @@ def test_the_response_that_all_share_is_projected_out(small: Path) -> None:
     hits = pl.read_parquet(small / "hits.parquet").filter(time=2)
     table = deg.scan(small).filter(time=2).sort("perturbation", "feature").collect()
     mean = {str(k[0]): g["mean_delta"].to_numpy().astype(float) for k, g in table.group_by("perturbation")}
-    shared = np.sum(list(mean.values()), axis=0)
-    shared /= np.linalg.norm(shared)
+    total = np.sum(list(mean.values()), axis=0)
     for row in hits.iter_rows(named=True):
         own = mean[row["perturbation"]]
+        shared = (total - own) / np.linalg.norm(total - own)
         assert row["universal_cosine"] == pytest.approx(own @ shared / np.linalg.norm(own), abs=1e-5)
         assert row["specific_strength"] == pytest.approx(np.sqrt(np.mean((own - own @ shared * shared) ** 2)), rel=1e-4)
         assert row["specific_strength"] <= row["strength"] * (1 + 1e-9)
@@ -134,3 +136,54 @@ def test_a_screen_of_all_genes_is_its_own_null(tmp_path: Path, capsys: Any) -> N
     assert hits["p_value"].null_count() == 0
     assert 0 < hits["p_value"].min() < 1 / (1 + hits["n_pool"].max()), "the tail goes on where the pool ends"
     assert not list(out.glob(".means*"))
+
+
+def test_deg_begins_with_what_is_recorded_and_any_setting_can_be_reset(
+    small: Path, tmp_path: Path, capsys: Any
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(small, out)
+    gmt = tmp_path / "sets.gmt"
+    gmt.write_text("one\t-\t" + "\t".join(f"ENSG{100_000 + 7 * i:011d}" for i in range(12)) + "\n")
+    n_groups = pl.read_parquet(out / "hits.parquet").filter(pl.col("n_cells") > 0).height
+
+    def made(*options: str) -> str:
+        assert main(["deg", str(out), *options]) == 0
+        return str(capsys.readouterr().out)
+
+    assert "settings: test: sign, top: 3, min_delta: 0.001; by default" in made(
+        "--test", "sign", "--top", "3", "--min-delta", "0.001", "--gene-sets", str(gmt)
+    )
+    assert deg.scan(out).collect().height <= 3 * n_groups
+    said = made("--reset", "min_delta")
+    assert "settings: test: sign, top: 3; by default" in said and "gene sets: sets.gmt" in said
+    said = made("--reset", "all", "--top", "2")
+    assert "settings: top: 2; by default test: " in said and "gene sets: none" in said
+    assert deg.scan(out).collect().height == 2 * n_groups
+    assert not (out / "enrichment" / "targets.parquet").exists()
+    assert "the tables are as asked for already" in made()
+    assert main(["deg", str(out), "--top", "2", "--reset", "top"]) == 2
+    assert "top: both given and reset" in capsys.readouterr().err
+
+
+def test_tables_of_an_earlier_version_are_made_anew(small: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(small, out)
+    stamp = json.loads((out / "tables.json").read_text())
+    del stamp["statistics"]
+    (out / "tables.json").write_text(json.dumps(stamp))
+    assert main(["deg", str(out)]) == 0
+    assert "the tables are made anew" in capsys.readouterr().out
+
+
+def test_a_directory_keeps_the_null_perturbations_it_was_made_with(tmp_path: Path, capsys: Any) -> None:
+    library = {"genes": NAMED, "modes": ["overexpress"]}
+    out = run(tmp_path, library=library, null={"n": 22})
+    assert run(tmp_path, library=library, null=None) == out
+    assert "is complete" in capsys.readouterr().out
+    assert pl.read_parquet(out / "hits.parquet").filter("is_null", time=1).height == 22
+    config = write(tiny(library=library) | {"null": {"n": 30}}, tmp_path / "s.yaml")
+    assert main(["run", str(config), "--out", str(out)]) == 2
+    assert "lacks 8 of the null perturbations" in capsys.readouterr().err
+    assert main(["run", str(config), "--out", str(out), "--add"]) == 0
+    assert pl.read_parquet(out / "hits.parquet").filter("is_null", time=1).height == 30

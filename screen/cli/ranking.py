@@ -1,0 +1,180 @@
+"""What a person reads of a finished screen: whether anything stands out, the strongest, and why a group has no p."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.table import Table
+
+from screen.config.sections import FEWEST_NULLS
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from screen.cli.terminal import Console
+
+N_TOP, N_TOP_OF_MODE = 10, 5
+STANDS_OUT = 0.1
+"""False discovery rate up to which a perturbation is said to stand out."""
+GROUP = ("mode", "site", "stratum", "time")
+GOES_FIRST = ("Ensembl ID", "edit", "t", "stratum", "cells", "strongest changes")
+"""Columns that a narrow terminal does without, in this order; those that are the same in every row go before all others."""
+NUMBERS = ("#", "t", "cells", "strength", "q", "genes", "score")
+GAP, SHORTEST = 2, 12
+"""Spaces between columns; characters to which the strongest changes and gene sets are cut before a column goes."""
+
+
+def describe_result(hits: pl.DataFrame, has_counts: bool, min_cells: int, console: Console) -> None:
+    """Whether anything stands out, the strongest perturbations, what p rests on, and what has none."""
+    import polars as pl
+
+    ranked = hits.drop_nulls("strength_rank")
+    console.say(f"\n{standing_out(ranked, has_counts)}")
+    # an insertion moves a cell more than a knock-out: in one list it would hide them all
+    modes = ranked["mode"].unique(maintain_order=True).to_list()
+    n_top = N_TOP if len(modes) == 1 else N_TOP_OF_MODE
+    for mode in modes:
+        console.say(f"\nThe strongest of mode {mode}")
+        console.show(fitting(_rows(ranked.filter(mode=mode).head(n_top)), console.width))
+    console.say("")
+    if not ranked.is_empty():
+        console.say(
+            "strength: root mean square over genes of the mean change of log1p(counts per 10,000 counts of the model's genes)"
+            if has_counts
+            else "strength: mean of 1 - cosine between perturbed and control embedding"
+        )
+    for sentence in described_null(hits, min_cells):
+        console.say(sentence)
+    own = hits.filter(~pl.col("is_null"))
+    n_unranked = own["strength"].count() - own["strength_rank"].count()
+    if n_unranked and not ranked.is_empty():
+        console.say(
+            f"{n_unranked} more are in fewer than {min_cells} cells (output.min_cells): no rank, but in hits.parquet"
+        )
+
+
+def standing_out(ranked: pl.DataFrame, has_counts: bool) -> str:
+    """One plain sentence."""
+    if ranked.is_empty():
+        return "No perturbation has a rank."
+    import polars as pl
+
+    strongest = float(ranked["strength"].to_numpy().max(initial=0.0))
+    size = (
+        f"the strongest changes expression by {_percent(math.expm1(strongest))} on average"
+        if has_counts
+        else f"the strongest moves the embedding by {strongest:.2g} (1 - cosine)"
+    )
+    judged = ranked.drop_nulls("q_value")
+    if judged.is_empty():
+        return f"Nothing says whether a perturbation stands out (no p, see below); {size}."
+    found = judged.filter(pl.col("q_value") < STANDS_OUT)
+    n_found, n_judged = found["perturbation"].n_unique(), judged["perturbation"].n_unique()
+    if n_found == 0:
+        return f"No perturbation of {n_judged:,} stands out at q < {STANDS_OUT}; {size}."
+    verb = "perturbation stands" if n_found == 1 else "perturbations stand"
+    return f"{n_found:,} {verb} out at q < {STANDS_OUT}, of {n_judged:,}; {size}."
+
+
+def _percent(share: float) -> str:
+    """'3 %', '0.04 %'."""
+    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
+
+
+def described_null(hits: pl.DataFrame, min_cells: int) -> list[str]:
+    """What p and q of the ranking rest on; and for every mode, site, stratum and time point without, why, with numbers."""
+    import polars as pl
+
+    sentences, sizes, without = [], set[int](), dict[str, list[str]]()
+    for which, part in hits.group_by(GROUP, maintain_order=True):
+        own = part.filter(~pl.col("is_null"))
+        if own["q_value"].count():
+            sizes |= set(own["n_pool"].drop_nulls().to_list()) - {0}
+        elif not own.is_empty():
+            without.setdefault(_why(part, own, min_cells), []).append(_named(which))
+    if sizes:
+        pool = f"{min(sizes):,}" if len(sizes) == 1 else f"{min(sizes):,} to {max(sizes):,}"
+        like = "in rank, cells, row length and how many of their genes were there"
+        sentences.append(
+            f"p, q: against {pool} null values, matched {like}; q is over the same mode, site, stratum, time"
+        )
+    for why, groups in without.items():
+        some = ", ".join(groups[:3]) + (f" and {len(groups) - 3} more" if len(groups) > 3 else "")
+        sentences.append(f"no p for {some}: {why}")
+    return sentences
+
+
+def _why(part: pl.DataFrame, own: pl.DataFrame, min_cells: int) -> str:
+    import polars as pl
+
+    most = int(own["n_cells"].to_numpy().max(initial=0))
+    if most < min_cells:
+        return f"{most} cell{'s' * (most != 1)} at most, {min_cells} needed (output.min_cells)"
+    nulls = part.filter("is_null")
+    enough = nulls.filter(pl.col("n_cells") >= min_cells)
+    if nulls.is_empty() and own.height >= FEWEST_NULLS:
+        return (
+            "no null perturbations to compare with (`null: {n: 0}`, or too few genes are left); `genes: all` needs none"
+        )
+    if nulls.is_empty():
+        return f"{own.height} perturbations and no null ones, {FEWEST_NULLS} needed; see `null` in the configuration"
+    return f"{enough.height} of {nulls.height} null perturbations have {min_cells} cells or more here, {FEWEST_NULLS} needed"
+
+
+def _named(which: tuple[Any, ...]) -> str:
+    mode, site, stratum, time = which
+    return f"{site}:{mode} in {stratum} at t{time}"
+
+
+def _rows(hits: pl.DataFrame) -> list[dict[str, str]]:
+    """The first rows of the ranking, as text."""
+    found = []
+    for row in hits.iter_rows(named=True):
+        changes = [f"+{g}" for g in row["top_up"][:2]] + [f"-{g}" for g in row["top_down"][:2]]
+        found.append(
+            {
+                "#": str(row["strength_rank"]),
+                "gene": row["target_symbol"],
+                "Ensembl ID": row["target"],
+                "edit": f"{row['site']}:{row['mode']}",
+                "stratum": row["stratum"],
+                "t": str(row["time"]),
+                "cells": str(row["n_cells"]),
+                "strength": f"{row['strength']:.3g}",
+                "q": "-" if row["q_value"] is None else f"{row['q_value']:.2g}",
+                "strongest changes": " ".join(changes),
+            }
+        )
+    return found
+
+
+def fitting(rows: Sequence[dict[str, str]], width: int) -> Table:
+    """A table of at most `width` characters: what says least goes first, never the gene or a strength, q or score.
+
+    A column with the same value in every row goes first, then those of GOES_FIRST in turn; the last column is cut before.
+    """
+    columns = list(rows[0]) if rows else []
+    same = [n for n in columns if n in GOES_FIRST and len(rows) > 1 and len({r[n] for r in rows}) == 1]
+    twins = [n for n in columns if n == "Ensembl ID" and all(r[n] == r["gene"] for r in rows)]
+    for name in [*twins, *same, *(n for n in GOES_FIRST if n not in same)]:
+        if name in columns and (name in twins or _least_width(rows, columns) > width):
+            columns.remove(name)
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+    left = width - _least_width(rows, columns)
+    for name in columns:
+        justify: Literal["left", "right"] = "right" if name in NUMBERS else "left"
+        most = SHORTEST + max(left, 0) if name == columns[-1] else None
+        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", max_width=most)
+    for row in rows:
+        table.add_row(*(row[n] for n in columns))
+    return table
+
+
+def _least_width(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> int:
+    """Characters that these columns take, the last one cut to SHORTEST if it is longer."""
+    widths = [max(len(name), *(len(r[name]) for r in rows)) for name in columns]
+    if widths and columns[-1] not in NUMBERS:
+        widths[-1] = max(min(widths[-1], SHORTEST), len(columns[-1]))
+    return sum(widths) + GAP * (len(columns) - 1)
