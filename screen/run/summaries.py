@@ -22,9 +22,7 @@ def summarised(units: Iterable[Unit], screen: Screen) -> Generator[Unit, None, N
         yield replace(unit, columns=_summarise(unit, screen, controls))
 
 
-def with_moments(
-    units: Iterable[Unit], screen: Screen, stratum_C: NDArray[np.integer]
-) -> Generator[Unit, None, None]:
+def with_moments(units: Iterable[Unit], screen: Screen, stratum_C: NDArray[np.integer]) -> Generator[Unit, None, None]:
     """The same units, in order, with `moments/` beside `delta/`: those of the changes as they are stored."""
     controls = _Controls(screen)
     for unit in units:
