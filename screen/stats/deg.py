@@ -118,7 +118,9 @@ def table(piece: Piece, names: Names, strata: Strata, config: DegConfig) -> "pa.
     found: dict[str, Any] = {}
     for name, of_groups in _of_groups(piece, names, strata, config).items():
         is_text = schema[name] == pl.String
-        found[name] = _repeated(of_groups, group_R) if is_text else pa.array(of_groups, _arrow(schema[name])).take(group_R)
+        found[name] = (
+            _repeated(of_groups, group_R) if is_text else pa.array(of_groups, _arrow(schema[name])).take(group_R)
+        )
     for name in ("feature", "feature_symbol"):
         found[name] = _repeated(getattr(names, name).tolist(), gene_R)
     for name, values_NG in _of_genes(piece, config).items():

@@ -122,12 +122,13 @@ class GroupReader:
 
     def _found(self, perturbations: Sequence[int]) -> Iterator[list[_Found]]:
         """Of as many perturbations at a time as have some ITEMS_AT_ONCE items."""
-        waiting: list[tuple[int, NDArray[np.int64]]] = []
+        rows, n_items, first = list[NDArray[np.int64]](), 0, 0
         for k, p in enumerate(perturbations, start=1):
-            waiting.append((p, self.block.rows_of(p - self.block.first)))
-            if sum(len(rows) for _, rows in waiting) >= ITEMS_AT_ONCE or k == len(perturbations):
-                yield self._groups_of([p for p, _ in waiting], [rows for _, rows in waiting])
-                waiting.clear()
+            rows.append(self.block.rows_of(p - self.block.first))
+            n_items += len(rows[-1])
+            if n_items >= ITEMS_AT_ONCE or k == len(perturbations):
+                yield self._groups_of(perturbations[first:k], rows)
+                rows, n_items, first = [], 0, k
 
     def _groups_of(self, perturbations: Sequence[int], rows: Sequence[NDArray[np.int64]]) -> list[_Found]:
         row_I, number_I = np.concatenate(rows), np.repeat(np.arange(len(rows)), [len(r) for r in rows])
