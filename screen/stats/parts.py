@@ -234,7 +234,8 @@ def _part(folder: Path, number: int, scratch: Path, metadata: Mapping[str, str])
             waiting.clear()
             if writer is None:
                 partial = stack.enter_context(whole(_part_of(folder, number), scratch, durable=True))
-                writer = stack.enter_context(_writer(partial, rows.schema.with_metadata(dict(metadata))))
+                writer = stack.enter_context(_writer(partial, rows.schema))
+                writer.add_key_value_metadata(dict(metadata))
             writer.write_table(rows)
 
         def add(rows: Any) -> None:
@@ -269,7 +270,8 @@ def _writer(path: Path, schema: Any) -> Any:
 def _write_empty(path: Path, schema: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
     """A parquet file without a row."""
     nothing = pl.DataFrame(schema=schema).to_arrow(compat_level=pl.CompatLevel.oldest())
-    with _writer(path, nothing.schema.with_metadata(dict(metadata))) as writer:
+    with _writer(path, nothing.schema) as writer:
+        writer.add_key_value_metadata(dict(metadata))
         writer.write_table(nothing)
 
 

@@ -103,7 +103,7 @@ def screen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     assert run(config_of(request.param), out, "--add") == 0
     store = ScreenStore.open(out / "screen.zarr")
     assert [b.has_all_moments for b in store.blocks] == [True, True]
-    assert all(len(np.unique(b.read("moments/n_cells_t1"))) > 2 for b in store.blocks)
+    assert set(store.blocks[0].read("moments/n_cells_t1").tolist()) == {0, 1, 2}
     return out
 
 
@@ -119,7 +119,7 @@ def without_moments(out: Path, folder: Path) -> Path:
 
 
 def assert_same_table(ours: pl.DataFrame, theirs: pl.DataFrame) -> None:
-    """To rounding: of table columns to float32, which sums of counts are stored as; of p by what that can do to t."""
+    """To rounding: columns to float32, which the sums of counts are stored as too; what an edit adds may cancel over units."""
     assert ours.schema == theirs.schema
     assert ours.height == theirs.height > 0
     for name, dtype in ours.schema.items():
@@ -128,7 +128,8 @@ def assert_same_table(ours: pl.DataFrame, theirs: pl.DataFrame) -> None:
             continue
         np.testing.assert_array_equal(ours[name].is_null(), theirs[name].is_null(), err_msg=name)
         a, b = ours[name].drop_nulls().to_numpy(), theirs[name].drop_nulls().to_numpy()
-        np.testing.assert_allclose(a, b, rtol=2e-6 if dtype == pl.Float32 else 1e-7, atol=1e-9, err_msg=name)
+        rtol, atol = (4 * ULP_32, 4 * ULP_32) if name == "log2_fold_change" else (4 * ULP_32, 1e-12)
+        np.testing.assert_allclose(a, b, rtol=rtol if dtype == pl.Float32 else 1e-9, atol=atol, err_msg=name)
 
 
 def test_tables_from_moments_are_those_from_changes(screen: Path, tmp_path: Path) -> None:
@@ -227,7 +228,7 @@ def test_verify_finds_moments_that_were_changed(screen: Path, tmp_path: Path, ca
     content[3] ^= 1
     file.write_bytes(content)
     assert main(["verify", str(out)]) == 1
-    assert "moments/delta/t1/c.2.0.0 checksum" in " ".join(capsys.readouterr().out.split())
+    assert "moments/delta/t1/c.2.0.0 checksum" in capsys.readouterr().err
 
 
 def test_every_part_says_which_test_it_holds(screen: Path, tmp_path: Path) -> None:
