@@ -7,7 +7,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
 from screen.engine.precision import executor_for
 from screen.engine.screen import Screen
+from screen.engine.unit import Unit
 from screen.files import scratch_folder, sync
 from screen.machine import available_cores
 from screen.models.perturbgen.random import random_model, sizes_of
@@ -36,6 +37,7 @@ from screen.run.preflight import n_files
 from screen.run.prepare import prepare
 from screen.run.resume import left, open_store
 from screen.run.runner import run_units
+from screen.run.summaries import with_moments
 from screen.store.reader import Block
 from screen.store.store import Columns, ScreenStore, scratch_of
 
@@ -104,11 +106,23 @@ def filled(screen: Screen, folder: Path, executor: Executor) -> tuple[ScreenStor
         for number in range(screen.plan.n_blocks):
             cell_N = screen.plan.cells_of_block(number).astype(np.int64)
             store.write_controls(block, cell_N, random_controls(block, cell_N), scratch)
-        for number in range(block.n_units):
-            units.append(random_columns(block, number, number))
-            store.write_unit(block, number, units[-1], executor.record(), scratch)
+        for unit in _random_units(screen, block, executor):
+            units.append(unit.columns)
+            store.write_unit(block, unit.number, unit.columns, unit.record, scratch)
     store.finish()
     return store, units
+
+
+def _random_units(screen: Screen, block: Block, executor: Executor) -> Iterable[Unit]:
+    """With partial moments where the store keeps them."""
+    # all with the first unit: they are few, and none is predicted
+    new = [screen.plan.cells_of_block(b).astype(np.int64) for b in range(screen.plan.n_blocks)]
+    controls = [(c, random_controls(block, c)) for c in new if len(c)]
+    units = (
+        Unit(n, block.rows(n), random_columns(block, n, n), controls if n == 0 else [], executor.record())
+        for n in range(block.n_units)
+    )
+    return with_moments(units, screen, screen.plan.stratum_C) if block.keeps_moments else units
 
 
 def n_bytes(folder: Path) -> int:

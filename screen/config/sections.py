@@ -214,11 +214,13 @@ class DegConfig(Section):
     """Differential expression: which test fills p_value and fdr, what counts as independent, which rows are written.
 
     test       by its name in screen/stats/tests; checked where a run is prepared, and by `perturbscreen deg`
+    signed_rank, rank_sum  computed beside the chosen test, which reads every change again
     replicate  obs column (donor, batch): tests are over its means; without it cells are treated as independent
     top, max_fdr, min_delta  of every group, only so many genes by |mean change| (0: the ranking alone), within the thresholds
     """
 
     test: str = "paired_t"
+    signed_rank: bool = False
     rank_sum: Literal["off", "plain", "tie_corrected"] = "off"
     replicate: str | None = None
     top: Annotated[int, Field(ge=0)] | None = None

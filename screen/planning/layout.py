@@ -14,6 +14,10 @@ SCALE = 1e4
 FLOAT16_SCALE = 4096.0
 SUMMARIES = ("mean_delta", "m2_delta", "target_mean", "ref_mean")
 """Sufficient statistics of a group of items, per gene; what each is stands in docs/store.md."""
+MOMENTS = {"delta": "float64", "counts": "float32"}
+"""Array of partial moments, beside the changes -> its dtype; each holds two numbers per group and gene, docs/store.md."""
+MOMENT_BYTES = sum(2 * np.dtype(dtype).itemsize for dtype in MOMENTS.values())
+"""Of one group and gene."""
 REQUIRED = ("pred_tps", "width", "expression_scale")
 KEYS = (*REQUIRED, "dtype", "keep_embeddings", "keep_gene_cosine", "keep")
 """What a store says of its layout."""
@@ -124,10 +128,10 @@ class Layout:
         """Bytes of one cell's unedited predictions."""
         return sum((width or 1) * (1 if dtype == "bool" else 4) for width, dtype in self.controls(n_genes).values())
 
-    def files_per_unit(self, n_genes: int) -> int:
-        """Files that a unit adds: its matrices, its effects and its commit marker."""
-        n_summaries = len(SUMMARIES) if self.keeps_summaries else 0
-        return len(self.pred_tps) * (len(self.matrices(n_genes)) + n_summaries) + 2
+    def files_per_unit(self, n_genes: int, has_moments: bool) -> int:
+        """Files that a unit adds: its matrices and what is known of its groups, its effects and its commit marker."""
+        n_of_groups = len(SUMMARIES) if self.keeps_summaries else len(MOMENTS) if has_moments else 0
+        return len(self.pred_tps) * (len(self.matrices(n_genes)) + n_of_groups) + 2
 
     def files_per_block(self, n_genes: int) -> int:
         """Files that the controls of a block of cells add, their commit marker included."""

@@ -14,8 +14,8 @@ from screen.engine.packed import BLOCKS_ALIVE, UNITS_AHEAD, PackedEngine
 from screen.engine.sample import sample
 from screen.engine.screen import Screen
 from screen.planning.batches import pack_unit
-from screen.planning.layout import SUMMARIES
-from screen.planning.segments import Segments
+from screen.planning.layout import MOMENT_BYTES, SUMMARIES
+from screen.planning.segments import Segments, has_moments
 from screen.run.workload import item_flops, total_flops
 
 SAMPLED_UNITS = 24
@@ -105,15 +105,18 @@ def forecast(screen: Screen, executor: Executor) -> Forecast:
 def disk_bytes(screen: Screen) -> int:
     """Bytes of the results of a screen in its store; metadata and observed counts aside."""
     plan, layout, n_genes = screen.plan, screen.layout, len(screen.vocabulary)
-    n_rows = int(np.sum(Segments.of(plan).perturbation_J >= 0)) if layout.keeps_summaries else 0
-    summaries = n_rows * len(layout.pred_tps) * len(SUMMARIES) * 4 * n_genes
-    return plan.n_items * layout.row_bytes(n_genes) + summaries + screen.bank.n_cells * layout.control_bytes(n_genes)
+    segments = Segments.of(plan)
+    per_gene = 4 * len(SUMMARIES) if layout.keeps_summaries else MOMENT_BYTES
+    is_kept = layout.keeps_summaries or has_moments(segments, plan, layout)
+    of_groups = segments.n_bytes(layout, n_genes, per_gene) if is_kept else 0
+    return plan.n_items * layout.row_bytes(n_genes) + of_groups + screen.bank.n_cells * layout.control_bytes(n_genes)
 
 
 def n_files(screen: Screen) -> int:
     """Files of the results of a screen in its store; metadata and what is known of cells aside."""
     plan, layout, n_genes = screen.plan, screen.layout, len(screen.vocabulary)
-    return plan.n_units * layout.files_per_unit(n_genes) + plan.n_blocks * layout.files_per_block(n_genes)
+    has = has_moments(Segments.of(plan), plan, layout)
+    return plan.n_units * layout.files_per_unit(n_genes, has) + plan.n_blocks * layout.files_per_block(n_genes)
 
 
 @dataclass(frozen=True)

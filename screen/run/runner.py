@@ -14,7 +14,7 @@ from screen.engine.reference import ReferenceEngine
 from screen.engine.screen import Screen
 from screen.engine.unit import Progress, Unit
 from screen.files import scratch_folder
-from screen.run.summaries import summarised
+from screen.run.summaries import summarised, with_moments
 from screen.store.reader import Block
 from screen.store.store import ScreenStore, scratch_of
 
@@ -54,6 +54,10 @@ def run_units(
         units = stack.enter_context(closing(engine.units(wanted, progress)))
         if store.layout.keeps_summaries:
             units = stack.enter_context(closing(summarised(units, engine.screen)))
+        elif block.keeps_moments:
+            # the strata that it was laid out with: those asked for now may be others
+            stratum_C = block.read("moments/stratum_of_cell")
+            units = stack.enter_context(closing(with_moments(units, engine.screen, stratum_C)))
         for unit in units:
             writer.put(unit)
 

@@ -1,29 +1,42 @@
-"""Differential expression: the rows of a group's table, per gene, and what the ranking keeps of it."""
+"""Differential expression: the rows of groups' tables, per gene, and what the ranking keeps of them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from screen.config.sections import DegConfig
+from screen.stats.false_discovery import benjamini_hochberg_rows
 from screen.stats.groups import Group, Strata
 from screen.stats.tests.table import columns
 from screen.store.reader import StoreReader
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Values = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 FOLDER = "deg"
 N_TOP_GENES = 10
 DEG_FDR, DEG_MIN_DELTA = 0.05, 0.01
 MEAN_FLOOR = 1e-9
 """Added to both means (counts per 10,000) before log2 of their ratio."""
+LOG_SCALES = {
+    "log1p_cp10k": "natural logarithm of 1 + counts per 10,000 counts of the model's genes",
+    "model": "the model's own log expression",
+}
 _ALWAYS: dict[str, Any] = {
     "perturbation": pl.String, "target": pl.String, "target_symbol": pl.String, "mode": pl.String, "site": pl.String,
     "stratum": pl.String, "time": pl.Int8, "n_cells": pl.Int32, "n_replicates": pl.Int32, "coverage": pl.Float32,
     "feature": pl.String, "feature_symbol": pl.String, "target_mean": pl.Float32, "ref_mean": pl.Float32,
     "log2_fold_change": pl.Float32, "mean_delta": pl.Float32, "se": pl.Float32, "statistic": pl.Float32,
-    "p_value": pl.Float64, "fdr": pl.Float64,
+    "p_value": pl.Float64, "fdr": pl.Float64, "test": pl.String,
 }  # fmt: skip
 """Of every part, whatever was computed: pdex's names and ours. What could not be computed is null."""
 
@@ -35,6 +48,15 @@ def schema_of(config: DegConfig) -> dict[str, Any]:
 
 SCHEMA = schema_of(DegConfig())
 """Unless a test is chosen that has columns of its own."""
+
+
+def metadata_of(config: DegConfig, expression_scale: str | None) -> dict[str, str]:
+    """What every parquet file says of itself: which test fills p_value, and of what, on which scale."""
+    return {
+        "perturbscreen.test": config.test,
+        "perturbscreen.log_scale": LOG_SCALES.get(expression_scale or "", "none"),
+        "perturbscreen.replicate": config.replicate or "none: cells count as independent",
+    }
 
 
 class Names:
@@ -54,44 +76,135 @@ class Names:
         self.must_screen, self.is_null = self.must_screen | named, self.is_null & ~named
 
 
-def frame(group: Group, names: Names, strata: Strata, config: DegConfig) -> pl.DataFrame:
-    """`schema_of(config)`, one row per gene that the settings keep."""
-    genes, p = group.genes, group.perturbation
-    assert genes is not None
-    statistic, p_value, fdr = group.primary
-    floor = MEAN_FLOOR
-    fold = np.log2(np.maximum(genes.target_mean, 0) + floor) - np.log2(np.maximum(genes.ref_mean, 0) + floor)
-    kept = _kept(genes.mean_delta, fdr, config)
-    schema, of_tests = schema_of(config), {name: genes.of(name) for name in columns(config)}
-    values = {
-        "feature": names.feature, "feature_symbol": names.feature_symbol, "target_mean": genes.target_mean,
-        "ref_mean": genes.ref_mean, "log2_fold_change": fold, "mean_delta": genes.mean_delta, "se": genes.se,
-        "statistic": statistic, "p_value": p_value, "fdr": fdr, **of_tests,
-    }  # fmt: skip
-    table = pl.DataFrame({k: v[kept] if v.dtype != object else v[kept].tolist() for k, v in values.items()})
-    lead = {
-        "perturbation": names.id[p], "target": names.target[p], "target_symbol": names.symbol[p], "mode": names.mode[p],
-        "site": names.site[p], "stratum": strata.name_S[group.stratum], "time": group.time, "n_cells": group.n_cells,
-        "n_replicates": group.n_replicates if strata.replicate_C is not None else None,
-        "coverage": group.n_cells / int(strata.n_cells_S[group.stratum]),
-    }  # fmt: skip
-    table = table.with_columns(**{k: pl.lit(v, schema[k]) for k, v in lead.items()})
-    return table.with_columns(pl.selectors.float().fill_nan(None)).select(
-        pl.col(name).cast(dtype) for name, dtype in schema.items()
-    )
+class Lead(NamedTuple):
+    """Which group: the numbers of its perturbation and of its stratum, and its time point."""
+
+    perturbation: int
+    stratum: int
+    time: int
 
 
-def _kept(mean_G: np.ndarray[Any, Any], fdr_G: np.ndarray[Any, Any], config: DegConfig) -> np.ndarray[Any, Any]:
-    """Genes whose rows are written, ascending: the `top` by |mean change|, of those within the thresholds."""
-    is_kept_G = np.ones(len(mean_G), dtype=bool)
+class Piece:
+    """N groups one after another, what is said of their genes as whole arrays (N, G)."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.groups = groups
+        self.leads = [Lead(g.perturbation, g.stratum, g.time) for g in groups]
+        self._genes = [g.genes for g in groups if g.genes is not None]
+        self.mean_NG, self.se_NG = self._always("mean_delta"), self._always("se")
+        self.target_NG, self.ref_NG = self._always("target_mean"), self._always("ref_mean")
+        self.statistic_NG, self.p_NG = self.of(groups[0].test.statistic), self.of(groups[0].test.p_value)
+        self.fdr_NG = benjamini_hochberg_rows(self.p_NG)
+        self.is_changed_NG: Bools = (self.fdr_NG < DEG_FDR) & (np.abs(self.mean_NG) > DEG_MIN_DELTA)
+
+    def _always(self, name: str) -> Values:
+        return np.stack([getattr(genes, name) for genes in self._genes])
+
+    def of(self, name: str) -> Values:
+        """A value of a test; NaN where it was not computed."""
+        return np.stack([genes.of(name) for genes in self._genes])
+
+    def has(self, name: str) -> bool:
+        """Whether a value of a test was computed for any group."""
+        return any(name in genes.of_tests for genes in self._genes)
+
+
+def table(piece: Piece, names: Names, strata: Strata, config: DegConfig) -> "pa.Table":
+    """`schema_of(config)`, a row per group and gene that the settings keep; text as dictionaries, NaN as null."""
+    import pyarrow as pa
+
+    schema, kept_R = schema_of(config), _kept(piece, config)
+    group_R, gene_R = np.divmod(kept_R, len(names.feature))
+    found: dict[str, Any] = {}
+    for name, of_groups in _of_groups(piece, names, strata, config).items():
+        is_text = schema[name] == pl.String
+        found[name] = (
+            _repeated(of_groups, group_R) if is_text else pa.array(of_groups, _arrow(schema[name])).take(group_R)
+        )
+    for name in ("feature", "feature_symbol"):
+        found[name] = _repeated(getattr(names, name).tolist(), gene_R)
+    for name, values_NG in _of_genes(piece, config).items():
+        flat = values_NG.reshape(-1)
+        found[name] = _numbers(flat if len(kept_R) == len(flat) else flat[kept_R], _arrow(schema[name]))
+    for name in schema.keys() - found.keys():
+        found[name] = pa.nulls(len(kept_R), _arrow(schema[name]))
+    return pa.table({name: found[name] for name in schema})
+
+
+def _of_genes(piece: Piece, config: DegConfig) -> dict[str, Values]:
+    """Columns that are a number per group and gene, as far as they were computed."""
+    target_NG, ref_NG = (np.log2(np.maximum(x, 0) + MEAN_FLOOR) for x in (piece.target_NG, piece.ref_NG))
+    of_tests = {name: piece.of(name) for name in columns(config) if piece.has(name)}
+    return {
+        "target_mean": piece.target_NG, "ref_mean": piece.ref_NG, "log2_fold_change": target_NG - ref_NG,
+        "mean_delta": piece.mean_NG, "se": piece.se_NG, "statistic": piece.statistic_NG, "p_value": piece.p_NG,
+        "fdr": piece.fdr_NG, **of_tests,
+    }  # fmt: skip
+
+
+def _of_groups(piece: Piece, names: Names, strata: Strata, config: DegConfig) -> dict[str, list[Any]]:
+    """Columns that are one value per group."""
+    p_N, groups, n_cells_S = [g.perturbation for g in piece.groups], piece.groups, strata.n_cells_S.tolist()
+    has_replicates = strata.replicate_C is not None
+    return {
+        "perturbation": names.id[p_N].tolist(), "target": names.target[p_N].tolist(),
+        "target_symbol": names.symbol[p_N].tolist(), "mode": names.mode[p_N].tolist(), "site": names.site[p_N].tolist(),
+        "stratum": [strata.name_S[g.stratum] for g in groups], "time": [g.time for g in groups],
+        "n_cells": [g.n_cells for g in groups], "n_replicates": [g.n_replicates if has_replicates else None for g in groups],
+        "coverage": [g.n_cells / n_cells_S[g.stratum] for g in groups], "test": [g.test.name for g in groups],
+    }  # fmt: skip
+
+
+def _repeated(values: Sequence[str], index_R: Ints) -> Any:
+    """Text per row as a dictionary: what parquet keeps of it, without being looked up row by row."""
+    import pyarrow as pa
+
+    place = {value: i for i, value in enumerate(dict.fromkeys(values))}
+    place_N = np.array([place[value] for value in values], dtype=np.int32)
+    return pa.DictionaryArray.from_arrays(place_N[index_R], pa.array(list(place), pa.string()))
+
+
+def _numbers(values_R: Values, dtype: Any) -> Any:
+    """Numbers of this type, NaN as null."""
+    import pyarrow as pa
+
+    with np.errstate(over="ignore"):
+        return pa.array(
+            values_R.astype(dtype.to_pandas_dtype()) if pa.types.is_floating(dtype) else values_R,
+            dtype,
+            from_pandas=True,
+        )
+
+
+def _arrow(dtype: Any) -> Any:
+    """The Arrow type of a polars type."""
+    import pyarrow as pa
+
+    found = {
+        pl.String: pa.string(),
+        pl.Int8: pa.int8(),
+        pl.Int32: pa.int32(),
+        pl.Float32: pa.float32(),
+        pl.Float64: pa.float64(),
+    }
+    return found[dtype]
+
+
+def _kept(piece: Piece, config: DegConfig) -> Ints:
+    """Places (group times genes, plus gene) of the rows that are written, ascending: by group the `top` by |mean change|, of
+    those within the thresholds."""
+    is_kept_NG: Bools = np.ones(piece.mean_NG.shape, dtype=np.bool_)
     if config.max_fdr is not None:
-        is_kept_G &= fdr_G <= config.max_fdr
+        is_kept_NG &= piece.fdr_NG <= config.max_fdr
     if config.min_delta is not None:
-        is_kept_G &= np.abs(mean_G) >= config.min_delta
-    kept = np.flatnonzero(is_kept_G)
-    if config.top is not None and len(kept) > config.top:
-        kept = np.sort(kept[np.argsort(-np.abs(mean_G[kept]), kind="stable")[: config.top]])
-    return kept
+        is_kept_NG &= np.abs(piece.mean_NG) >= config.min_delta
+    if config.top is not None:
+        size_NG = np.where(is_kept_NG, np.abs(piece.mean_NG), -1.0)
+        top_NT = np.argsort(-size_NG, axis=1, kind="stable")[:, : config.top]
+        is_top_NG: Bools = np.zeros_like(is_kept_NG)
+        is_top_NG[np.arange(len(top_NT))[:, None], top_NT] = True
+        is_kept_NG &= is_top_NG
+    return np.flatnonzero(is_kept_NG)
 
 
 @dataclass(frozen=True)
@@ -116,25 +229,40 @@ class Summary:
     top_down: list[str]
 
 
-def is_changed(group: Group) -> np.ndarray[Any, Any]:
-    """(G,) which genes count as differentially expressed: false discovery rate below DEG_FDR, |mean change| above DEG_MIN_DELTA."""
-    assert group.genes is not None
-    _, _, fdr_G = group.primary
-    return (fdr_G < DEG_FDR) & (np.abs(group.genes.mean_delta) > DEG_MIN_DELTA)
+def summaries(piece: Piece, names: Names) -> list[Summary]:
+    """The numbers of groups that a ranking needs, without their genes."""
+    strength_N = np.sqrt(np.mean(np.square(piece.mean_NG), axis=1)).tolist()
+    n_deg_N = np.count_nonzero(piece.is_changed_NG, axis=1).tolist()
+    top = _top_genes(piece.mean_NG, names)
+    return [
+        _summary(group, strength, n_deg, up, down)
+        for group, strength, n_deg, (up, down) in zip(piece.groups, strength_N, n_deg_N, top, strict=True)
+    ]
 
 
-def summarise(group: Group, names: Names) -> Summary:
-    """The numbers of a group that a ranking needs, without its genes."""
-    strength, n_deg, up, down = math.nan, None, list[str](), list[str]()
-    if group.genes is not None:
-        mean_G = group.genes.mean_delta
-        order = np.argsort(mean_G, kind="stable")
-        strength = float(np.sqrt(np.mean(mean_G**2)))
-        n_deg = int(is_changed(group).sum())
-        up = [str(names.feature_symbol[i]) for i in order[::-1][:N_TOP_GENES] if mean_G[i] > 0]
-        down = [str(names.feature_symbol[i]) for i in order[:N_TOP_GENES] if mean_G[i] < 0]
+def summary_without_genes(group: Group) -> Summary:
+    """Of a screen without counts."""
+    return _summary(group, math.nan, None, [], [])
+
+
+def _summary(group: Group, strength: float, n_deg: int | None, up: list[str], down: list[str]) -> Summary:
     lead = (group.perturbation, group.stratum, group.time, group.n_cells, strength, n_deg)
     return Summary(*lead, group.embedding_shift, group.rank, group.length, group.n_edited, up, down)
+
+
+def _top_genes(mean_NG: Values, names: Names) -> list[tuple[list[str], list[str]]]:
+    """Symbols of the genes that rise most and of those that fall most, of each group, most first; of ties as they are sorted."""
+    n = min(N_TOP_GENES, mean_NG.shape[1])
+    edge_NG = np.partition(mean_NG, (n - 1, -n), axis=1)
+    found = []
+    for mean_G, low, high in zip(mean_NG, edge_NG[:, n - 1], edge_NG[:, -n], strict=True):
+        up, down = np.flatnonzero((mean_G >= high) & (mean_G > 0)), np.flatnonzero((mean_G <= low) & (mean_G < 0))
+        up, down = (
+            up[np.argsort(mean_G[up], kind="stable")][::-1][:n],
+            down[np.argsort(mean_G[down], kind="stable")][:n],
+        )
+        found.append((names.feature_symbol[up].tolist(), names.feature_symbol[down].tolist()))
+    return found
 
 
 def scan(directory: str | Path) -> pl.LazyFrame:

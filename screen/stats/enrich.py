@@ -14,10 +14,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from screen.stats.deg import Names, is_changed
+from screen.stats.deg import Lead, Names
 from screen.stats.false_discovery import benjamini_hochberg
 from screen.stats.gene_sets import GeneSets
-from screen.stats.groups import Group, Strata
+from screen.stats.groups import Strata
 
 Bools = NDArray[np.bool_]
 FOLDER, TARGETS, RANKED = "enrichment", "enrichment/targets.parquet", "enrichment/ranked.parquet"
@@ -102,10 +102,28 @@ class OverRepresentation:
         return pl.DataFrame(columns, schema_overrides=_TEST).select(pl.col(k).cast(v) for k, v in _TEST.items())
 
 
-def changed(group: Group, names: Names, strata: Strata, test: OverRepresentation, max_fdr: float) -> pl.DataFrame:
-    """CHANGED_SCHEMA of one group: its differentially expressed genes (`screen.stats.deg.is_changed`), up and down."""
-    assert group.genes is not None
-    is_changed_G, mean_G, p = is_changed(group), group.genes.mean_delta, group.perturbation
+def changed_of(
+    groups: Sequence[Lead],
+    mean_NG: NDArray[np.float64],
+    is_changed_NG: Bools,
+    names: Names,
+    strata: Strata,
+    test: OverRepresentation,
+    max_fdr: float,
+) -> pl.DataFrame:
+    """CHANGED_SCHEMA of N groups, one after another: the genes that they change (N, G), up and down."""
+    found = [
+        _changed(group, mean_G, is_changed_G, names, strata, test, max_fdr)
+        for group, mean_G, is_changed_G in zip(groups, mean_NG, is_changed_NG, strict=True)
+    ]
+    return pl.concat([pl.DataFrame(schema=CHANGED_SCHEMA), *found])
+
+
+def _changed(
+    group: Lead, mean_G: NDArray[np.float64], is_changed_G: Bools, names: Names, strata: Strata, test: OverRepresentation,
+    max_fdr: float,
+) -> pl.DataFrame:  # fmt: skip
+    p = group.perturbation
     parts = []
     for direction, query_G in (("up", is_changed_G & (mean_G > 0)), ("down", is_changed_G & (mean_G < 0))):
         if query_G.any():

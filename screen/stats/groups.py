@@ -1,26 +1,29 @@
 """Groups: the items of one perturbation in one stratum at one time point, and their statistics per gene."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from screen.config.sections import DegConfig
 from screen.planning.layout import SUMMARIES
-from screen.stats.false_discovery import benjamini_hochberg
 from screen.stats.gene_results import GeneResults, concatenated, from_moments, statistics_of
 from screen.stats.moments import Moments, counts_of, joined, mean_and_squares
+from screen.stats.partial_moments import cut
+from screen.stats.stored_moments import StoredMoments
 from screen.stats.tests.gene_test import GeneTest
 from screen.stats.tests.table import computed, named
 from screen.stats.tile_sums import TileSums
 from screen.store.reader import Block, StoreReader
 
-Genes = NDArray[np.float64]
 READ_BYTES, WORK_BYTES, CONTROL_BYTES = 64 * 2**20, 2**20, 128 * 2**20
 """Most bytes of stored changes held at once by a thread, of decoded ones worked on (in the cache), of controls kept for all."""
+VALUES_AT_ONCE, ITEMS_AT_ONCE = 2**16, 2**16
+"""Genes of all groups that moments are joined for at once, in float64 half a megabyte; items of which effects are read."""
 REUSED_BYTES = 24 * 2**20
 """Arrays up to this size are made in memory that was used before."""
 
@@ -59,12 +62,19 @@ class Group:
     n_edited: float
     test: GeneTest
 
-    @cached_property
-    def primary(self) -> tuple[Genes, Genes, Genes]:
-        """(statistic, p, false discovery rate) of the chosen test, per gene."""
-        assert self.genes is not None
-        p_G = self.genes.of(self.test.p_value)
-        return self.genes.of(self.test.statistic), p_G, benjamini_hochberg(p_G)
+
+class _Found(NamedTuple):
+    """A group before its genes are read: its items, their cells, and what is one number of it."""
+
+    perturbation: int
+    stratum: int
+    time: int
+    row_N: NDArray[np.int64]
+    cell_N: NDArray[np.integer]
+    embedding_shift: float
+    rank: float
+    length: float
+    n_edited: float
 
 
 class GroupReader:
@@ -75,12 +85,18 @@ class GroupReader:
         _reuse_memory()
         needs = {test.needs for test in computed(config)}
         self._needs_values = "values" in needs
-        self._needs_moments_alone = needs == {"moments"} and strata.replicate_C is None
+        needs_moments_alone = needs == {"moments"} and strata.replicate_C is None
+        self._is_ranking_alone = needs_moments_alone and config.top == 0
         self._own = threading.local()
+        self._test = named(config.test)
         self._n_genes = len(store.strings("genes/ensembl_id"))
-        self._keeps_items = self.layout.has_counts and not self.layout.keeps_summaries
+        keeps_items = self.layout.has_counts and not self.layout.keeps_summaries
         self._is_log1p = self.layout.expression_scale == "log1p_cp10k"
-        kept = self._kept_controls() if self._keeps_items and not self._needs_moments_alone else {}
+        self._stored: StoredMoments | None = None
+        if keeps_items and needs_moments_alone:
+            self._stored = StoredMoments.of(block, strata.stratum_C)
+        reads_controls = keeps_items and self._stored is None and not self._is_ranking_alone
+        kept = self._kept_controls() if reads_controls else {}
         self._control = kept if self._needs_values else {}
         self._before = {t: counts_of(x, self._is_log1p) for t, x in kept.items()}
         self._summaries: Mapping[str, NDArray[np.integer]] = {}
@@ -100,41 +116,89 @@ class GroupReader:
             {t: self.store.control(f"expression_t{t}", self.block) for t in times} if n_bytes <= CONTROL_BYTES else {}
         )
 
-    def groups(self, perturbation: int) -> Iterator[Group]:
-        """The groups of one of the store's perturbations that have a cell, by time point, then stratum."""
-        local = perturbation - self.block.first
-        rows = self.block.rows_of(local)
-        cells = self.block.read("items/cell", rows)
-        stratum_N = self.strata.stratum_C[cells]
-        for t in self.layout.pred_tps:
-            is_screened_N = self.block.read(f"items/is_screened_t{t}", rows)
-            for s in np.unique(stratum_N[is_screened_N]).tolist():
-                at = np.flatnonzero(is_screened_N & (stratum_N == s))
-                yield self._group(perturbation, s, t, rows[at], cells[at])
+    def groups(self, *perturbations: int) -> Iterator[Group]:
+        """The groups of some of the store's perturbations that have a cell: as these come, by time point, then stratum."""
+        for found in self._found(perturbations):
+            for some in cut(len(found), VALUES_AT_ONCE // self._n_genes):
+                yield from map(self._group, found[some], self._genes(found[some]))
 
-    def _group(self, p: int, stratum: int, time: int, rows: NDArray[np.int64], cells: NDArray[np.integer]) -> Group:
-        effects = dict(zip(self.layout.effects, self.block.read("items/effects", rows).T, strict=True))
-        rank_N = effects["rank"]
-        replicate_N = None if self.strata.replicate_C is None else self.strata.replicate_C[cells]
-        genes: GeneResults | None = None
-        if self._keeps_items and self._needs_moments_alone:
-            genes = from_moments(self._moments(time, rows), self.config)
-        elif self._keeps_items:
-            genes = self._of_items(time, rows, cells, replicate_N)
-        elif self.layout.keeps_summaries:
-            genes = from_moments(self._summarised(p - self.block.first, stratum, time), self.config)
+    def _found(self, perturbations: Sequence[int]) -> Iterator[list[_Found]]:
+        """Of as many perturbations at a time as have some ITEMS_AT_ONCE items."""
+        rows, n_items, first = list[NDArray[np.int64]](), 0, 0
+        for k, p in enumerate(perturbations, start=1):
+            rows.append(self.block.rows_of(p - self.block.first))
+            n_items += len(rows[-1])
+            if n_items >= ITEMS_AT_ONCE or k == len(perturbations):
+                yield self._groups_of(perturbations[first:k], rows)
+                rows, n_items, first = [], 0, k
+
+    def _groups_of(self, perturbations: Sequence[int], rows: Sequence[NDArray[np.int64]]) -> list[_Found]:
+        row_I, number_I = np.concatenate(rows), np.repeat(np.arange(len(rows)), [len(r) for r in rows])
+        cell_I = self.block.read("items/cell", row_I)
+        effects = dict(zip(self.layout.effects, self.block.read("items/effects", row_I).T, strict=True))
+        n_edited_I = self.block.read("items/n_edited", row_I)
+        stratum_I, found = self.strata.stratum_C[cell_I], list[tuple[tuple[int, int, int], _Found]]()
+        for k, t in enumerate(self.layout.pred_tps):
+            at_I = np.flatnonzero(self.block.read(f"items/is_screened_t{t}", row_I) & (stratum_I >= 0))
+            at_I = at_I[np.lexsort((stratum_I[at_I], number_I[at_I]))]
+            shift_N, rank_N, length_N, n_edited_N = (
+                x[at_I].astype(np.float64)
+                for x in (1 - effects[f"embedding_cosine_t{t}"], effects["rank"], effects["length"], n_edited_I)
+            )
+            key_N = number_I[at_I] * len(self.strata.name_S) + stratum_I[at_I]
+            edges = [*np.flatnonzero(np.diff(key_N, prepend=-1)).tolist(), len(at_I)]
+            for a, b in pairwise(edges):
+                number, stratum, known = int(number_I[at_I[a]]), int(stratum_I[at_I[a]]), rank_N[a:b][rank_N[a:b] >= 0]
+                rank = float(known.mean()) if len(known) else float("nan")
+                lead, of_items = (perturbations[number], stratum, t), (row_I[at_I[a:b]], cell_I[at_I[a:b]])
+                means = float(shift_N[a:b].mean()), rank, float(length_N[a:b].mean()), float(n_edited_N[a:b].mean())
+                found.append(((number, k, stratum), _Found(*lead, *of_items, *means)))
+        return [f for _, f in sorted(found, key=lambda x: x[0])]
+
+    def _genes(self, found: Sequence[_Found]) -> Sequence[GeneResults | None]:
+        if not self.layout.has_counts:
+            return [None] * len(found)
+        if self._stored is not None:
+            return [from_moments(m, self.config) for m in self._joined(self._stored, found)]
+        return [self._genes_of(f) for f in found]
+
+    def _genes_of(self, found: _Found) -> GeneResults:
+        if self.layout.keeps_summaries:
+            local = found.perturbation - self.block.first
+            return from_moments(self._summarised(local, found.stratum, found.time), self.config)
+        if self._is_ranking_alone:
+            return from_moments(self._moments(found.time, found.row_N), self.config)
+        return self._of_items(found.time, found.row_N, found.cell_N, self._replicates(found))
+
+    def _joined(self, stored: StoredMoments, found: Sequence[_Found]) -> list[Moments]:
+        """From the partial moments: no change is read."""
+        moments: dict[int, Moments] = {}
+        for t in self.layout.pred_tps:
+            at = [i for i, f in enumerate(found) if f.time == t]
+            if at:
+                local_N, stratum_N = np.array(
+                    [(found[i].perturbation - self.block.first, found[i].stratum) for i in at]
+                ).T
+                moments |= zip(at, stored.moments(local_N, stratum_N, t, self.config.top != 0), strict=True)
+        return [moments[i] for i in range(len(found))]
+
+    def _replicates(self, found: _Found) -> NDArray[np.int64] | None:
+        return None if self.strata.replicate_C is None else self.strata.replicate_C[found.cell_N]
+
+    def _group(self, found: _Found, genes: GeneResults | None) -> Group:
+        replicate_N = self._replicates(found)
         return Group(
-            perturbation=p,
-            stratum=stratum,
-            time=time,
-            n_cells=len(rows),
+            perturbation=found.perturbation,
+            stratum=found.stratum,
+            time=found.time,
+            n_cells=len(found.row_N),
             n_replicates=0 if replicate_N is None else len(np.unique(replicate_N)),
             genes=genes,
-            embedding_shift=float(np.mean(1 - effects[f"embedding_cosine_t{time}"], dtype=np.float64)),
-            rank=float(rank_N[rank_N >= 0].mean(dtype=np.float64)) if (rank_N >= 0).any() else float("nan"),
-            length=float(effects["length"].mean(dtype=np.float64)),
-            n_edited=float(self.block.read("items/n_edited", rows).mean(dtype=np.float64)),
-            test=named(self.config.test),
+            embedding_shift=found.embedding_shift,
+            rank=found.rank,
+            length=found.length,
+            n_edited=found.n_edited,
+            test=self._test,
         )
 
     def _of_items(
@@ -143,11 +207,11 @@ class GroupReader:
         """Genes some at a time: as many as fit, stored, and of these as many as fit decoded."""
         name, n, parts = f"delta/t{time}", len(rows), []
         item_bytes = self.block.array(name).dtype.itemsize
-        for wide in _cut(self._n_genes, READ_BYTES // (n * (item_bytes + 4))):
+        for wide in cut(self._n_genes, READ_BYTES // (n * (item_bytes + 4))):
             stored_NG = self.block.read_part(name, rows, wide)
             # read once for all the narrow pieces, unless those of all cells are at hand
             read_NG = None if time in self._before else self._controls(time, cells, wide)
-            for narrow in _cut(stored_NG.shape[1], WORK_BYTES // (4 * n)):
+            for narrow in cut(stored_NG.shape[1], WORK_BYTES // (4 * n)):
                 delta_NG = stored_NG[:, narrow].astype(np.float32) / np.float32(self.layout.delta_scale)
                 genes = slice(wide.start + narrow.start, wide.start + narrow.stop)
                 control_NG = None
@@ -166,7 +230,7 @@ class GroupReader:
         """Some genes of the control expression of some cells, as it is stored."""
         found = np.empty((len(cells), genes.stop - genes.start), dtype=np.float32)
         step = max(READ_BYTES // (4 * self._n_genes), 1)
-        for some in _cut(len(cells), step):
+        for some in cut(len(cells), step):
             found[some] = self.store.control(f"expression_t{time}", self.block, cells[some])[:, genes]
         return found
 
@@ -177,7 +241,7 @@ class GroupReader:
         if dense is None or dense.dtype != np.float16:
             parts = [
                 mean_and_squares(self.block.read_part(name, rows, genes))
-                for genes in _cut(self._n_genes, READ_BYTES // (8 * len(rows)))
+                for genes in cut(self._n_genes, READ_BYTES // (8 * len(rows)))
             ]
             mean_G, m2_G = (np.concatenate(x) for x in zip(*parts, strict=True))
         else:
@@ -202,10 +266,3 @@ def _reuse_memory() -> None:
     cells and 2,000 genes take a third less time. Other allocators do not mind.
     """
     np.empty(REUSED_BYTES, np.uint8)
-
-
-def _cut(n: int, step: int) -> Iterator[slice]:
-    """Slices of at most `step`, at least 1."""
-    step = max(step, 1)
-    for start in range(0, n, step):
-        yield slice(start, min(start + step, n))

@@ -2,9 +2,10 @@
 
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,27 @@ from screen.config.sections import DegConfig
 from screen.files import scratch_folder, whole
 from screen.machine import available_cores
 from screen.stats import enrich
-from screen.stats.deg import FOLDER, Names, Summary, frame, schema_of, summarise
+from screen.stats.deg import (
+    FOLDER,
+    Names,
+    Piece,
+    Summary,
+    metadata_of,
+    schema_of,
+    summaries,
+    summary_without_genes,
+    table,
+)
 from screen.stats.enrich import OverRepresentation
-from screen.stats.groups import GroupReader, Strata
+from screen.stats.groups import Group, GroupReader, Strata
 from screen.store.reader import STORE, StoreReader
 from screen.store.store import scratch_of
 
 ROWS_PER_PART, MAX_PARTS = 2_000_000, 256
 ROWS_PER_GROUP = 64 * 1024
 """Rows that are written, and read, at once: a reader of one perturbation skips the others by their statistics."""
+LOOKED_FOR = ("perturbation", "target", "target_symbol")
+"""Columns of which a row group says what it has from and to."""
 Compute = Callable[[Sequence[Any], Callable[[], None]], list[Any]]
 """Computes Dask's delayed tasks, calls the function whenever one is done, and returns their results in order."""
 
@@ -139,7 +152,7 @@ def gene_tables(
             if not any(place.glob("part-*.parquet")):
                 # nobody has to ask whether there is a table
                 with whole(_part_of(place, 0), scratch, durable=True) as partial:
-                    pl.DataFrame(schema=schema).write_parquet(partial)
+                    _write_empty(partial, schema, metadata_of(config, store.layout.expression_scale))
         has_means = store.layout.has_counts
         times, n_genes = store.layout.pred_tps, len(names.feature)
         means = Means(scratch, parts, len(strata.name_S), times, n_genes) if has_means else None
@@ -174,53 +187,92 @@ _OPENED = _Opened()
 def write_part(job: Job, number: int, perturbations: Sequence[int]) -> list[Summary]:
     """The task that workers run: one file, at most ROWS_PER_GROUP rows of it in memory. Returns its groups' summaries."""
     names, readers = _OPENED.of(job)
-    summaries: list[Summary] = []
-    folder, sets = job.directory / FOLDER, job.sets
+    found: list[Summary] = []
+    metadata = metadata_of(job.config, readers[0].layout.expression_scale)
     with ExitStack() as stack:
-        add_rows = stack.enter_context(_part(folder, number, job.scratch))
-        add_changed = stack.enter_context(_part(job.directory / enrich.FOLDER, number, job.scratch))
+        add_rows = stack.enter_context(_part(job.directory / FOLDER, number, job.scratch, metadata))
+        add_changed = stack.enter_context(_part(job.directory / enrich.FOLDER, number, job.scratch, metadata))
         means = stack.enter_context(stack.enter_context(whole(_means_of(job.scratch, number))).open("wb"))
-        for p in perturbations:
-            reader = next(r for r in reversed(readers) if r.block.first <= p)
-            for group in reader.groups(p):
-                summaries.append(summarise(group, names))
-                if group.genes is None:
-                    continue
-                means.write(group.genes.mean_delta.astype(np.float32).tobytes())
-                if job.config.top != 0:
-                    add_rows(frame(group, names, job.strata, job.config))
-                if sets is not None:
-                    add_changed(enrich.changed(group, names, job.strata, sets.test, sets.max_fdr))
-    return summaries
+        groups = _groups(readers, perturbations)
+        if not readers[0].layout.has_counts:
+            return [summary_without_genes(group) for group in groups]
+        while some := list(islice(groups, -(-ROWS_PER_GROUP // len(names.feature)))):
+            piece = Piece(some)
+            found += summaries(piece, names)
+            means.write(piece.mean_NG.astype(np.float32).tobytes())
+            if job.config.top != 0:
+                add_rows(table(piece, names, job.strata, job.config))
+            if job.sets is not None:
+                of_groups, of_sets = (
+                    (piece.leads, piece.mean_NG, piece.is_changed_NG),
+                    (job.sets.test, job.sets.max_fdr),
+                )
+                changed = enrich.changed_of(*of_groups, names, job.strata, *of_sets)
+                add_changed(changed.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    return found
+
+
+def _groups(readers: Sequence[GroupReader], perturbations: Sequence[int]) -> Iterator[Group]:
+    """Of perturbations of the store, each from the library block that it is in."""
+    by_reader = groupby(perturbations, lambda p: next(r for r in reversed(readers) if r.block.first <= p))
+    for reader, some in by_reader:
+        yield from reader.groups(*some)
 
 
 @contextmanager
-def _part(folder: Path, number: int, scratch: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
-    """What takes rows of a part, and writes them when there are enough; without rows no file."""
-    waiting: list[pl.DataFrame] = []
+def _part(folder: Path, number: int, scratch: Path, metadata: Mapping[str, str]) -> Iterator[Callable[[Any], None]]:
+    """What takes rows of a part, as Arrow tables, and writes them when there are enough; without rows no file."""
+    waiting: list[Any] = []
     writer: Any = None
     with ExitStack() as stack:
 
         def flush() -> None:
             nonlocal writer
-            import pyarrow.parquet as pq
+            import pyarrow as pa
 
-            table = pl.concat(waiting).to_arrow(compat_level=pl.CompatLevel.oldest())
+            rows = pa.concat_tables(waiting).unify_dictionaries()
             waiting.clear()
             if writer is None:
                 partial = stack.enter_context(whole(_part_of(folder, number), scratch, durable=True))
-                writer = stack.enter_context(pq.ParquetWriter(partial, table.schema, compression="zstd"))
-            writer.write_table(table)
+                writer = stack.enter_context(_writer(partial, rows.schema))
+                writer.add_key_value_metadata(dict(metadata))
+            writer.write_table(rows)
 
-        def add(rows: pl.DataFrame) -> None:
-            if rows.height:
+        def add(rows: Any) -> None:
+            if rows.num_rows:
                 waiting.append(rows)
-            if sum(f.height for f in waiting) >= ROWS_PER_GROUP:
+            if sum(r.num_rows for r in waiting) >= ROWS_PER_GROUP:
                 flush()
 
         yield add
         if waiting:
             flush()
+
+
+def _writer(path: Path, schema: Any) -> Any:
+    """Of a parquet file: text as dictionaries, which is read as text; numbers byte by byte, which compress faster and better.
+
+    Statistics of what rows are looked for by; those of every column took as long as all the rest (measured).
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if any(pa.types.is_nested(f.type) for f in schema):
+        return pq.ParquetWriter(path, schema, compression="zstd")
+    text = [f.name for f in schema if pa.types.is_dictionary(f.type)]
+    numbers = [f.name for f in schema if pa.types.is_floating(f.type)]
+    return pq.ParquetWriter(
+        path, schema, compression="zstd", use_dictionary=text, use_byte_stream_split=numbers, write_statistics=list(LOOKED_FOR),
+        store_schema=False,
+    )  # fmt: skip
+
+
+def _write_empty(path: Path, schema: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+    """A parquet file without a row."""
+    nothing = pl.DataFrame(schema=schema).to_arrow(compat_level=pl.CompatLevel.oldest())
+    with _writer(path, nothing.schema) as writer:
+        writer.add_key_value_metadata(dict(metadata))
+        writer.write_table(nothing)
 
 
 def _part_of(folder: Path, number: int) -> Path:

@@ -12,13 +12,15 @@ import zarr
 from screen.cells.bank import SOURCE, State, TokenBank
 from screen.cells.vocabulary import Vocabulary
 from screen.files import checksum
-from screen.planning.layout import SUMMARIES, Layout
+from screen.planning.layout import MOMENTS, SUMMARIES, Layout
 from screen.planning.perturbations import Library
 from screen.planning.plan import Plan
-from screen.planning.segments import Segments
+from screen.planning.segments import Segments, has_moments
 
 ROWS_PER_CHUNK = 256
 """Rows of an inner chunk, all columns wide: what plain zarr reads at least."""
+MOMENTS_PER_CHUNK = 8
+"""Rows of an inner chunk of partial moments: what they fill up at most, wide as they are, is not written."""
 ROWS_PER_FILE = 2**22
 FLAT: Any = {"name": "default", "configuration": {"separator": "."}}
 """Chunk files lie beside their array's metadata, not each in a folder of its own."""
@@ -117,8 +119,12 @@ def create_block(
     _create_control(block, plan, len(vocabulary), layout)
     for name, (width, dtype) in layout.matrices(len(vocabulary)).items():
         _create_matrix(block, name, plan, width, dtype, layout)
-    if layout.keeps_summaries:
-        _create_summaries(block, plan, len(vocabulary), layout)
+    if layout.has_counts:
+        segments = Segments.of(plan)
+        if layout.keeps_summaries:
+            _create_summaries(block, segments, len(vocabulary), layout)
+        elif has_moments(segments, plan, layout):
+            _create_moments(block, plan, segments, len(vocabulary), layout)
 
 
 def _write_perturbations(block: zarr.Group, library: Library, vocabulary: Vocabulary) -> None:
@@ -199,23 +205,47 @@ def _create_matrix(block: zarr.Group, name: str, plan: Plan, width: int, dtype: 
         )
 
 
-def _create_summaries(block: zarr.Group, plan: Plan, n_genes: int, layout: Layout) -> None:
-    """Which group of items each row is about, and empty statistics; a shard is the groups of one unit."""
-    segments = Segments.of(plan)
-    group = block.create_group("summaries", attributes={"rows_per_unit": segments.rows_per_unit})
+def _write_segments(group: zarr.Group, segments: Segments, layout: Layout) -> None:
+    """Which group of items each row is about."""
     for name in ("perturbation", "stratum"):
         _put(group, name, getattr(segments, f"{name}_J"), "segment")
     for k, t in enumerate(layout.pred_tps):
         _put(group, f"n_cells_t{t}", segments.n_cells_JT[:, k], "segment")
+
+
+def _create_summaries(block: zarr.Group, segments: Segments, n_genes: int, layout: Layout) -> None:
+    """Empty statistics of groups of items; a shard is the groups of one unit."""
+    group = block.create_group("summaries", attributes={"rows_per_unit": segments.rows_per_unit})
+    _write_segments(group, segments, layout)
     chunk_rows = math.gcd(segments.rows_per_unit, ROWS_PER_CHUNK)
     for name in SUMMARIES:
         for t in layout.pred_tps:
             _array(
                 group.require_group(name),
                 f"t{t}",
-                (plan.n_units * segments.rows_per_unit, n_genes),
+                (len(segments.perturbation_J), n_genes),
                 "float32",
                 (chunk_rows, n_genes),
                 shards=(segments.rows_per_unit, n_genes),
                 dimension_names=("segment", "gene"),
+            )
+
+
+def _create_moments(block: zarr.Group, plan: Plan, segments: Segments, n_genes: int, layout: Layout) -> None:
+    """Empty partial moments of groups of items; a shard is the groups of one unit."""
+    group = block.create_group("moments", attributes={"rows_per_unit": segments.rows_per_unit})
+    _write_segments(group, segments, layout)
+    # by this, tables know whether the groups that they are asked for are made of these
+    _put(group, "stratum_of_cell", plan.stratum_C.astype(np.int32), "cell")
+    chunk_rows = math.gcd(segments.rows_per_unit, MOMENTS_PER_CHUNK)
+    for name, dtype in MOMENTS.items():
+        for t in layout.pred_tps:
+            _array(
+                group.require_group(name),
+                f"t{t}",
+                (len(segments.perturbation_J), 2, n_genes),
+                dtype,
+                (chunk_rows, 2, n_genes),
+                shards=(segments.rows_per_unit, 2, n_genes),
+                dimension_names=("segment", "moment", "gene"),
             )

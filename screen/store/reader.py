@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from screen.errors import StoreError, some
 from screen.files import checksum
-from screen.planning.layout import Layout
+from screen.planning.layout import MOMENTS, Layout
 from screen.store.dense import DenseArray, is_dense
 from screen.store.marker import unsealed
 
@@ -123,11 +123,22 @@ class Block(Folder):
         return len(self.committed()) == self.n_units
 
     def rows_in(self, name: str, unit: int) -> slice:
-        """Rows of an array that one unit writes: its items, or, of summaries, its segments."""
-        if not name.startswith("summaries/"):
+        """Rows of an array that one unit writes: its items, or, of summaries and moments, its segments."""
+        if not name.startswith(("summaries/", "moments/")):
             return self.rows(unit)
         n_rows = int((self.array(name).shards or self.array(name).chunks)[0])
         return slice(unit * n_rows, (unit + 1) * n_rows)
+
+    @property
+    def keeps_moments(self) -> bool:
+        """Whether units have partial moments beside their changes; blocks of earlier versions have none."""
+        return (self.path / "moments").is_dir()
+
+    @property
+    def has_all_moments(self) -> bool:
+        """Whether every unit has them: an earlier version that finishes the block writes none."""
+        folders = [self.path / f"moments/{name}/t{t}" for name in MOMENTS for t in self.layout.pred_tps]
+        return self.keeps_moments and all(len(list(f.glob("c.*"))) == self.n_units for f in folders)
 
     def cells_of(self, units: Sequence[int]) -> list[int]:
         """The block of cells that each of some units begins in."""

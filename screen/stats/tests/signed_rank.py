@@ -76,5 +76,5 @@ TEST = GeneTest(
     columns={"signed_rank": pl.Float32, "signed_rank_p_value": pl.Float64},
     in_every_table=True,
     # with `top: 0` there is no table that its columns would be in
-    is_wanted=lambda config: config.top != 0,
+    is_wanted=lambda config: config.signed_rank and config.top != 0,
 )

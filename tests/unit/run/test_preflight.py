@@ -24,6 +24,7 @@ def many_units(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("screen.run.unit_sizes.MAX_ROWS", 128)
     monkeypatch.setattr("screen.run.unit_sizes.MIN_CELLS", 4)
     monkeypatch.setattr("screen.run.unit_sizes.ITEMS_PER_CELL", 32)
+    monkeypatch.setattr("screen.planning.segments.MOST_MOMENTS", 4.0)
 
 
 def test_batches_tokens_and_operations_are_those_of_the_engines_work(tmp_path: Path) -> None:
@@ -54,8 +55,9 @@ def test_a_finished_store_has_the_files_and_about_the_bytes_that_were_forecast(
     screen = prepare(load_config(config)[0])
     assert main(["run", str(config), "--out", str(tmp_path / "out")]) == 0
     (block,) = ScreenStore.open(tmp_path / "out/screen.zarr").blocks
-    kept = ("items/effects", "delta", "embedding", "summaries", "control", "commits")
-    written_before = {"summaries": {"perturbation", "stratum", "n_cells_t1", "n_cells_t2"}}
+    kept = ("items/effects", "delta", "embedding", "summaries", "moments", "control", "commits")
+    of_segments = {"perturbation", "stratum", "n_cells_t1", "n_cells_t2"}
+    written_before = {"summaries": of_segments, "moments": of_segments | {"stratum_of_cell"}}
     files = [
         p
         for name in kept
@@ -63,6 +65,8 @@ def test_a_finished_store_has_the_files_and_about_the_bytes_that_were_forecast(
         if p.relative_to(block.path / name).parts[0] not in written_before.get(name, set())
     ]
     assert len(files) == n_files(screen)
+    # of these four cells a block, float32 has moments and float16 would have more of them than changes
+    assert block.keeps_moments == (output.get("store_dtype") == "float32")
     size = sum(p.stat().st_size for p in files if p.parent.name != "commits")
     # a shard ends in its index, and the last rows of an array fill up a chunk
     most = disk_bytes(screen) + len(files) * (128 * 61 * 4 + 1024)

@@ -27,7 +27,9 @@ LIBRARY = {"genes": "all", "modes": ["overexpress"]}
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every gene overexpressed in every cell, by cell type; the unpaired test too."""
     folder = tmp_path_factory.mktemp("deg")
-    config = tiny(library=LIBRARY, output={"strata": ["cell_type"]}) | {"deg": {"rank_sum": "plain"}}
+    config = tiny(library=LIBRARY, output={"strata": ["cell_type"]}) | {
+        "deg": {"rank_sum": "plain", "signed_rank": True}
+    }
     assert main(["run", str(write(config, folder / "s.yaml")), "--out", str(folder / "out")]) == 0
     return folder / "out"
 
@@ -86,7 +88,7 @@ def test_statistics_do_not_depend_on_how_many_genes_are_held_at_once(
     finished: Path, monkeypatch: pytest.MonkeyPatch, read: int, work: int, control: int
 ) -> None:
     store = ScreenStore.open(finished / "screen.zarr")
-    strata, config = strata_of(store, ["cell_type"], None), DegConfig(rank_sum="plain")
+    strata, config = strata_of(store, ["cell_type"], None), DegConfig(rank_sum="plain", signed_rank=True)
     whole = [g for p in (0, 33) for g in GroupReader(store, store.blocks[0], strata, config).groups(p)]
     for name, value in (("READ_BYTES", read), ("WORK_BYTES", work), ("CONTROL_BYTES", control)):
         monkeypatch.setattr(f"screen.stats.groups.{name}", value)
@@ -104,7 +106,7 @@ def test_tests_over_replicates_are_tests_of_their_means(replicates: list[int], s
     rng, code_N = np.random.default_rng(seed), np.array(replicates)
     delta_NG, control_NG = rng.normal(0.1, 1, (2, len(code_N), 7)).astype(np.float32)
     control_NG = np.abs(control_NG)
-    config = DegConfig(rank_sum="plain")
+    config = DegConfig(rank_sum="plain", signed_rank=True)
     found = statistics_of(delta_NG, counts_of(control_NG, True), True, code_N, config, control_NG)
     mean_RG = np.stack([delta_NG[code_N == c].astype(np.float64).mean(0) for c in np.unique(code_N)])
     np.testing.assert_allclose(mean_by(delta_NG, code_N), mean_RG, rtol=1e-12, atol=1e-15)
@@ -148,7 +150,8 @@ def test_top_and_thresholds_choose_rows_of_the_whole_table(finished: Path, tmp_p
 
 def test_deg_makes_tables_of_another_test_without_the_configuration(tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "out"
-    assert main(["run", str(write(tiny(library=LIBRARY), tmp_path / "s.yaml")), "--out", str(out)]) == 0
+    config = tiny(library=LIBRARY) | {"deg": {"signed_rank": True}}
+    assert main(["run", str(write(config, tmp_path / "s.yaml")), "--out", str(out)]) == 0
     by_t = deg.scan(out).collect()
     assert main(["deg", str(out)]) == 0
     assert "as asked for already" in capsys.readouterr().out
@@ -188,10 +191,9 @@ def test_the_ranking_alone_is_that_of_the_whole_tables(tmp_path: Path, dtype: st
 def test_parts_join_to_the_whole() -> None:
     rng = np.random.default_rng(0)
     delta_NG, control_NG = rng.normal(0, 1, (2, 9, 20)).astype(np.float32)
-    whole = statistics_of(delta_NG, control_NG, False, None, DegConfig())
-    parts = [
-        statistics_of(delta_NG[:, s], control_NG[:, s], False, None, DegConfig()) for s in (slice(0, 7), slice(7, 20))
-    ]
+    config = DegConfig(signed_rank=True)
+    whole = statistics_of(delta_NG, control_NG, False, None, config)
+    parts = [statistics_of(delta_NG[:, s], control_NG[:, s], False, None, config) for s in (slice(0, 7), slice(7, 20))]
     found = every_value(concatenated(parts))
     assert {"mean_delta", "se", "target_mean", "ref_mean", "t", "t_p_value", "signed_rank"} < set(found)
     for name, values in found.items():

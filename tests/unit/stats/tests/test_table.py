@@ -30,7 +30,7 @@ TODAY = {
     "stratum": pl.String, "time": pl.Int8, "n_cells": pl.Int32, "n_replicates": pl.Int32, "coverage": pl.Float32,
     "feature": pl.String, "feature_symbol": pl.String, "target_mean": pl.Float32, "ref_mean": pl.Float32,
     "log2_fold_change": pl.Float32, "mean_delta": pl.Float32, "se": pl.Float32, "statistic": pl.Float32,
-    "p_value": pl.Float64, "fdr": pl.Float64, "signed_rank": pl.Float32, "signed_rank_p_value": pl.Float64,
+    "p_value": pl.Float64, "fdr": pl.Float64, "test": pl.String, "signed_rank": pl.Float32, "signed_rank_p_value": pl.Float64,
     "rank_sum_z": pl.Float32, "rank_sum_p_value": pl.Float64,
 }  # fmt: skip
 """Columns of the differential-expression tables, which people's scripts read."""
@@ -82,10 +82,11 @@ def test_only_what_is_asked_for_is_computed() -> None:
     def names(**settings: Any) -> list[str]:
         return [t.name for t in table.computed(DegConfig(**settings))]
 
-    assert names() == ["paired_t", "signed_rank"]
-    assert names(rank_sum="plain") == ["paired_t", "signed_rank", "rank_sum"]
+    assert names() == ["paired_t"]
+    assert names(signed_rank=True) == ["paired_t", "signed_rank"]
+    assert names(rank_sum="plain") == ["paired_t", "rank_sum"]
     assert names(test="signed_rank") == ["signed_rank"]
-    assert names(top=0) == ["paired_t"]
+    assert names(top=0, signed_rank=True) == ["paired_t"]
     assert names(top=0, test="signed_rank") == ["signed_rank"]
     assert names(top=0, rank_sum="plain") == ["paired_t", "rank_sum"]
 
@@ -120,7 +121,8 @@ def test_a_new_test_is_a_choice_and_where_it_is_chosen_a_column(
     np.testing.assert_array_equal(group["statistic"], np.float32(up_G))
     np.testing.assert_array_equal(group["p_value"], 1 - up_G)
     # the others say what they said
-    others = [c for c in TODAY if c not in ("statistic", "p_value", "fdr")]
+    others = [c for c in TODAY if c not in ("statistic", "p_value", "fdr", "test")]
+    assert after["test"].unique().to_list() == ["toy"]
     assert after.select(others).equals(before.select(others))
     assert main(["deg", str(finished), "--test", "paired_t"]) == 0
     assert deg.scan(finished).collect().equals(before)
