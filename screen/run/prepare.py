@@ -29,7 +29,7 @@ from screen.stats.tests.table import named
 def prepare(config: ScreenConfig) -> Screen:
     """Reads model, vocabulary and cells, checks that they fit each other, and plans. Raises RequestError."""
     # better now than when everything is computed
-    named(config.deg.test)
+    named(config.deg.test_name)
     loaded = _by_stratum(load(config), config)
     adapter, vocabulary, bank, window = loaded.adapter, loaded.vocabulary, loaded.bank, loaded.window
     _check(config, bank, window)

@@ -12,7 +12,7 @@ from screen.config.sections import DegConfig
 from screen.planning.layout import SUMMARIES
 from screen.stats.false_discovery import benjamini_hochberg
 from screen.stats.gene_results import GeneResults, concatenated, from_moments, statistics_of
-from screen.stats.moments import Moments, counts_of, joined, mean_and_squares
+from screen.stats.moments import Moments, Rounding, counts_of, joined, mean_and_squares
 from screen.stats.tests.gene_test import GeneTest
 from screen.stats.tests.table import computed, named
 from screen.stats.tile_sums import TileSums
@@ -76,6 +76,7 @@ class GroupReader:
         self._needs_values = "values" in needs
         self._needs_moments_alone = needs == {"moments"} and strata.replicate_C is None
         self._own = threading.local()
+        self._rounding = Rounding(self.layout.dtype, self.layout.delta_scale)
         self._n_genes = len(store.strings("genes/ensembl_id"))
         self._keeps_items = self.layout.has_counts and not self.layout.keeps_summaries
         self._is_log1p = self.layout.expression_scale == "log1p_cp10k"
@@ -117,22 +118,22 @@ class GroupReader:
         replicate_N = None if self.strata.replicate_C is None else self.strata.replicate_C[cells]
         genes: GeneResults | None = None
         if self._keeps_items and self._needs_moments_alone:
-            genes = from_moments(self._moments(time, rows), self.config)
+            genes = from_moments(self._moments(time, rows), self.config, self._rounding)
         elif self._keeps_items:
             genes = self._of_items(time, rows, cells, replicate_N)
         elif self.layout.keeps_summaries:
-            genes = from_moments(self._summarised(p - self.block.first, stratum, time), self.config)
+            genes = from_moments(self._summarised(p - self.block.first, stratum, time), self.config, self._rounding)
         return Group(
             perturbation=p,
             stratum=stratum,
             time=time,
             n_cells=len(rows),
-            n_replicates=0 if replicate_N is None else len(np.unique(replicate_N)),
+            n_replicates=0 if replicate_N is None else len(np.unique(replicate_N[replicate_N >= 0])),
             genes=genes,
             embedding_shift=float(np.mean(1 - effects[f"embedding_cosine_t{time}"], dtype=np.float64)),
             rank=float(rank_N[rank_N >= 0].mean(dtype=np.float64)) if (rank_N >= 0).any() else float("nan"),
             length=float(effects["length"].mean(dtype=np.float64)),
-            test=named(self.config.test),
+            test=named(self.config.test_name),
         )
 
     def _of_items(
@@ -157,7 +158,11 @@ class GroupReader:
                     piece_NG = np.ascontiguousarray(read_NG[:, narrow])
                     before_NG = counts_of(piece_NG, self._is_log1p)
                     control_NG = piece_NG if self._needs_values else None
-                parts.append(statistics_of(delta_NG, before_NG, self._is_log1p, replicate_N, self.config, control_NG))
+                parts.append(
+                    statistics_of(
+                        delta_NG, before_NG, self._is_log1p, replicate_N, self.config, control_NG, self._rounding
+                    )
+                )
         return concatenated(parts)
 
     def _controls(self, time: int, cells: NDArray[np.integer], genes: slice) -> NDArray[np.float32]:

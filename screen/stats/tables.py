@@ -90,7 +90,7 @@ def set_presentation(store: ScreenStore, changes: Mapping[str, object], gene_set
         )
     before: Mapping[str, Any] = store.provenance["view"]
     deg = parse_section(DegConfig, {**before["deg"], **changes}, store.path)
-    named(deg.test)
+    named(deg.test_name)
     strata_of(store, before["strata"], deg.replicate)
     enrich = before.get("enrich")
     if gene_sets:
@@ -140,7 +140,7 @@ def write_all(
         return pl.read_parquet(directory / "hits.parquet"), False
     view: Mapping[str, Any] = store.provenance["view"]
     config, coverage = DegConfig.model_validate(view["deg"]), read_coverage(directory, store)
-    named(config.test)
+    named(config.test_name)
     strata, names = strata_of(store, view["strata"], config.replicate), Names(store)
     enrich = _gene_sets(view.get("enrich"), store)
     tested = None if enrich is None else Tested(OverRepresentation(enrich[1]), enrich[0].max_fdr)

@@ -22,9 +22,9 @@ def signed_rank(delta_GN: NDArray[np.float32]) -> tuple[Genes, Genes]:
     """(the smaller of the two rank sums, two-sided p) per gene: Wilcoxon's signed-rank test of paired differences.
 
     Cells without a change are left out, ties get their mean rank. Among at most MOST_EXACT changed cells p is exact, given
-    which cells tie; otherwise it is the normal approximation with correction for ties and continuity. A gene that no cell
-    changes has p 1. Raises nothing; NaN is not allowed. Source: Wilcoxon 1945. p is that of scipy's `wilcoxon` wherever
-    scipy enumerates or counts; with ties or zeros among 14 to 50 cells scipy approximates, and this is exact.
+    which cells tie; otherwise it is the normal approximation with correction for ties. A gene that no cell changes has p 1.
+    Raises nothing; NaN is not allowed. Source: Wilcoxon 1945. p is that of scipy's `wilcoxon` with its defaults, except
+    that scipy approximates where there are ties or zeros among more than 13 cells, and this is exact up to MOST_EXACT.
     """
     bits_GN = np.ascontiguousarray(delta_GN, dtype=np.float32).view(np.uint32)
     # magnitude above, sign below: floats of one sign are ordered as their bits are
@@ -50,13 +50,12 @@ def signed_rank(delta_GN: NDArray[np.float32]) -> tuple[Genes, Genes]:
 def _approximate(n_G: NDArray[np.int64], smaller_G: Genes, tied_G: Genes) -> Genes:
     from scipy.special import ndtr
 
-    away_G = smaller_G - n_G * (n_G + 1) / 4
     spread_G = np.sqrt(n_G * (n_G + 1) * (2 * n_G + 1) / 24 - tied_G / 48)
-    p_G: Genes = 2 * ndtr(-np.abs(away_G + 0.5 * (away_G < 0)) / spread_G)
-    return np.minimum(p_G, 1.0)
+    p_G: Genes = 2 * ndtr((smaller_G - n_G * (n_G + 1) / 4) / spread_G)
+    return p_G
 
 
-def _exact_with_ties(key_GN: NDArray[np.uint32], n_G: NDArray[np.int64], smaller_G: Genes) -> Genes:
+def _exact_with_ties(key_GN: NDArray[np.integer], n_G: NDArray[np.int64], smaller_G: Genes) -> Genes:
     """p of genes with ties among at most MOST_EXACT changed cells, by the pattern of each; keys are sorted."""
     p_G = np.empty(len(key_GN))
     for g, (n, smaller) in enumerate(zip(n_G.tolist(), smaller_G.tolist(), strict=True)):

@@ -152,6 +152,6 @@ def test_a_test_that_there_is_not_is_refused_before_anything_is_read(
 def test_a_finished_screen_is_not_changed_by_a_test_that_there_is_not(finished: Path) -> None:
     store = ScreenStore.open(finished / "screen.zarr", "r+")
     before = store.provenance["view"]
-    with pytest.raises(ConfigError, match=r'no test "rank"; choose paired_t, signed_rank'):
+    with pytest.raises(ConfigError, match=r'no test "rank"; choose paired_t, moderated_t, signed_rank'):
         set_presentation(store, {"test": "rank"})
     assert ScreenStore.open(finished / "screen.zarr").provenance["view"] == before
