@@ -1,5 +1,6 @@
 """The gene tables of a screen: what is in them follows from the store, however little is held at once."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +129,37 @@ def test_a_replicate_column_makes_inference_over_its_means(finished: Path, tmp_p
     config = tiny(library=LIBRARY) | {"deg": {"replicate": "cell_type"}}
     assert main(["run", str(write(config, tmp_path / "s.yaml")), "--out", str(tmp_path / "out")]) == 0
     table = deg.scan(tmp_path / "out").filter(time=1).collect()
+    assert table.schema == deg.SCHEMA | {"sign_agreement": pl.Float32}
     assert table["n_replicates"].unique().to_list() == [3]
     of_type = deg.scan(finished).filter(time=1).collect()
     means = of_type.group_by("perturbation", "feature").agg(pl.col("mean_delta").cast(pl.Float64).mean().alias("mean"))
     both = table.join(means, on=["perturbation", "feature"])
     assert both.height == table.height
     np.testing.assert_allclose(both["mean_delta"], both["mean"], rtol=1e-5, atol=1e-7)
+    types = of_type.group_by("perturbation", "feature").agg(
+        pl.col("mean_delta").sign().alias("signs"), pl.col("ref_mean").cast(pl.Float64).mean().alias("ref")
+    )
+    both = both.join(types, on=["perturbation", "feature"])
+    agree = both.select(pl.col("signs").list.eval(pl.element() > 0).list.mean())["signs"].to_numpy()
+    agree = np.where(both["mean_delta"] > 0, agree, 1 - agree)
+    np.testing.assert_allclose(both["sign_agreement"], agree, rtol=1e-6)
+    np.testing.assert_allclose(both["ref_mean"], both["ref"], rtol=1e-5)
+
+
+def test_the_moderated_t_is_chosen_with_replicates_unless_another_is(finished: Path, tmp_path: Path) -> None:
+    assert DegConfig().test_name == DegConfig(test="auto").test_name == "paired_t"
+    assert DegConfig(replicate="donor").test_name == "moderated_t"
+    assert DegConfig(replicate="donor", test="paired_t").test_name == "paired_t"
+    out = shutil.copytree(finished, tmp_path / "out")
+    p_of: dict[str, Any] = {}
+    for name, more in (("auto", []), ("moderated_t", ["--test", "moderated_t"]), ("paired_t", ["--test", "paired_t"])):
+        assert main(["deg", str(out), "--replicate", "cell_type", *more]) == 0
+        p_of[name] = deg.scan(out).collect()["p_value"]
+    # strata are the cell types: one replicate in each
+    assert p_of["auto"].is_null().all()
+    view = ScreenStore.open(out / "screen.zarr").provenance["view"]["deg"]
+    # as in directories of before, in which the test is always written
+    assert DegConfig.model_validate(view).test_name == "paired_t"
 
 
 def test_top_and_thresholds_choose_rows_of_the_whole_table(finished: Path, tmp_path: Path) -> None:
