@@ -147,7 +147,7 @@ ALL = range(2 * N)
         ({"kind": ALL}, {"output_strata": ["kind"]}, "none of the 24 cells has a value in each of kind"),
         ({"donor": ALL}, {"deg": {"replicate": "donor"}}, '"donor" has no value in any of the 24 cells'),
         ({}, {"deg": {"replicate": "condition"}}, '"condition" has one level, "control"; a test over replicates needs 2'),
-        ({"donor": [1]}, {"filters": {"donor": [""]}}, 'has no value "" (filters)'),
+        ({"condition": [0, 1]}, {"source": "nan"}, 'has no value "nan" (source)'),
     ],
 )  # fmt: skip
 def test_where_all_are_missing_the_run_says_so(

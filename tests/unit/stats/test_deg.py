@@ -16,7 +16,7 @@ from screen.config.sections import DegConfig
 from screen.stats import deg
 from screen.stats.gene_results import GeneResults, concatenated, mean_by, statistics_of
 from screen.stats.groups import GroupReader, Strata
-from screen.stats.moments import counts_of
+from screen.stats.moments import Rounding, counts_of
 from screen.stats.tables import strata_of
 from screen.store.store import ScreenStore
 from tests.support.tiny import tiny, write
@@ -202,6 +202,11 @@ def test_the_ranking_alone_is_that_of_the_whole_tables(tmp_path: Path, dtype: st
     assert main(["run", str(write(config, tmp_path / "s.yaml")), "--out", str(out), "--store-dtype", dtype]) == 0
     whole, n_rows = pl.read_parquet(out / "hits.parquet"), deg.scan(out).collect().height
     assert n_rows == whole.filter(pl.col("n_cells") > 0).height * 61
+    store = ScreenStore.open(out / "screen.zarr")
+    for test in ("paired_t", "signed_rank"):
+        reader = GroupReader(store, store.blocks[0], strata_of(store, [], None), DegConfig(test=test))
+        (genes, *_) = (g.genes for g in reader.groups(0))
+        assert genes is not None and genes.sample.rounding == Rounding(dtype, 4096.0 if dtype == "float16" else 1.0)
     stale = [out / "deg/.part-0099.means", out / "deg/.part-0099.parquet", out / "deg/part-0099.parquet"]
     for path in stale:
         path.write_bytes(b"of a run that was killed")
