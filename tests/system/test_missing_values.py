@@ -14,6 +14,7 @@ from screen.cli.main import main
 from screen.store.reader import StoreReader
 from tests.support.places import ROOT
 from tests.support.tiny import write
+from tests.support.upstream_files import Recipe, write_upstream
 
 DEMO = ROOT / "screen/demo/data"
 N = 24
@@ -174,3 +175,18 @@ def test_a_pair_that_is_not_named_is_left_out(tmp_path: Path, said: Said) -> Non
     assert screened(h5ad, tmp_path / "out", pairing=str(pairs)) == 0
     assert "2 of 10 rows of the mapping lack a cell and were left out" in said()
     assert StoreReader.open(tmp_path / "out/screen.zarr").n_cells == 8
+
+
+def test_upstreams_folders_lack_values_too(tmp_path: Path, said: Said) -> None:
+    u = write_upstream(tmp_path / "files", Recipe())
+    n = len(u.rows[0])
+    donor = ["d1", None, "d2", *["d1"] * (n - 3)]
+    weight = [1.5, float("nan"), *[2.0] * (n - 2)]
+    u.write_dataset(0, {"donor": donor, "weight": weight})
+    out = tmp_path / "out"
+    config = u.write_yaml(u.own_request() | {"deg": {"replicate": "donor"}})
+    assert main(["run", str(config), "--out", str(out)]) == 0
+    assert f'1 of {n} cells have no "donor": they are screened and are in no test over replicates' in said()
+    store = StoreReader.open(out / "screen.zarr")
+    assert store.strings("cells/source/obs/donor").tolist() == ["" if d is None else d for d in donor]
+    assert store.strings("cells/source/obs/weight").tolist()[:3] == ["1.5", "", "2.0"]
