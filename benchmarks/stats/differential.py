@@ -136,7 +136,7 @@ class Share:
         for p in numbers:
             cells = m.cell_PN[p]
             delta_NG = m.after_PNG[p] - m.control_CG[cells]
-            statistics_of(delta_NG, Share.before_CG[cells], True, None, DegConfig())
+            statistics_of(delta_NG, Share.before_CG[cells], True, None, DegConfig()).of("t")
 
     @staticmethod
     def unpaired(numbers: range) -> None:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from screen.edits import Site
 from screen.errors import CellError, nearest, some
 
+MISSING = ""
+"""What stands for a value that is missing from the metadata of a cell; text that is empty is missing too."""
 SOURCE = 0
 """The state number of the source; target states are numbered by their time point, 1..9."""
 
@@ -57,7 +59,7 @@ class State:
 
     tokens        rank-ordered ids; targets without <cls> and <eos>
     cell_index_C  the cell's row in the user's full data set (`cell_pairing_index`)
-    obs           metadata columns, each (C,) of strings
+    obs           metadata columns, each (C,) of strings, MISSING where a cell has no value
     counts        observed counts, CSR [C, G] (scipy) or None; size_factor_C is its row sum
     """
 
@@ -159,12 +161,17 @@ class TokenBank:
             if s.size_factor_C is not None:
                 digest.update(s.size_factor_C.tobytes())
             for column in sorted(s.obs):
-                digest.update("\n".join(map(str, s.obs[column])).encode())
+                # as it was written when a missing value was a value "nan": directories of then go on
+                text = ("nan" if v == MISSING else str(v) for v in s.obs[column])
+                digest.update("\n".join(text).encode())
         return digest.hexdigest()
 
 
 def combined(columns: Sequence[NDArray[Any]], n_cells: int) -> tuple[NDArray[np.int64], list[str]]:
-    """(group of each cell, names): cells with the same values; several columns are joined by '|'; of none, all are one."""
+    """(group of each cell, names): cells with the same values; several columns are joined by '|'; of none, all are one.
+
+    Cells without a value are to be left out before.
+    """
     if not columns:
         return np.zeros(n_cells, dtype=np.int64), ["all"]
     names, codes = np.unique(["|".join(map(str, row)) for row in zip(*columns, strict=True)], return_inverse=True)

@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 
 from screen.cells.bank import SOURCE, Ragged, State, TokenBank
 from screen.cells.gene_columns import NO_COLUMN, match_genes
-from screen.cells.pairing import ALL_CELLS, DRAWN, Cells, Ints, Pairs, Strings, make_pairing, strings, unique_names
+from screen.cells.pairing import (
+    ALL_CELLS,
+    DRAWN,
+    Cells,
+    Ints,
+    Pairs,
+    Strings,
+    make_pairing,
+    strings,
+    texts,
+    unique_names,
+)
 from screen.cells.vocabulary import CLS, EOS, NO_TOKEN, Vocabulary
 from screen.config.sections import CellsConfig
 from screen.errors import CellError, GeneError, nearest, some
@@ -265,7 +276,7 @@ def _state(state: int, row_P: Ints, counts: _Counts, vocabulary: Vocabulary, cel
         tokens.append(tokenise(counts_RG, vocabulary.median_G, _token_G(vocabulary, state)))
         totals.append(np.asarray(counts_RG.sum(axis=1), dtype=np.float32).ravel())
         kept += [counts_RG.astype(np.float32)] if with_counts else []
-    obs = {str(c): strings(cells.obs[c].iloc[row_P]) for c in cells.obs}
+    obs = {str(c): texts(cells.obs[c].iloc[row_P]) for c in cells.obs}
     return State(
         _stacked(tokens).take(back_P),
         row_P,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.cells.bank import SOURCE
+from screen.cells.bank import MISSING, SOURCE
 from screen.errors import CellError, nearest, some
 
 Ints = NDArray[np.int64]
@@ -68,11 +68,18 @@ class Cells:
         return self.column(self.state_column, "state_column")
 
     def column(self, column: str, used_as: str) -> Strings:
-        """A column of the metadata as text; a missing value is "nan"."""
+        """A column of the metadata as text, MISSING where there is no value."""
         if column not in self.obs:
             has = f"columns: {some(self.obs, 20) or 'none'}{nearest(column, map(str, self.obs))}"
             raise CellError(f'{self.file} has no obs column "{column}" ({used_as}); {has}')
-        return strings(self.obs[column])
+        return texts(self.obs[column])
+
+    def has_values(self, columns: Iterable[str]) -> NDArray[np.bool_]:
+        """Cells that have a value in each of these columns."""
+        has_C = np.ones(len(self.obs), dtype=np.bool_)
+        for column in columns:
+            has_C &= self.column(column, "strata") != MISSING
+        return has_C
 
     def rows(self, state: int) -> Ints:
         """Rows of the file in one state, ascending."""
@@ -123,8 +130,11 @@ class Cells:
         return frozenset(map(str, names[counts > 1]))
 
     def _check_value(self, value: str, value_C: Strings, column: str, used_as: str) -> None:
-        if value not in (there := np.unique(value_C)):
+        there = np.unique(value_C[value_C != MISSING])
+        if value not in there:
             has = f"values: {some(there, 20)}{nearest(value, map(str, there))}"
+            if not len(there):
+                has = f"it is missing in all {len(value_C):,} cells"
             raise CellError(f'obs column "{column}" of {self.file} has no value "{value}" ({used_as}); {has}')
 
 
@@ -146,6 +156,11 @@ def strings(values: Any) -> Strings:
     return np.asarray(values.astype(str).to_numpy(dtype=np.str_))
 
 
+def texts(values: Any) -> Strings:
+    """A column of a data frame as text, MISSING where there is no value."""
+    return np.where(values.isna().to_numpy(), MISSING, strings(values))
+
+
 @dataclass(frozen=True)
 class Pairing:
     """How source cells meet target cells: as a file lists them, or by a draw within strata.
@@ -153,6 +168,7 @@ class Pairing:
     candidates   rows that may be paired, per state, ascending and distinct
     listed       the pairings of a mapping file, or None
     stratum_C    each cell's stratum, where pairs are drawn
+    notes        which cells were left out for what they lack
     """
 
     cells: Cells
@@ -160,12 +176,13 @@ class Pairing:
     listed: Pairs | None
     stratum_C: Strings
     seed: int
+    notes: tuple[str, ...] = ()
 
     def pairs(self, usable_C: NDArray[np.bool_], max_cells: int | None) -> tuple[Pairs, list[str]]:
         """The pairings of usable cells, at most `max_cells` of them, and notes. Raises CellError if none is left."""
         if max_cells is not None and max_cells < 1:
             raise CellError(f"max_cells is {max_cells}; it must be at least 1")
-        notes = []
+        notes = list(self.notes)
         for state, row_R in self.candidates.items():
             if n_empty := int((~usable_C[row_R]).sum()):
                 seen = f"{n_empty:,} of {len(row_R):,} cells of {self.cells.label(state)}"
@@ -215,17 +232,50 @@ def make_pairing(
     """
     passes_C = cells.pass_filters(filters)
     listed = None
-    stratum_C = cells.stratum_names(strata if pairing == "stratified" else ())
+    strata = list(strata) if pairing == "stratified" else []
+    stratum_C, notes = cells.stratum_names(strata), _without_state(cells)
     if pairing in DRAWN:
         candidates = {state: row_R[passes_C[row_R]] for state in cells.value_of_state for row_R in [cells.rows(state)]}
+        candidates, said = _with_strata(candidates, cells, strata)
+        notes += said
     else:
-        listed = read_mapping(Path(pairing), cells)
+        listed, said = read_mapping(Path(pairing), cells)
+        notes += said
         listed = take_pairs(listed, passes_C[listed[SOURCE]])
         candidates = {state: np.unique(row_P) for state, row_P in listed.items()}
     emptied = [cells.label(state) for state, row_R in candidates.items() if len(row_R) == 0]
     if emptied:
         raise CellError(f"the filters {dict(filters)} leave no cell of {some(emptied)} in {cells.file}")
-    return Pairing(cells, candidates, listed, stratum_C, seed)
+    return Pairing(cells, candidates, listed, stratum_C, seed, tuple(notes))
+
+
+def _without_state(cells: Cells) -> list[str]:
+    """How many cells are in no state for want of a value."""
+    n_missing = int((cells.value_C == MISSING).sum())
+    if not n_missing:
+        return []
+    return [
+        f'{n_missing:,} of {len(cells.obs):,} cells have no "{cells.state_column}" (state_column); they were left out.'
+    ]
+
+
+def _with_strata(candidates: Pairs, cells: Cells, strata: Sequence[str]) -> tuple[Pairs, list[str]]:
+    """The candidates that have a value in each column of `strata`, and notes. Raises CellError where a state has none."""
+    has_C, found, notes = cells.has_values(strata), dict[int, Ints](), list[str]()
+    for state, row_R in candidates.items():
+        found[state] = row_R[has_C[row_R]]
+        columns = some(f'"{c}"' for c in strata)
+        if len(row_R) and not len(found[state]):
+            raise CellError(
+                f"strata: no cell of {cells.label(state)} in {cells.file} has a value of {columns}; pairs are drawn among "
+                "cells of the same values: name other columns"
+            )
+        if n_missing := len(row_R) - len(found[state]):
+            notes.append(
+                f"{n_missing:,} of {len(row_R):,} cells of {cells.label(state)} lack a value of {columns} (strata); they "
+                "were left out."
+            )
+    return found, notes
 
 
 def take_pairs(pairs: Pairs, keep: NDArray[np.bool_] | Ints) -> Pairs:
@@ -276,9 +326,10 @@ def subset_pairs(pairs: Pairs, n_pairs: int, seed: int) -> Pairs:
     return take_pairs(pairs, np.sort(shuffled(np.arange(n_all), seed, "max_cells")[:n_pairs]))
 
 
-def read_mapping(path: Path, cells: Cells) -> Pairs:
+def read_mapping(path: Path, cells: Cells) -> tuple[Pairs, list[str]]:
     """Pairings of a TSV or CSV file: `source` with `target_1`, `target_2`, ..., or `target` for a single time point.
 
+    Rows in which one is empty are left out, with a note.
     Raises CellError for a file that cannot be read, a missing column, or an unknown, ambiguous or misplaced cell.
     """
     rows = _table(path)
@@ -290,8 +341,13 @@ def read_mapping(path: Path, cells: Cells) -> Pairs:
     if missing:
         has = some((c for c in rows[0] if c), 20)
         raise CellError(f"the mapping {path} lacks the column(s) {some(missing)}; it has {has}")
-    named = {state: [row[column] or "" for row in rows] for state, column in column_of_state.items()}
-    return {state: _rows_named(named[state], column_of_state[state], state, cells, path) for state in named}
+    whole = [row for row in rows if all(row[column] for column in column_of_state.values())]
+    if not whole:
+        raise CellError(f"the mapping {path} has no row with a cell in each of {some(column_of_state.values())}")
+    lost = len(rows) - len(whole)
+    notes = [f"{lost:,} of {len(rows):,} rows of the mapping lack a cell and were left out."] if lost else []
+    named = {state: [row[column] or "" for row in whole] for state, column in column_of_state.items()}
+    return {s: _rows_named(named[s], column_of_state[s], s, cells, path) for s in named}, notes
 
 
 def _table(path: Path) -> list[dict[str, str | None]]:

@@ -92,7 +92,12 @@ def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
     deg = commands.add_parser(
         "deg", help="make the tables of a finished screen again: what is not said stays as recorded"
     )
-    deg.add_argument("--test", choices=table.NAMES, help="fills statistic, p_value and fdr")
+    deg.add_argument(
+        "--test",
+        choices=("auto", *table.NAMES),
+        help="fills statistic, p_value and fdr (auto: moderated_t with replicates, else paired_t)",
+    )
+    deg.add_argument("--signed-rank", action="store_true", default=None, help="also Wilcoxon's signed-rank test")
     deg.add_argument("--rank-sum", choices=["off", "plain", "tie_corrected"], help="also the unpaired rank-sum test")
     deg.add_argument("--replicate", metavar="COLUMN", help="tests are over the means of these groups of cells (donor)")
     deg.add_argument(
@@ -128,7 +133,7 @@ def _add_workers(command: argparse.ArgumentParser) -> None:
     command.add_argument("--scheduler", metavar="ADDRESS", help="compute on the workers of a running Dask scheduler")
 
 
-DEG_OPTIONS = ("test", "rank_sum", "replicate", "top", "max_fdr", "min_delta")
+DEG_OPTIONS = ("test", "signed_rank", "rank_sum", "replicate", "top", "max_fdr", "min_delta")
 """Settings of the tables of differential expression that `deg` takes, and resets."""
 SIZE_OPTIONS = {
     "width": "width", "heads": "n_heads", "head-width": "head_width", "encoder-head-width": "encoder_head_width",

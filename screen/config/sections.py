@@ -213,19 +213,30 @@ class OutputConfig(Section):
 class DegConfig(Section):
     """Differential expression: which test fills p_value and fdr, what counts as independent, which rows are written.
 
-    test       by its name in screen/stats/tests; checked where a run is prepared, and by `perturbscreen deg`
+    test       by its name in screen/stats/tests; checked where a run is prepared, and by `perturbscreen deg`; null or auto:
+               moderated_t with replicates, paired_t without
     signed_rank, rank_sum  computed beside the chosen test, which reads every change again
-    replicate  obs column (donor, batch): tests are over its means; without it cells are treated as independent
+    replicate  obs column (donor, batch): means and tests are over its means; without it cells are treated as independent
     top, max_fdr, min_delta  of every group, only so many genes by |mean change| (0: the ranking alone), within the thresholds
     """
 
-    test: str = "paired_t"
+    test: str | None = None
     signed_rank: bool = False
     rank_sum: Literal["off", "plain", "tie_corrected"] = "off"
     replicate: str | None = None
     top: Annotated[int, Field(ge=0)] | None = None
     max_fdr: Annotated[float, Field(gt=0, le=1)] | None = None
     min_delta: Annotated[float, Field(ge=0)] | None = None
+
+    @property
+    def test_name(self) -> str:
+        """The test that fills p_value and fdr."""
+        return self.test or ("paired_t" if self.replicate is None else "moderated_t")
+
+    @field_validator("test", mode="before")
+    @classmethod
+    def _auto(cls, value: object) -> object:
+        return None if value == "auto" else value
 
     @model_validator(mode="after")
     def _computed(self) -> "DegConfig":

@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.cells.bank import SOURCE, TokenBank, combined
+from screen.cells.bank import MISSING, SOURCE, TokenBank, combined
+from screen.cells.donors import check_replicates, unused_donors, without_replicate
 from screen.cells.vocabulary import Vocabulary
 from screen.config.screen_config import ScreenConfig
 from screen.config.sections import EnrichConfig
 from screen.engine.rows import RowBuilder
 from screen.engine.screen import Screen
-from screen.errors import ConfigError
+from screen.errors import CellError, ConfigError, some
 from screen.models.adapter import ModelAdapter
 from screen.models.registry import Loaded, load
 from screen.planning.index import BankIndex
@@ -33,10 +35,12 @@ def prepare(config: ScreenConfig, there: Mapping[str, bool] | None = None) -> Sc
     `there` are the ids of perturbations that the output directory holds, and whether each is a null one: it keeps its own.
     """
     # better now than when everything is computed
-    named(config.deg.test)
-    loaded = _by_stratum(load(config), config)
+    named(config.deg.test_name)
+    loaded, left_out = _in_strata(load(config), config)
+    loaded = _by_stratum(loaded, config)
     adapter, vocabulary, bank, window = loaded.adapter, loaded.vocabulary, loaded.bank, loaded.window
     _check(config, bank, window)
+    of_donors = _donors(config, bank, window, adapter)
     index = BankIndex(bank, vocabulary, window.max_len)
     stratum_C, strata = _strata(bank, config.output.strata, window.pred_tps)
     null = NullPlan(config.null, stratum_C, tuple(strata), config.output.min_cells, there or {})
@@ -47,7 +51,7 @@ def prepare(config: ScreenConfig, there: Mapping[str, bool] | None = None) -> Sc
     plan = plan_units(selection, bank, adapter, max(map(rows.n_conditions, window.pred_tps)), layout)
     notes = (
         *config.notes, *bank.notes, *loaded.notes, *_cut(bank, window), *_idle(config, layout), *_joint(library),
-        *_gene_sets(config.enrich, vocabulary, layout),
+        *_gene_sets(config.enrich, vocabulary, layout), *left_out, *of_donors,
     )  # fmt: skip
     return Screen(
         config.output,
@@ -66,14 +70,51 @@ def prepare(config: ScreenConfig, there: Mapping[str, bool] | None = None) -> Sc
     )
 
 
+def _in_strata(loaded: Loaded, config: ScreenConfig) -> tuple[Loaded, list[str]]:
+    """The cells that have a value in every column of `output.strata`, and a note. Raises CellError where there is none."""
+    columns, bank = config.output.strata, loaded.bank
+    of_column = {c: _values(bank, c, loaded.window.pred_tps) for c in columns}
+    has_C = np.all([np.ones(bank.n_cells, bool), *(v != MISSING for v in of_column.values())], axis=0)
+    if has_C.all():
+        return loaded, []
+    lacking = some(f'"{c}"' for c, v in of_column.items() if (v == MISSING).any())
+    if not has_C.any():
+        raise CellError(
+            f"output.strata: none of the {bank.n_cells:,} cells has a value in each of {some(columns)} (missing: {lacking}); "
+            "name other columns, or none"
+        )
+    rows = np.flatnonzero(has_C)
+    note = (
+        f"{bank.n_cells - len(rows):,} of {bank.n_cells:,} cells have no {lacking} (output.strata); they were left out"
+    )
+    return _taken(loaded, rows), [note]
+
+
+def _taken(loaded: Loaded, rows: NDArray[np.int64]) -> Loaded:
+    """The chosen cells, in this order."""
+    conditions = {t: id_CN[rows] for t, id_CN in loaded.conditions.items()}
+    return replace(loaded, bank=loaded.bank.take(rows), conditions=conditions)
+
+
+def _donors(config: ScreenConfig, bank: TokenBank, window: Window, adapter: ModelAdapter) -> list[str]:
+    """What to know of the replicates, or of a column that could be. Raises ConfigError for fewer than 2 levels."""
+    column = config.deg.replicate
+    if column is not None:
+        value_C = _values(bank, column, window.pred_tps)
+        check_replicates(column, value_C)
+        return without_replicate(column, value_C)
+    if adapter.schema.expression_scale is None:
+        return []
+    columns = {**bank.states[window.pred_tps[0]].obs, **bank.states[SOURCE].obs}
+    return unused_donors({c: v for c, v in columns.items() if c not in config.output.strata})
+
+
 def _by_stratum(loaded: Loaded, config: ScreenConfig) -> Loaded:
     """Where units summarise their cells by stratum, cells of one stratum stand side by side and make few groups."""
     if config.output.keep != "summaries":
         return loaded
     stratum_C, _ = _strata(loaded.bank, config.output.strata, loaded.window.pred_tps)
-    order = np.argsort(stratum_C, kind="stable")
-    conditions = {t: id_CN[order] for t, id_CN in loaded.conditions.items()}
-    return replace(loaded, bank=loaded.bank.take(order), conditions=conditions)
+    return _taken(loaded, np.argsort(stratum_C, kind="stable"))
 
 
 def _check(config: ScreenConfig, bank: TokenBank, window: Window) -> None:
@@ -88,8 +129,6 @@ def _check(config: ScreenConfig, bank: TokenBank, window: Window) -> None:
     for column in config.output.var_list or ():
         for t in window.pred_tps:
             bank.obs_value(column, t)
-    if config.deg.replicate is not None:
-        _strata(bank, [config.deg.replicate], window.pred_tps)
 
 
 def _gene_sets(config: EnrichConfig | None, vocabulary: Vocabulary, layout: Layout) -> list[str]:
@@ -124,8 +163,12 @@ def _layout(config: ScreenConfig, window: Window, adapter: ModelAdapter) -> Layo
 
 def _strata(bank: TokenBank, columns: Sequence[str], pred_tps: Sequence[int]) -> tuple[NDArray[np.int64], list[str]]:
     """(group of each cell, names) by metadata of the source, or of the first predicted time point."""
-    values = [bank.obs_value(c, SOURCE if c in bank.states[SOURCE].obs else pred_tps[0]) for c in columns]
-    return combined(values, bank.n_cells)
+    return combined([_values(bank, c, pred_tps) for c in columns], bank.n_cells)
+
+
+def _values(bank: TokenBank, column: str, pred_tps: Sequence[int]) -> NDArray[Any]:
+    """Metadata of the source, or of the first predicted time point. Raises CellError naming the columns there are."""
+    return bank.obs_value(column, SOURCE if column in bank.states[SOURCE].obs else pred_tps[0])
 
 
 def _joint(library: Library) -> list[str]:

@@ -12,7 +12,7 @@ from screen.run.configuration import cluster_with
 from screen.run.listener import Listener
 from screen.stats.enrich import ranked_in
 from screen.stats.parts import Compute, on_threads
-from screen.stats.tables import described_view, set_presentation, write_all
+from screen.stats.tables import described_view, donor_notes, set_presentation, write_all
 from screen.store.lock import only_writer
 from screen.store.reader import STORE
 from screen.store.store import ScreenStore, scratch_of
@@ -65,6 +65,8 @@ def remake_tables(
         stack.enter_context(only_writer(directory, scratch_of(store.path)))
         given = {name: value for name, value in changes.items() if value is not None}
         set_presentation(store, given, gene_sets, reset)
+        for note in donor_notes(store, store.provenance["view"]["deg"]["replicate"]):
+            listener.say(note)
         compute = on_threads
         if cluster is not None:
             from screen.run.cluster.cluster import started

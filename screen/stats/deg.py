@@ -53,7 +53,7 @@ SCHEMA = schema_of(DegConfig())
 def metadata_of(config: DegConfig, expression_scale: str | None) -> dict[str, str]:
     """What every parquet file says of itself: which test fills p_value, and of what, on which scale."""
     return {
-        "perturbscreen.test": config.test,
+        "perturbscreen.test": config.test_name,
         "perturbscreen.log_scale": LOG_SCALES.get(expression_scale or "", "none"),
         "perturbscreen.replicate": config.replicate or "none: cells count as independent",
     }
@@ -211,7 +211,7 @@ def _kept(piece: Piece, config: DegConfig) -> Ints:
 class Summary:
     """What the ranking keeps of a Group: one perturbation in one stratum at one time point.
 
-    strength  root mean square over genes of the mean change, NaN without counts; n_deg None then
+    strength  root mean square over genes of the mean change, NaN without counts; n_deg None then, and without a p
     top_up, top_down  the genes that change most, at most N_TOP_GENES of each
     """
 
@@ -232,7 +232,9 @@ class Summary:
 def summaries(piece: Piece, names: Names) -> list[Summary]:
     """The numbers of groups that a ranking needs, without their genes."""
     strength_N = np.sqrt(np.mean(np.square(piece.mean_NG), axis=1)).tolist()
-    n_deg_N = np.count_nonzero(piece.is_changed_NG, axis=1).tolist()
+    n_changed_N, has_p_N = np.count_nonzero(piece.is_changed_NG, axis=1), ~np.isnan(piece.p_NG).all(axis=1)
+    # without a p nobody knows
+    n_deg_N = [int(n) if has_p else None for n, has_p in zip(n_changed_N, has_p_N, strict=True)]
     top = _top_genes(piece.mean_NG, names)
     return [
         _summary(group, strength, n_deg, up, down)

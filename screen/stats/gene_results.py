@@ -1,28 +1,57 @@
 """GeneResults: what is said of every gene of a group, and how it is computed from items or from their moments."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from screen.config.sections import DegConfig
-from screen.stats.moments import Moments, moments_of, standard_error
+from screen.stats.moments import FLOAT32, Moments, Rounding, count_change, moments_of, moments_with, standard_error
+from screen.stats.tests.gene_test import GeneTest
 from screen.stats.tests.sample import Sample
-from screen.stats.tests.table import computed
+from screen.stats.tests.table import SIGN_AGREEMENT, computed
 
 Genes = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneResults:
-    """Per gene (G,): the mean change and its standard error, means of counts, and what tests computed, by name."""
+    """What is said of every gene of a group: (G,) each.
 
-    mean_delta: Genes
-    se: Genes
-    target_mean: Genes
-    ref_mean: Genes
-    of_tests: Mapping[str, Genes]
+    sample      moments alone, of the cells, or of the replicates where there are some
+    of_changes  what was computed of single changes, by name; gene by gene, so that genes may be computed some at a time
+    """
+
+    sample: Sample
+    config: DegConfig
+    of_changes: Mapping[str, Genes]
+
+    @property
+    def mean_delta(self) -> Genes:
+        """The mean change."""
+        return self.sample.moments.mean_delta_G
+
+    @cached_property
+    def se(self) -> Genes:
+        """The standard error of the mean change."""
+        return standard_error(self.sample.moments)
+
+    @property
+    def target_mean(self) -> Genes:
+        """Mean counts with the edit."""
+        return self.sample.moments.target_mean_G
+
+    @property
+    def ref_mean(self) -> Genes:
+        """Mean counts without the edit."""
+        return self.sample.moments.ref_mean_G
+
+    @cached_property
+    def of_tests(self) -> Mapping[str, Genes]:
+        """What tests computed, by name; those of moments see all genes of the group, and are computed when first asked for."""
+        return _tested(self.sample, self.config, "moments") | dict(self.of_changes)
 
     def of(self, name: str) -> Genes:
         """A value of a test; NaN where it was not computed (not asked for, too few cells, only summaries kept)."""
@@ -37,42 +66,70 @@ def statistics_of(
     replicate_N: NDArray[np.int64] | None,
     config: DegConfig,
     control_NG: NDArray[np.floating] | None = None,
+    rounding: Rounding = FLOAT32,
 ) -> GeneResults:
-    """Of N items, (N, G) each; tests are over replicate means where the items have replicates.
+    """Of N items, (N, G) each; means and tests are over replicate means where the items have replicates.
 
     `before_NG` are the controls as counts (`counts_of`), `control_NG` as they are stored, for tests that need values.
+    Items whose replicate is missing (below 0) are left out; where all are, their means are given, and no test.
     """
-    inference = of_cells = moments_of(delta_NG, before_NG, is_log1p)
     after_NG = None if control_NG is None else control_NG + delta_NG
-    if replicate_N is not None:
-        delta_NG = mean_by(delta_NG, replicate_N)
-        inference = moments_of(delta_NG, delta_NG, False)
-        control_NG, after_NG = (None if x is None else mean_by(x, replicate_N) for x in (control_NG, after_NG))
-    return _tested(Sample(inference, delta_NG, control_NG, after_NG), of_cells, config)
+    if replicate_N is None:
+        moments = moments_of(delta_NG, before_NG, is_log1p)
+        sample = Sample(moments, delta_NG, control_NG, after_NG, rounding)
+        return _results(sample, config, {})
+    change_NG = count_change(delta_NG, before_NG, is_log1p)
+    values = (delta_NG, before_NG, change_NG, control_NG, after_NG)
+    delta_RG, before_RG, change_RG, control_RG, after_RG = (
+        None if x is None else _by_replicate(x, replicate_N) for x in values
+    )
+    assert delta_RG is not None and before_RG is not None and change_RG is not None
+    moments = moments_with(delta_RG, before_RG, change_RG)
+    sample = Sample(moments, delta_RG, control_RG, after_RG, rounding, of_replicates=True)
+    return _results(sample, config, {SIGN_AGREEMENT: sign_agreement(delta_RG)} if len(delta_RG) > 1 else {})
 
 
-def from_moments(moments: Moments, config: DegConfig) -> GeneResults:
+def from_moments(moments: Moments, config: DegConfig, rounding: Rounding = FLOAT32) -> GeneResults:
     """What moments alone allow: no ranks."""
-    return _tested(Sample(moments), moments, config)
+    return _results(Sample(moments, rounding=rounding), config, {})
 
 
-def _tested(sample: Sample, of_cells: Moments, config: DegConfig) -> GeneResults:
-    """Every test that is asked for and can be made; expression levels are those of the cells."""
-    of_tests: dict[str, Genes] = {}
+def _results(sample: Sample, config: DegConfig, more: Mapping[str, Genes]) -> GeneResults:
+    of_changes = _tested(sample, config, "changes") | _tested(sample, config, "values") | dict(more)
+    alone = replace(sample, delta_NG=None, before_NG=None, after_NG=None)
+    return GeneResults(sample=alone, config=config, of_changes=of_changes)
+
+
+def _tested(sample: Sample, config: DegConfig, needs: str) -> dict[str, Genes]:
+    """Every test with these needs that is asked for and can be made."""
+    found: dict[str, Genes] = {}
     if sample.moments.n_cells > 1:
         for test in computed(config):
-            if sample.has(test.needs):
-                found = test.compute(sample, config)
-                missing = {test.statistic, test.p_value, *test.columns} - set(found)
-                assert not missing, f"the test {test.name} does not compute {sorted(missing)}, which it declares"
-                of_tests |= found
-    return GeneResults(
-        mean_delta=sample.moments.mean_delta_G,
-        se=standard_error(sample.moments),
-        target_mean=of_cells.target_mean_G,
-        ref_mean=of_cells.ref_mean_G,
-        of_tests=of_tests,
-    )
+            if test.needs == needs and sample.has(test.needs):
+                found |= _of_test(test, sample, config)
+    return found
+
+
+def _of_test(test: GeneTest, sample: Sample, config: DegConfig) -> Mapping[str, Genes]:
+    found = test.compute(sample, config)
+    missing = {test.statistic, test.p_value, *test.columns} - set(found)
+    assert not missing, f"the test {test.name} does not compute {sorted(missing)}, which it declares"
+    return found
+
+
+def sign_agreement(delta_RG: NDArray[np.floating]) -> Genes:
+    """Per gene the share of the replicates that change to the side to which their mean does; NaN where that is 0."""
+    mean_G = delta_RG.mean(axis=0)
+    share_G: Genes = (np.sign(delta_RG) == np.sign(mean_G)).mean(axis=0)
+    return np.where(mean_G == 0, np.nan, share_G)
+
+
+def _by_replicate(values_NG: NDArray[np.floating], replicate_N: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Means of the replicates there are; without any, of all items."""
+    has_N = replicate_N >= 0
+    if not has_N.any():
+        return mean_by(values_NG, np.zeros_like(replicate_N))
+    return mean_by(values_NG, replicate_N) if has_N.all() else mean_by(values_NG[has_N], replicate_N[has_N])
 
 
 def mean_by(values_NG: NDArray[np.floating], code_N: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -85,11 +142,14 @@ def mean_by(values_NG: NDArray[np.floating], code_N: NDArray[np.int64]) -> NDArr
 
 
 def concatenated(parts: Sequence[GeneResults]) -> GeneResults:
-    """The results of genes that were computed some at a time."""
+    """The results of genes that were computed some at a time; tests of moments are made of all of them together."""
     if len(parts) == 1:
         return parts[0]
-    always = ("mean_delta", "se", "target_mean", "ref_mean")
+    first, moments = parts[0].sample, [p.sample.moments for p in parts]
+    per_gene = [f.name for f in fields(Moments) if f.name != "n_cells"]
+    whole = Moments(first.moments.n_cells, *(np.concatenate([getattr(m, name) for m in moments]) for name in per_gene))
     return GeneResults(
-        **{name: np.concatenate([getattr(p, name) for p in parts]) for name in always},
-        of_tests={name: np.concatenate([p.of_tests[name] for p in parts]) for name in parts[0].of_tests},
+        sample=replace(first, moments=whole),
+        config=parts[0].config,
+        of_changes={name: np.concatenate([p.of_changes[name] for p in parts]) for name in parts[0].of_changes},
     )

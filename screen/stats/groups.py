@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from screen.config.sections import DegConfig
 from screen.planning.layout import SUMMARIES
 from screen.stats.gene_results import GeneResults, concatenated, from_moments, statistics_of
-from screen.stats.moments import Moments, counts_of, joined, mean_and_squares
+from screen.stats.moments import Moments, Rounding, counts_of, joined, mean_and_squares
 from screen.stats.partial_moments import cut
 from screen.stats.stored_moments import StoredMoments
 from screen.stats.tests.gene_test import GeneTest
@@ -88,7 +88,8 @@ class GroupReader:
         needs_moments_alone = needs == {"moments"} and strata.replicate_C is None
         self._is_ranking_alone = needs_moments_alone and config.top == 0
         self._own = threading.local()
-        self._test = named(config.test)
+        self._rounding = Rounding(self.layout.dtype, self.layout.delta_scale)
+        self._test = named(config.test_name)
         self._n_genes = len(store.strings("genes/ensembl_id"))
         keeps_items = self.layout.has_counts and not self.layout.keeps_summaries
         self._is_log1p = self.layout.expression_scale == "log1p_cp10k"
@@ -159,15 +160,15 @@ class GroupReader:
         if not self.layout.has_counts:
             return [None] * len(found)
         if self._stored is not None:
-            return [from_moments(m, self.config) for m in self._joined(self._stored, found)]
+            return [from_moments(m, self.config, self._rounding) for m in self._joined(self._stored, found)]
         return [self._genes_of(f) for f in found]
 
     def _genes_of(self, found: _Found) -> GeneResults:
         if self.layout.keeps_summaries:
             local = found.perturbation - self.block.first
-            return from_moments(self._summarised(local, found.stratum, found.time), self.config)
+            return from_moments(self._summarised(local, found.stratum, found.time), self.config, self._rounding)
         if self._is_ranking_alone:
-            return from_moments(self._moments(found.time, found.row_N), self.config)
+            return from_moments(self._moments(found.time, found.row_N), self.config, self._rounding)
         return self._of_items(found.time, found.row_N, found.cell_N, self._replicates(found))
 
     def _joined(self, stored: StoredMoments, found: Sequence[_Found]) -> list[Moments]:
@@ -192,7 +193,7 @@ class GroupReader:
             stratum=found.stratum,
             time=found.time,
             n_cells=len(found.row_N),
-            n_replicates=0 if replicate_N is None else len(np.unique(replicate_N)),
+            n_replicates=0 if replicate_N is None else len(np.unique(replicate_N[replicate_N >= 0])),
             genes=genes,
             embedding_shift=found.embedding_shift,
             rank=found.rank,
@@ -223,7 +224,11 @@ class GroupReader:
                     piece_NG = np.ascontiguousarray(read_NG[:, narrow])
                     before_NG = counts_of(piece_NG, self._is_log1p)
                     control_NG = piece_NG if self._needs_values else None
-                parts.append(statistics_of(delta_NG, before_NG, self._is_log1p, replicate_N, self.config, control_NG))
+                parts.append(
+                    statistics_of(
+                        delta_NG, before_NG, self._is_log1p, replicate_N, self.config, control_NG, self._rounding
+                    )
+                )
         return concatenated(parts)
 
     def _controls(self, time: int, cells: NDArray[np.integer], genes: slice) -> NDArray[np.float32]:

@@ -24,11 +24,47 @@ class Moments:
     ref_mean_G: Genes
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """How changes were rounded when they were stored: as which type, and multiplied by what before."""
+
+    dtype: str = "float32"
+    scale: float = 1.0
+
+    def step_G(self, magnitude_G: Genes) -> Genes:
+        """The distance between neighbours of this magnitude: of one binade, and of all that are below the least normal."""
+        kind = np.finfo(self.dtype)
+        # a number is below 2^exponent and not below half of that; 0 is as far from its neighbours as all subnormals
+        _, exponent_G = np.frexp(np.asarray(magnitude_G, dtype=np.float64) * self.scale)
+        lowest = kind.minexp
+        binade_G = np.where(magnitude_G == 0, lowest, np.maximum(exponent_G - 1, lowest))
+        step_G: Genes = np.ldexp(1.0, binade_G - kind.nmant) / self.scale
+        return step_G
+
+
+FLOAT32 = Rounding()
+"""As they are computed."""
+
+
 def moments_of(delta_NG: NDArray[np.floating], before_NG: NDArray[np.floating], is_log1p: bool) -> Moments:
     """Of N items, (N, G) each; accumulated in float64. `before_NG` is what `counts_of` makes of their controls."""
-    mean_G, m2_G = mean_and_squares(delta_NG)
+    change_NG = count_change(delta_NG, before_NG, is_log1p)
+    return moments_with(delta_NG, before_NG, change_NG)
+
+
+def count_change(
+    delta_NG: NDArray[np.floating], before_NG: NDArray[np.floating], is_log1p: bool
+) -> NDArray[np.floating]:
+    """Counts after minus counts before; as it is where the model's scale is not log1p of counts."""
     # counts after = (1 + before) exp(delta) - 1: a small change is not lost in what it is added to
-    change_NG = (1 + before_NG) * np.expm1(delta_NG) if is_log1p else delta_NG
+    return (1 + before_NG) * np.expm1(delta_NG) if is_log1p else delta_NG
+
+
+def moments_with(
+    delta_NG: NDArray[np.floating], before_NG: NDArray[np.floating], change_NG: NDArray[np.floating]
+) -> Moments:
+    """Of N items or replicates, (N, G) each: changes, counts before, and by how much these change."""
+    mean_G, m2_G = mean_and_squares(delta_NG)
     ref_G, change_G = (np.add.reduce(x, axis=0, dtype=np.float64) for x in (before_NG, change_NG))
     n = len(delta_NG)
     return Moments(n, mean_G, m2_G, (ref_G + change_G) / n, ref_G / n)
@@ -56,6 +92,18 @@ def standard_error(moments: Moments) -> Genes:
     if n < 2:
         return np.full(len(moments.mean_delta_G), np.nan)
     return np.sqrt(moments.m2_delta_G / (n - 1) / n)
+
+
+def least_error(moments: Moments, rounding: Rounding) -> Genes:
+    """The standard error that rounding alone gives the mean change: none that is computed can be known to be smaller.
+
+    Rounding is off by up to half a step, all alike likely: a standard deviation of step / sqrt(12). The step is that of the
+    root mean square change.
+    """
+    n = moments.n_cells
+    size_G = np.sqrt(np.square(moments.mean_delta_G) + moments.m2_delta_G / n)
+    error_G: Genes = rounding.step_G(size_G) / np.sqrt(12 * n)
+    return error_G
 
 
 def joined(parts: Sequence[Moments]) -> Moments:

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from screen.cells.bank import combined
+from screen.cells.donors import check_replicates, is_donor_like, levels_of, unused_donors, without_replicate
 from screen.config.screen_config import parse_section
 from screen.config.sections import DegConfig, EnrichConfig
 from screen.errors import ConfigError, StoreError, some
@@ -64,7 +65,10 @@ def read_coverage(directory: Path, store: StoreReader) -> Coverage:
 
 
 def strata_of(store: StoreReader, columns: Sequence[str], replicate: str | None) -> Strata:
-    """Groups of cells by metadata columns of the source, or of the first time point. Raises ConfigError."""
+    """Groups of cells by metadata columns of the source, or of the first time point. Raises ConfigError.
+
+    A cell whose replicate is missing has replicate -1.
+    """
     code_C, names = combined([_obs(store, c) for c in columns], store.n_cells)
     if replicate is None:
         return Strata(tuple(names), code_C)
@@ -73,7 +77,20 @@ def strata_of(store: StoreReader, columns: Sequence[str], replicate: str | None)
             "deg.replicate needs the single cells, but this screen keeps summaries; add the column to output.strata, or "
             "screen with keep: predictions"
         )
-    return Strata(tuple(names), code_C, combined([_obs(store, replicate)], store.n_cells)[0])
+    return Strata(tuple(names), code_C, levels_of(_obs(store, replicate))[0])
+
+
+def donor_notes(store: StoreReader, replicate: str | None) -> list[str]:
+    """What to know of the replicates of a store, or of a column that could be."""
+    if not store.layout.has_counts:
+        return []
+    if replicate is not None:
+        return without_replicate(replicate, _obs(store, replicate))
+    found: dict[str, Any] = {}
+    for state in ("source", f"t{store.layout.pred_tps[0]}"):
+        folders = sorted(p for p in store.path.glob(f"cells/{state}/obs/*") if p.is_dir() and is_donor_like(p.name))
+        found = {p.name: store.strings(f"cells/{state}/obs/{p.name}") for p in folders} | found
+    return unused_donors({name: v for name, v in found.items() if name not in store.provenance["view"]["strata"]})
 
 
 def _obs(store: StoreReader, column: str) -> Any:
@@ -103,8 +120,10 @@ def set_presentation(
     before: Mapping[str, Any] = store.provenance["view"]
     kept = {name: value for name, value in before["deg"].items() if name not in reset}
     deg = parse_section(DegConfig, {**kept, **changes}, store.path)
-    named(deg.test)
+    named(deg.test_name)
     strata_of(store, before["strata"], deg.replicate)
+    if deg.replicate is not None and deg.replicate != before["deg"]["replicate"]:
+        check_replicates(deg.replicate, _obs(store, deg.replicate))
     enrich = None if GENE_SETS in reset else before.get("enrich")
     if gene_sets:
         config = parse_section(EnrichConfig, {**_config_of(enrich), "gene_sets": list(gene_sets)}, store.path)
@@ -121,6 +140,8 @@ def described_view(view: Mapping[str, Any]) -> str:
     """How tables present the results: every setting of `deg`, those that are not the default first, and gene sets."""
     plain = DegConfig().model_dump()
     chosen = {**plain, **view["deg"]}
+    if chosen["test"] is None:
+        chosen["test"] = plain["test"] = DegConfig.model_validate(chosen).test_name
     changed = [f"{k}: {v}" for k, v in chosen.items() if v != plain.get(k)]
     same = [f"{k}: {'-' if v is None else v}" for k, v in chosen.items() if v == plain.get(k)]
     enrich = view.get("enrich")
@@ -164,7 +185,7 @@ def write_all(
         return pl.read_parquet(directory / "hits.parquet"), False
     view: Mapping[str, Any] = store.provenance["view"]
     config, coverage = DegConfig.model_validate(view["deg"]), read_coverage(directory, store)
-    named(config.test)
+    named(config.test_name)
     strata, names = strata_of(store, view["strata"], config.replicate), Names(store)
     enrich = _gene_sets(view.get("enrich"), store)
     tested = None if enrich is None else Tested(OverRepresentation(enrich[1]), enrich[0].max_fdr)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.cells.bank import TokenBank
+from screen.cells.bank import MISSING, TokenBank
 from screen.cells.vocabulary import SPECIAL_IDS
 from screen.errors import CellError, CheckpointError, some
 from screen.models.perturbgen.network.sizes import CONDITION_SLOTS
@@ -84,6 +84,9 @@ def _number(bank: TokenBank, cond_list: Sequence[str], n_tokens: int) -> dict[st
 
 def _lookup(bank: TokenBank, column: str, time: int, table: Mapping[str, int]) -> NDArray[np.int64]:
     values = [str(v) for v in bank.obs_value(column, time)]
+    if MISSING not in table:
+        # as upstream names it
+        values = ["nan" if v == MISSING else v for v in values]
     unknown = sorted({v for v in values if v not in table})
     if unknown:
         raise CellError(
@@ -100,7 +103,8 @@ def check_levels(bank: TokenBank, keys: Sequence[str], levels: Any, n_levels: in
         levels = levels.tolist()
     if levels is not None and not isinstance(levels, list | tuple):
         raise CheckpointError(f"conditions_combined must be a list of levels; it is {levels!r:.100}")
-    joined = ["_".join(parts) for parts in zip(*([str(v) for v in bank.obs_value(k, time)] for k in keys), strict=True)]
+    columns = [["nan" if v == MISSING else str(v) for v in bank.obs_value(k, time)] for k in keys]
+    joined = ["_".join(parts) for parts in zip(*columns, strict=True)]
     known = {str(v) for v in levels} if levels else set()
     unknown = sorted(set(joined) - known) if known else []
     if unknown or (n_levels and len(set(joined)) > n_levels):

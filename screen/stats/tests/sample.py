@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.stats.moments import Moments
+from screen.stats.moments import FLOAT32, Moments, Rounding
 
 Needs = Literal["moments", "changes", "values"]
 """Moments alone; the change of every single cell too; the expression with and without the edit too."""
@@ -15,12 +15,24 @@ Needs = Literal["moments", "changes", "values"]
 
 @dataclass(frozen=True)
 class Sample:
-    """Changes `delta_NG`, and expression without and with the edit, as far as they are at hand; moments always are."""
+    """Changes `delta_NG`, and expression without and with the edit, as far as they are at hand; moments always are.
+
+    The moments are of all genes of the group; what else there is may be of some of them.
+    rounding       how the changes of cells were stored
+    of_replicates  whether N are replicates (donors), each the mean of its cells
+    """
 
     moments: Moments
     delta_NG: NDArray[np.floating] | None = None
     before_NG: NDArray[np.floating] | None = None
     after_NG: NDArray[np.floating] | None = None
+    rounding: Rounding = FLOAT32
+    of_replicates: bool = False
+
+    @property
+    def fewest_for_t(self) -> int:
+        """How many a t-test needs: 3 cells, as two that rounding made equal say nothing of how cells differ; 2 replicates."""
+        return 2 if self.of_replicates else 3
 
     def has(self, needs: Needs) -> bool:
         """Whether a test with these needs can be made."""

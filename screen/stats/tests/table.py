@@ -9,8 +9,11 @@ if TYPE_CHECKING:
     from screen.config.sections import DegConfig
     from screen.stats.tests.gene_test import GeneTest
 
-NAMES = ("paired_t", "signed_rank", "rank_sum", "sign")
+NAMES = ("paired_t", "moderated_t", "signed_rank", "rank_sum", "sign")
 """Files of this package that hold a `TEST`, in the order of its columns in the tables."""
+
+SIGN_AGREEMENT = "sign_agreement"
+"""Column where there are replicates: the share of them that change to the side to which their mean does."""
 
 
 def named(name: str) -> "GeneTest":
@@ -24,11 +27,14 @@ def named(name: str) -> "GeneTest":
 
 def computed(config: "DegConfig") -> "tuple[GeneTest, ...]":
     """The tests that these settings ask for: the chosen one, and what is wanted beside it. Raises ConfigError."""
-    chosen = named(config.test)
+    chosen = named(config.test_name)
     return tuple(t for t in map(named, NAMES) if t.name == chosen.name or t.is_wanted(config))
 
 
 def columns(config: "DegConfig") -> dict[str, Any]:
-    """What tests add to the table of differential expression under these settings: name -> polars type."""
-    there = [t for t in map(named, NAMES) if t.in_every_table or t.name == config.test]
-    return {name: dtype for t in there for name, dtype in t.columns.items()}
+    """What tests add to the table of differential expression under these settings, and SIGN_AGREEMENT: name -> polars type."""
+    import polars as pl
+
+    there = [t for t in map(named, NAMES) if t.in_every_table or t.name == config.test_name]
+    of_tests = {name: dtype for t in there for name, dtype in t.columns.items()}
+    return of_tests if config.replicate is None else of_tests | {SIGN_AGREEMENT: pl.Float32}

@@ -133,7 +133,7 @@ def test_a_mapping_row_with_an_empty_cell_is_left_out(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("source\ttarget\ncell0\tCell1\n", 'column "target": cells.h5ad has no cell "Cell1"; did you mean "cell1'),
-        ("source\ttarget\ncell0\n", 'column "target": cells.h5ad has no cell ""'),
+        ("source\ttarget\ncell0\n", "no row with a cell in each of source, target"),
         (
             "source\ttarget\ncell1\tcell3\n",
             r'column "source": not every cell is of the source .*"cell1" is "stimulated"',

@@ -1,5 +1,6 @@
 """The gene tables of a screen: what is in them follows from the store, however little is held at once."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from screen.config.sections import DegConfig
 from screen.stats import deg
 from screen.stats.gene_results import GeneResults, concatenated, mean_by, statistics_of
 from screen.stats.groups import GroupReader, Strata
-from screen.stats.moments import counts_of
+from screen.stats.moments import Rounding, counts_of
 from screen.stats.tables import strata_of
 from screen.store.store import ScreenStore
 from tests.support.tiny import tiny, write
@@ -69,7 +70,7 @@ def test_every_column_is_what_scipy_says_of_the_stores_values(finished: Path, p:
     reference = stats.ttest_1samp(delta_NG, 0.0)
     np.testing.assert_allclose(table["p_value"], reference.pvalue, rtol=1e-6)
     np.testing.assert_allclose(table["fdr"], stats.false_discovery_control(reference.pvalue), rtol=1e-6)
-    ranked = [stats.wilcoxon(d, correction=True, method="exact") for d in delta_NG.T]
+    ranked = [stats.wilcoxon(d) for d in delta_NG.T]
     close("signed_rank", [r.statistic for r in ranked])
     np.testing.assert_allclose(table["signed_rank_p_value"], [r.pvalue for r in ranked], rtol=1e-9)
     unpaired = stats.ranksums(after_NG.astype(np.float32), control_NG.astype(np.float32))
@@ -79,8 +80,8 @@ def test_every_column_is_what_scipy_says_of_the_stores_values(finished: Path, p:
 def every_value(genes: GeneResults | None) -> dict[str, np.ndarray]:
     """Everything that is said of the genes of a group, by name."""
     assert genes is not None
-    always = vars(genes).copy()
-    return always | dict(always.pop("of_tests"))
+    always = {name: getattr(genes, name) for name in ("mean_delta", "se", "target_mean", "ref_mean")}
+    return always | dict(genes.of_tests)
 
 
 @pytest.mark.parametrize(("read", "work", "control"), [(1, 1, 0), (700, 300, 0), (5000, 900, 1 << 30)])
@@ -106,7 +107,7 @@ def test_tests_over_replicates_are_tests_of_their_means(replicates: list[int], s
     rng, code_N = np.random.default_rng(seed), np.array(replicates)
     delta_NG, control_NG = rng.normal(0.1, 1, (2, len(code_N), 7)).astype(np.float32)
     control_NG = np.abs(control_NG)
-    config = DegConfig(rank_sum="plain", signed_rank=True)
+    config = DegConfig(rank_sum="plain", signed_rank=True, test="paired_t")
     found = statistics_of(delta_NG, counts_of(control_NG, True), True, code_N, config, control_NG)
     mean_RG = np.stack([delta_NG[code_N == c].astype(np.float64).mean(0) for c in np.unique(code_N)])
     np.testing.assert_allclose(mean_by(delta_NG, code_N), mean_RG, rtol=1e-12, atol=1e-15)
@@ -115,20 +116,52 @@ def test_tests_over_replicates_are_tests_of_their_means(replicates: list[int], s
         assert np.isnan([found.of(n) for n in ("t_p_value", "signed_rank_p_value", "rank_sum_p_value")]).all()
         return
     np.testing.assert_allclose(found.of("t_p_value"), stats.ttest_1samp(mean_RG, 0).pvalue, rtol=1e-6)
-    # expression levels are those of the cells
-    np.testing.assert_allclose(found.ref_mean, np.expm1(control_NG).mean(0, dtype=np.float64), rtol=1e-6)
+    # expression levels are means of the replicates' means too
+    of_each = [
+        [np.expm1(x[code_N == c]).mean(0, dtype=np.float64) for c in np.unique(code_N)]
+        for x in (control_NG, control_NG + delta_NG)
+    ]
+    np.testing.assert_allclose(found.ref_mean, np.mean(of_each[0], axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found.target_mean, np.mean(of_each[1], axis=0), rtol=1e-4, atol=1e-4)
+    agree_RG = np.sign(mean_RG) == np.sign(mean_RG.mean(0))
+    np.testing.assert_allclose(found.of("sign_agreement"), agree_RG.mean(0), rtol=1e-12)
 
 
 def test_a_replicate_column_makes_inference_over_its_means(finished: Path, tmp_path: Path) -> None:
     config = tiny(library=LIBRARY) | {"deg": {"replicate": "cell_type"}}
     assert main(["run", str(write(config, tmp_path / "s.yaml")), "--out", str(tmp_path / "out")]) == 0
     table = deg.scan(tmp_path / "out").filter(time=1).collect()
+    assert table.schema == deg.SCHEMA | {"sign_agreement": pl.Float32}
     assert table["n_replicates"].unique().to_list() == [3]
     of_type = deg.scan(finished).filter(time=1).collect()
     means = of_type.group_by("perturbation", "feature").agg(pl.col("mean_delta").cast(pl.Float64).mean().alias("mean"))
     both = table.join(means, on=["perturbation", "feature"])
     assert both.height == table.height
     np.testing.assert_allclose(both["mean_delta"], both["mean"], rtol=1e-5, atol=1e-7)
+    types = of_type.group_by("perturbation", "feature").agg(
+        pl.col("mean_delta").sign().alias("signs"), pl.col("ref_mean").cast(pl.Float64).mean().alias("ref")
+    )
+    both = both.join(types, on=["perturbation", "feature"])
+    agree = both.select(pl.col("signs").list.eval(pl.element() > 0).list.mean())["signs"].to_numpy()
+    agree = np.where(both["mean_delta"] > 0, agree, 1 - agree)
+    np.testing.assert_allclose(both["sign_agreement"], agree, rtol=1e-6)
+    np.testing.assert_allclose(both["ref_mean"], both["ref"], rtol=1e-5)
+
+
+def test_the_moderated_t_is_chosen_with_replicates_unless_another_is(finished: Path, tmp_path: Path) -> None:
+    assert DegConfig().test_name == DegConfig(test="auto").test_name == "paired_t"
+    assert DegConfig(replicate="donor").test_name == "moderated_t"
+    assert DegConfig(replicate="donor", test="paired_t").test_name == "paired_t"
+    out = shutil.copytree(finished, tmp_path / "out")
+    p_of: dict[str, Any] = {}
+    for name, more in (("auto", []), ("moderated_t", ["--test", "moderated_t"]), ("paired_t", ["--test", "paired_t"])):
+        assert main(["deg", str(out), "--replicate", "cell_type", *more]) == 0
+        p_of[name] = deg.scan(out).collect()["p_value"]
+    # strata are the cell types: one replicate in each
+    assert p_of["auto"].is_null().all()
+    view = ScreenStore.open(out / "screen.zarr").provenance["view"]["deg"]
+    # as in directories of before, in which the test is always written
+    assert DegConfig.model_validate(view).test_name == "paired_t"
 
 
 def test_top_and_thresholds_choose_rows_of_the_whole_table(finished: Path, tmp_path: Path) -> None:
@@ -172,6 +205,11 @@ def test_the_ranking_alone_is_that_of_the_whole_tables(tmp_path: Path, dtype: st
     assert main(["run", str(write(config, tmp_path / "s.yaml")), "--out", str(out), "--store-dtype", dtype]) == 0
     whole, n_rows = pl.read_parquet(out / "hits.parquet"), deg.scan(out).collect().height
     assert n_rows == whole.filter(pl.col("n_cells") > 0).height * 61
+    store = ScreenStore.open(out / "screen.zarr")
+    for test in ("paired_t", "signed_rank"):
+        reader = GroupReader(store, store.blocks[0], strata_of(store, [], None), DegConfig(test=test))
+        (genes, *_) = (g.genes for g in reader.groups(0))
+        assert genes is not None and genes.sample.rounding == Rounding(dtype, 4096.0 if dtype == "float16" else 1.0)
     stale = [out / "deg/.part-0099.means", out / "deg/.part-0099.parquet", out / "deg/part-0099.parquet"]
     for path in stale:
         path.write_bytes(b"of a run that was killed")
@@ -198,6 +236,35 @@ def test_parts_join_to_the_whole() -> None:
     assert {"mean_delta", "se", "target_mean", "ref_mean", "t", "t_p_value", "signed_rank"} < set(found)
     for name, values in found.items():
         np.testing.assert_allclose(values, every_value(whole)[name], rtol=1e-9, atol=1e-15, err_msg=name)
+
+
+def test_items_without_a_replicate_are_in_no_test_and_means_are_over_replicates() -> None:
+    rng, code_N = np.random.default_rng(1), np.array([0, -1, 2, 0, 2, -1, 1])
+    delta_NG, control_NG = rng.normal(0.1, 1, (2, 7, 5)).astype(np.float32)
+    found, has_N = every_value(statistics_of(delta_NG, control_NG, False, code_N, DegConfig())), code_N >= 0
+    without = every_value(statistics_of(delta_NG[has_N], control_NG[has_N], False, code_N[has_N], DegConfig()))
+    for name, values in without.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+    nobody = statistics_of(delta_NG, control_NG, False, np.full(7, -1), DegConfig())
+    np.testing.assert_allclose(nobody.mean_delta, delta_NG.mean(0, dtype=np.float64), rtol=1e-12)
+    assert np.isnan([nobody.se, nobody.of("t_p_value"), nobody.of("sign_agreement")]).all()
+
+
+def test_a_gene_that_nothing_changes_agrees_with_nothing() -> None:
+    delta_NG = np.float32([[0, 1], [0, -3], [0, 1]])
+    found = statistics_of(delta_NG, delta_NG, False, np.arange(3), DegConfig(replicate="donor"))
+    np.testing.assert_array_equal(found.of("sign_agreement"), [np.nan, 1 / 3])
+
+
+@pytest.mark.parametrize("chosen", ["moderated_t", "paired_t"])
+def test_tests_of_moments_see_all_genes_however_few_are_computed_at_once(chosen: str) -> None:
+    rng = np.random.default_rng(2)
+    delta_NG = (rng.normal(0.1, 1, (9, 20)) * rng.lognormal(0, 1, 20)).astype(np.float32)
+    code_N, config = np.arange(9) % 4, DegConfig(replicate="donor", test=chosen)
+    whole = every_value(statistics_of(delta_NG, delta_NG, False, code_N, config))
+    parts = [statistics_of(delta_NG[:, [g]], delta_NG[:, [g]], False, code_N, config) for g in range(20)]
+    for name, values in every_value(concatenated(parts)).items():
+        np.testing.assert_allclose(values, whole[name], rtol=1e-9, err_msg=name)
 
 
 def test_strata_count_their_cells() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.cells.bank import SOURCE, Ragged, State, TokenBank, Unfiltered
+from screen.cells.bank import MISSING, SOURCE, Ragged, State, TokenBank, Unfiltered
+from screen.cells.pairing import texts
 from screen.cells.vocabulary import CLS, EOS
 from screen.config.sections import CellsConfig
 from screen.errors import CellError, some
@@ -122,7 +123,7 @@ def _state(table: Any, keep_special: bool, path: Path) -> State:
     if not keep_special:
         tokens = without_special(tokens)
     obs = {
-        name: np.array(["" if v is None else str(v) for v in table[name].to_pylist()], dtype=object)
+        name: np.array([MISSING if v is None or v != v else str(v) for v in table[name].to_pylist()], dtype=object)
         for name in table.column_names
         if name not in ("input_ids", "cell_pairing_index", "length") and not pa.types.is_nested(table[name].type)
     }
@@ -161,7 +162,7 @@ def _with_counts(state: State, path: Path, wants_counts: bool, log_normalise: bo
         raise CellError(
             f"{path} has {adata.n_obs} cells but its dataset has {len(state.tokens)} rows; they must pair row by row"
         )
-    obs = {str(c): adata.obs[c].astype(str).to_numpy(dtype=object) for c in adata.obs.columns}
+    obs = {str(c): texts(adata.obs[c]).astype(object) for c in adata.obs.columns}
     obs |= dict(state.obs)
     if not wants_counts:
         return State(state.tokens, state.cell_index_C, obs)
