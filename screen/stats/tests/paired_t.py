@@ -9,6 +9,8 @@ from screen.stats.tests.gene_test import GeneTest, Values
 from screen.stats.tests.sample import Sample
 
 Genes = NDArray[np.float64]
+MOST_BY_SUM, LEAST_BY_SUM = 60, 1e-3
+"""Degrees of freedom up to which, and p above which, Student's distribution is summed."""
 
 
 def paired_t(moments: Moments) -> tuple[Genes, Genes]:
@@ -17,15 +19,43 @@ def paired_t(moments: Moments) -> tuple[Genes, Genes]:
     One cell has neither: NaN. A gene that changes by exactly the same in every cell has t infinite and p 0, or t NaN and
     p 1 if the change is 0.
     """
-    from scipy.special import stdtr
-
     n, se_G = moments.n_cells, standard_error(moments)
     if n < 2:
         return se_G.copy(), se_G.copy()
     with np.errstate(divide="ignore", invalid="ignore"):
         t_G = moments.mean_delta_G / se_G
-    p_G = 2 * stdtr(n - 1, -np.abs(t_G))
+    p_G = two_sided(t_G, n - 1)
     return t_G, np.where(np.isnan(t_G), 1.0, p_G)
+
+
+def two_sided(t_G: Genes, df: int) -> Genes:
+    """Two-sided p of Student's t; NaN for NaN.
+
+    For few degrees of freedom the distribution is a finite sum, ten times as fast as the incomplete beta function; it is
+    used where p is above LEAST_BY_SUM, so that 1 - sum keeps 12 digits. Source: Abramowitz and Stegun 1964, 26.7.3, 26.7.4.
+    """
+    from scipy.special import stdtr
+
+    if df > MOST_BY_SUM:
+        return np.asarray(2 * stdtr(df, -np.abs(t_G)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        cos2_G = 1 / (1 + np.square(t_G) / df)
+        sin_G = np.abs(t_G) / np.hypot(t_G, np.sqrt(df))
+    odd = df % 2
+    sum_G = np.zeros_like(cos2_G)
+    for k in range((df - 2 - odd) // 2, -1, -1):
+        # from the last term to the first: each is this ratio times cos^2 of the one before
+        sum_G *= cos2_G * ((2 * k + 1 + odd) / (2 * k + 2 + odd))
+        sum_G += 1
+    if odd:
+        sum_G = (np.arctan(np.abs(t_G) / np.sqrt(df)) + sin_G * np.sqrt(cos2_G) * sum_G) * (2 / np.pi)
+    else:
+        sum_G *= sin_G
+    p_G = 1 - sum_G
+    # infinite t too
+    rest = np.flatnonzero(~(p_G > LEAST_BY_SUM))
+    p_G[rest] = 2 * stdtr(df, -np.abs(t_G[rest]))
+    return p_G
 
 
 def compute(sample: Sample, config: DegConfig) -> Values:

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from screen.stats.moments import Moments, moments_of, standard_error
-from screen.stats.tests.paired_t import paired_t
+from screen.stats.tests.paired_t import MOST_BY_SUM, paired_t, two_sided
 
 
 def moments(delta_NG: np.ndarray) -> Moments:
@@ -35,3 +35,12 @@ def test_constant_changes_are_certain_and_no_change_is_none() -> None:
     t, p = paired_t(moments(np.array([[0.25, 0.0], [0.25, 0.0], [0.25, 0.0]])))
     assert t[0] == np.inf
     assert p.tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("df", [*range(1, 13), 14, 49, MOST_BY_SUM, MOST_BY_SUM + 1, 500])
+def test_the_sum_is_the_incomplete_beta_function(df: int) -> None:
+    rng = np.random.default_rng(df)
+    # not 1e-9: there scipy's rounds to 1, with one degree of freedom
+    extremes = [0, -0.0, np.inf, -np.inf, np.nan, 1e-300, 1e-2, 1e200, -5.0]
+    t = np.concatenate([3 * rng.standard_t(df, 2000), rng.standard_t(df, 2000), extremes])
+    np.testing.assert_allclose(two_sided(t, df), 2 * special.stdtr(df, -np.abs(t)), rtol=1e-11, atol=0)
