@@ -25,6 +25,7 @@ import torch
 from benchmarks.engine.plans import peak_gb
 from benchmarks.record import ROOT, median, p20_p80, record, rounds
 from benchmarks.run_all import exit_code, parser_of, reported
+from benchmarks.stats.gene_tables import gene_tables_of
 from benchmarks.store.store import filled, synthetic
 from screen.cli.terminal import Console
 from screen.config.sections import ComputeConfig, DegConfig, NullConfig
@@ -131,12 +132,12 @@ class Share:
 
     @staticmethod
     def paired(numbers: range) -> None:
-        """Mean, SE, t, signed-rank and means of both, as `perturbscreen deg` computes them from a store."""
+        """Mean, SE, t, signed-rank (asked for) and means of both, as `perturbscreen deg` computes them from changes."""
         m = Share.matrix
         for p in numbers:
             cells = m.cell_PN[p]
             delta_NG = m.after_PNG[p] - m.control_CG[cells]
-            statistics_of(delta_NG, Share.before_CG[cells], True, None, DegConfig()).of("t")
+            statistics_of(delta_NG, Share.before_CG[cells], True, None, DegConfig(signed_rank=True)).of("t")
 
     @staticmethod
     def unpaired(numbers: range) -> None:
@@ -378,7 +379,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     same = replace(work, n_controls=work.n_cells)
     faults = [f for w, is_screen in ((work, True), (same, False)) for f in beside_others(w, given.results, is_screen)]
-    faults += moments(work, given.results)
+    faults += moments(work, given.results) + gene_tables_of(
+        work.n_perturbations, work.n_cells, work.n_rounds, given.results
+    )
     faults += [memory(work, given.results, given.quick), tables(given.quick, given.results)]
     return exit_code(faults, given.quick)
 

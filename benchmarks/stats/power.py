@@ -87,7 +87,9 @@ def of_genes(work: Work, seed: int) -> dict[str, tuple[float, float]]:
     has_effect_G = np.arange(work.n_genes) < work.n_genes // 20
     shift_G = 0.02 * rng.uniform(0.2, 1, work.n_genes) * rng.choice([-1, 1], work.n_genes) * has_effect_G
     delta_NG = (shift_G + 0.02 * rng.standard_normal(shape)).astype(np.float32)
-    found = statistics_of(delta_NG, np.expm1(control_NG), True, None, DegConfig(rank_sum="tie_corrected"), control_NG)
+    found = statistics_of(
+        delta_NG, np.expm1(control_NG), True, None, DegConfig(rank_sum="tie_corrected", signed_rank=True), control_NG
+    )
     p = {name: found.of(f"{name}_p_value") for name in ("t", "signed_rank", "rank_sum")}
     return {name: rates(benjamini_hochberg(x) < GENE_FDR, has_effect_G) for name, x in p.items()}
 

@@ -232,9 +232,10 @@ class Summary:
 def summaries(piece: Piece, names: Names) -> list[Summary]:
     """The numbers of groups that a ranking needs, without their genes."""
     strength_N = np.sqrt(np.mean(np.square(piece.mean_NG), axis=1)).tolist()
-    n_changed_N, has_p_N = np.count_nonzero(piece.is_changed_NG, axis=1), np.isfinite(piece.p_NG).any(axis=1)
     # without a p nobody knows
-    n_deg_N = [int(n) if has_p else None for n, has_p in zip(n_changed_N, has_p_N, strict=True)]
+    n_deg_N = [
+        int(c.sum()) if np.isfinite(p).any() else None for c, p in zip(piece.is_changed_NG, piece.p_NG, strict=True)
+    ]
     top = _top_genes(piece.mean_NG, names)
     return [
         _summary(group, strength, n_deg, up, down)

@@ -216,6 +216,7 @@ def test_statistics_are_recorded_beside_other_tools(tmp_path: Path) -> None:
     found = figures(differential, tmp_path)
     compared = {f"deg_paired_vs_{tool}{on}" for tool in ("illico", "pdex", "scanpy") for on in ("", "_same_cells")}
     compared |= {"deg_ranksum_vs_illico", "deg_moments_vs_scan", "deg_moments_vs_scan_cached"}
+    compared |= {"deg_tables_from_moments", "deg_tables_two_threads"}
     assert set(found) == compared | {"deg_extra_memory", "deg_tables_demo", "deg_read_one"}
     for name in compared:
         assert found[name]["ratio"] == pytest.approx(found[name]["value"] / found[name]["baseline"], rel=0.02), name

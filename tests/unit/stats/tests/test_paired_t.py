@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special, stats
 
 from screen.planning.layout import FLOAT16_SCALE
 from screen.stats.moments import Moments, Rounding, least_error, moments_of, standard_error
 from screen.stats.tests.moderated_t import moderated_t
-from screen.stats.tests.paired_t import paired_t
+from screen.stats.tests.paired_t import MOST_BY_SUM, paired_t, two_sided
 from screen.stats.tests.sample import Sample
 
 FLOAT16 = Rounding("float16", FLOAT16_SCALE)
@@ -104,3 +104,12 @@ def test_no_more_null_genes_are_called_than_the_level_says_whatever_rounding_doe
         for level in (0.05, 0.01):
             # beyond chance: 4 standard deviations
             assert (p_G < level).mean() <= level + 4 * np.sqrt(level / n_genes)
+
+
+@pytest.mark.parametrize("df", [*range(1, 13), 14, 49, MOST_BY_SUM, MOST_BY_SUM + 1, 500])
+def test_the_sum_is_the_incomplete_beta_function(df: int) -> None:
+    rng = np.random.default_rng(df)
+    # not 1e-9: there scipy's rounds to 1, with one degree of freedom
+    extremes = [0, -0.0, np.inf, -np.inf, np.nan, 1e-300, 1e-2, 1e200, -5.0]
+    t = np.concatenate([3 * rng.standard_t(df, 2000), rng.standard_t(df, 2000), extremes])
+    np.testing.assert_allclose(two_sided(t, df), 2 * special.stdtr(df, -np.abs(t)), rtol=1e-11, atol=0)
