@@ -22,7 +22,7 @@ from screen.run.resume import coverage_of, has_work, left, open_store, other_exe
 from screen.run.runner import make_engine, run_units
 from screen.run.tables import Result, make_tables
 from screen.run.unscreened import nothing_to_screen, reasons
-from screen.stats.enrich import ranked_in
+from screen.stats.enrich import shown_in
 from screen.stats.parts import on_threads
 from screen.stats.tables import write_coverage
 from screen.store.lock import only_writer
@@ -56,7 +56,7 @@ def run(config: ScreenConfig, config_text: str, directory: Path, listener: Liste
         write_coverage(coverage_of(screen, store), store, directory)
         table, _ = make_tables(store, directory, listener, workers.tables)
     return Result(
-        directory, table, ranked_in(directory), screen.layout.has_counts, tuple(reasons(screen, screen.unscreened()))
+        directory, table, shown_in(directory), screen.layout.has_counts, tuple(reasons(screen, screen.unscreened()))
     )
 
 

@@ -10,7 +10,7 @@ import polars as pl
 from screen.config.sections import ComputeConfig
 from screen.run.configuration import cluster_with
 from screen.run.listener import Listener
-from screen.stats.enrich import ranked_in
+from screen.stats.enrich import shown_in
 from screen.stats.parts import Compute, on_threads
 from screen.stats.tables import set_presentation, write_all
 from screen.store.lock import only_writer
@@ -22,7 +22,7 @@ from screen.store.store import ScreenStore, scratch_of
 class Result:
     """What a run left behind.
 
-    ranked      gene sets of the strongest perturbations, None where none were asked for
+    ranked      for each perturbation the gene set that it shifts most, None where none were asked for
     unscreened  labels of requested perturbations without any item, each with its reason
     """
 
@@ -65,4 +65,4 @@ def remake_tables(
 
             compute = stack.enter_context(started(cluster, ComputeConfig(), listener.say)).tables
         hits, is_new = make_tables(store, directory, listener, compute)
-    return Result(directory, hits, ranked_in(directory), store.layout.has_counts, ()), is_new
+    return Result(directory, hits, shown_in(directory), store.layout.has_counts, ()), is_new

@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from screen.config.sections import DegConfig
 from screen.files import scratch_folder, whole
 from screen.machine import available_cores
-from screen.stats import enrich
-from screen.stats.deg import FOLDER, Names, Summary, frame, schema_of, summarise
-from screen.stats.enrich import OverRepresentation
+from screen.stats.deg import FOLDER, Names, Summary, frame, is_changed, schema_of, summarise
 from screen.stats.groups import GroupReader, Strata
 from screen.store.reader import STORE, StoreReader
 from screen.store.store import scratch_of
@@ -27,14 +25,6 @@ ROWS_PER_GROUP = 64 * 1024
 """Rows that are written, and read, at once: a reader of one perturbation skips the others by their statistics."""
 Compute = Callable[[Sequence[Any], Callable[[], None]], list[Any]]
 """Computes Dask's delayed tasks, calls the function whenever one is done, and returns their results in order."""
-
-
-@dataclass(frozen=True)
-class Tested:
-    """Gene sets that the changed genes of every group are tested against, and the false discovery rate of written rows."""
-
-    test: OverRepresentation
-    max_fdr: float
 
 
 @dataclass(frozen=True)
@@ -49,7 +39,6 @@ class Job:
     scratch: Path
     strata: Strata
     config: DegConfig
-    sets: Tested | None = None
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -80,6 +69,16 @@ class Means:
             found[at] = stored.reshape(-1, self._n_genes)[self._row_N[place_N[at]]]
         return found
 
+    def changed(self, place_N: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """(N, G) which genes count as changed in groups (`screen.stats.deg.is_changed`), which all have a cell."""
+        found = np.empty((len(place_N), -(-self._n_genes // 8)), dtype=np.uint8)
+        part_N = self._part_N[place_N]
+        for number in np.unique(part_N).tolist():
+            at = np.flatnonzero(part_N == number)
+            stored: NDArray[np.uint8] = np.memmap(_changed_of(self._scratch, number), np.uint8, "r")
+            found[at] = stored.reshape(-1, found.shape[1])[self._row_N[place_N[at]]]
+        return np.unpackbits(found, axis=1, count=self._n_genes).astype(bool)
+
 
 def on_threads(tasks: Sequence[Any], done: Callable[[], None]) -> list[Any]:
     """Compute in this process, a thread for each core."""
@@ -99,13 +98,13 @@ def each(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> 
 
 @contextmanager
 def gene_tables(
-    store: StoreReader, directory: Path, strata: Strata, config: DegConfig, sets: Tested | None = None,
+    store: StoreReader, directory: Path, strata: Strata, config: DegConfig,
     compute: Compute = on_threads,
     show: Callable[[int], Callable[[], None]] = lambda n_parts: lambda: None,
 ) -> Iterator[tuple[list[Summary], Means | None]]:  # fmt: skip
-    """Writes `deg/part-*.parquet`, sorted by target, and with gene sets `enrichment/part-*.parquet`, in the same order.
+    """Writes `deg/part-*.parquet`, sorted by target.
 
-    Yields a summary of every group and, with counts, its mean changes.
+    Yields a summary of every group and, with counts, its mean changes and which genes they count as changed.
 
     A part is written as it comes and has another name until it is whole. A thread holds the changes of one group of cells,
     as far as they fit, and one row group of its part. `show` is told the number of parts, and returns what to call as
@@ -119,19 +118,14 @@ def gene_tables(
     n_rows = len(order) * len(names.feature) * len(strata.name_S) * len(store.layout.pred_tps)
     n_parts = min(MAX_PARTS, len(order), max(-(-n_rows // ROWS_PER_PART), available_cores()))
     tables = {folder: schema_of(config)} if store.layout.has_counts else {}
-    if sets is not None:
-        tables[directory / enrich.FOLDER] = enrich.CHANGED_SCHEMA
-    for place in (folder, directory / enrich.FOLDER):
-        for old in [*place.glob("part-*.parquet"), *place.glob(".part-*")]:
-            old.unlink(missing_ok=True)
-    for name in (enrich.TARGETS, enrich.RANKED):
-        (directory / name).unlink(missing_ok=True)
+    for old in [*folder.glob("part-*.parquet"), *folder.glob(".part-*")]:
+        old.unlink(missing_ok=True)
     for place in (folder, *tables):
         place.mkdir(parents=True, exist_ok=True)
     make = dask.delayed(write_part, pure=False)
     with scratch_folder(scratch_of(directory / STORE)) as scratch, ExitStack() as stack:
         stack.callback(_OPENED.forget)
-        found = Job(store.path.absolute(), directory.absolute(), scratch.absolute(), strata, config, sets)
+        found = Job(store.path.absolute(), directory.absolute(), scratch.absolute(), strata, config)
         job = dask.delayed(found, traverse=False)
         tasks = [make(job, i, [int(p) for p in some]) for i, some in enumerate(np.array_split(order, max(n_parts, 1)))]
         parts: list[list[Summary]] = compute(tasks, show(len(tasks)))
@@ -175,11 +169,13 @@ def write_part(job: Job, number: int, perturbations: Sequence[int]) -> list[Summ
     """The task that workers run: one file, at most ROWS_PER_GROUP rows of it in memory. Returns its groups' summaries."""
     names, readers = _OPENED.of(job)
     summaries: list[Summary] = []
-    folder, sets = job.directory / FOLDER, job.sets
+    folder = job.directory / FOLDER
     with ExitStack() as stack:
         add_rows = stack.enter_context(_part(folder, number, job.scratch))
-        add_changed = stack.enter_context(_part(job.directory / enrich.FOLDER, number, job.scratch))
-        means = stack.enter_context(stack.enter_context(whole(_means_of(job.scratch, number))).open("wb"))
+        means, changed = (
+            stack.enter_context(stack.enter_context(whole(place)).open("wb"))
+            for place in (_means_of(job.scratch, number), _changed_of(job.scratch, number))
+        )
         for p in perturbations:
             reader = next(r for r in reversed(readers) if r.block.first <= p)
             for group in reader.groups(p):
@@ -187,10 +183,9 @@ def write_part(job: Job, number: int, perturbations: Sequence[int]) -> list[Summ
                 if group.genes is None:
                     continue
                 means.write(group.genes.mean_delta.astype(np.float32).tobytes())
+                changed.write(np.packbits(is_changed(group)).tobytes())
                 if job.config.top != 0:
                     add_rows(frame(group, names, job.strata, job.config))
-                if sets is not None:
-                    add_changed(enrich.changed(group, names, job.strata, sets.test, sets.max_fdr))
     return summaries
 
 
@@ -229,3 +224,8 @@ def _part_of(folder: Path, number: int) -> Path:
 
 def _means_of(scratch: Path, number: int) -> Path:
     return scratch / f"part-{number:04d}.means"
+
+
+def _changed_of(scratch: Path, number: int) -> Path:
+    """A bit per gene, rows filled up to whole bytes (`numpy.packbits`), as the rows of the means."""
+    return scratch / f"part-{number:04d}.changed"
