@@ -53,14 +53,11 @@ def _terms(step: int, k: Values, inside: Values, drawn: Values, total: Values) -
     added = np.ones(len(k))
     at, term = np.arange(len(k)), np.ones(len(k))
     while len(at):
-        up, down = (inside - k) * (drawn - k), k * (total - inside - drawn + k)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = (
-                up / ((k + 1) * (total - inside - drawn + k + 1))
-                if step > 0
-                else down / ((inside - k + 1) * (drawn - k + 1))
-            )
-        term = term * np.where(np.isfinite(ratio), np.maximum(ratio, 0), 0)
+        others = total - inside - drawn + k
+        # nothing beyond what is possible: both factors negative would give a term again
+        up, down = np.maximum(inside - k, 0) * np.maximum(drawn - k, 0), np.maximum(k, 0) * np.maximum(others, 0)
+        divisor = (k + 1) * (others + 1) if step > 0 else (inside - k + 1) * (drawn - k + 1)
+        term = term * (up if step > 0 else down) / np.where(divisor > 0, divisor, np.inf)
         added[at] += term
         goes_on = term > 1e-17 * added[at]
         at, term = at[goes_on], term[goes_on]

@@ -14,6 +14,7 @@ from screen.config.sections import FEWEST_NULLS
 
 Values = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+LEAST_LOG_P = -200.0
 MAD_TO_SD, CLIP = 1.4826, 3.0
 """Null scores farther than so many robust standard deviations from the median weigh as if they were there."""
 
@@ -67,7 +68,7 @@ class Judge:
     def __init__(self, pool_N: Values, tail: Tail) -> None:
         self._sorted_N = np.sort(pool_N[~np.isnan(pool_N)])
         self.n = len(self._sorted_N)
-        self._tail, self._start = tail, np.inf
+        self._tail, self._start, self._scale, self._shape = tail, np.inf, 1.0, 0.0
         if self.n >= FEWEST_NULLS:
             start = float(np.quantile(self._sorted_N, tail.start))
             above = self._sorted_N[self._sorted_N > start] - start
@@ -84,7 +85,8 @@ class Judge:
         far = size > self._start
         excess = (size[far] - self._start) / self._scale
         log_p = -excess if self._shape == 0 else -np.log1p(self._shape * excess) / self._shape
-        p[far] = (1 - self._tail.start) * np.exp(log_p)
+        # where the pool's values hardly differ, all that is farther out is as far as can be told
+        p[far] = (1 - self._tail.start) * np.exp(np.maximum(log_p, LEAST_LOG_P))
         return np.where(np.isnan(size), np.nan, p)
 
 
