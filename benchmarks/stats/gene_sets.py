@@ -99,10 +99,11 @@ def screened(folder: Path, name: str, seed: int, work: Work, library: Any) -> Pa
 
 
 def ran(arguments: list[str]) -> None:
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as errors:
         code = command(arguments)
-    if code:
-        raise RuntimeError(f"perturbscreen {' '.join(arguments)} ended with {code}")
+    # a gene that no cell expresses is not screened, which the exit code tells
+    if code and "requested perturbation(s) not screened" not in errors.getvalue():
+        raise RuntimeError(f"perturbscreen {' '.join(arguments)} ended with {code}: {errors.getvalue()}")
 
 
 def scores(directory: Path) -> pl.DataFrame:

@@ -24,8 +24,11 @@ def upper_tail(n_overlap: Counts, n_set: Counts, n_query: Counts, n_background: 
 
     Terms are added outwards from the overlap, where each is smaller than the one before; below the mode, those of the lower tail.
     """
-    draws, place = np.unique(np.stack([n_overlap, n_set, n_query, n_background]), axis=1, return_inverse=True)
-    k, inside, drawn, total = draws.astype(np.float64)
+    number = np.zeros(len(n_overlap), dtype=np.int64)
+    for part in (n_background, n_query, n_set, n_overlap):
+        number = number * (int(part.max(initial=0)) + 1) + part
+    _, first, place = np.unique(number, return_index=True, return_inverse=True)
+    k, inside, drawn, total = (x[first].astype(np.float64) for x in (n_overlap, n_set, n_query, n_background))
     is_upper = k > np.floor((inside + 1) * (drawn + 1) / (total + 2))
     found = np.empty(len(k))
     upper = [x[is_upper] for x in (k, inside, drawn, total)]
