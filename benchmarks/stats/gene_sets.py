@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name, share, more in null_shares(table, str(seed)):
                 line = record(name, round(share, 4), "of them", None, None, given.results, **more)
                 faults.append(reported(line, at_most=MOST_NULL))
-        listed = np.random.default_rng(7).permutation(known)[: 2 * work.n_listed].tolist()
+        listed = np.random.default_rng(7).permutation(known).tolist()
         # of a list of genes only those that enough cells have are ranked among the knock-outs
         directory = screened(
             folder, "listed", 1, work, [g for g in listed if g in detected(folder, work)][: work.n_listed]
