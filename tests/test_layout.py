@@ -17,6 +17,7 @@ HOMES = {
     "pandas": {"cells", "store", "stats"},
     "pyarrow": {"models", "stats"},
     "gseapy": {"stats"},
+    "decoupler": set[str](),
     "google_crc32c": {"files"},
     "dask": {"run", "stats", "store"},
     "distributed": {"run"},

@@ -104,7 +104,7 @@ def describe_files(directory: Path, has_counts: bool, has_sets: bool, console: C
 
 
 def describe_gene_sets(ranked: pl.DataFrame, console: Console) -> None:
-    """The gene sets that the strongest perturbations shift most, a line each."""
+    """The perturbations that shift a gene set most surely, and that set, a line each."""
     import polars as pl
 
     rows = ranked.unique(["perturbation", "stratum", "time"], keep="first", maintain_order=True)
@@ -112,14 +112,16 @@ def describe_gene_sets(ranked: pl.DataFrame, console: Console) -> None:
     if rows.is_empty():
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("gene", "edit", "stratum", "t", "gene set shifted most", "genes", "NES", "q"):
-        justify: Literal["left", "right"] = "right" if name in ("t", "genes", "NES", "q") else "left"
+    for name in ("gene", "edit", "stratum", "t", "gene set shifted most", "genes", "z", "q"):
+        justify: Literal["left", "right"] = "right" if name in ("t", "genes", "z", "q") else "left"
         table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", max_width=2 * MAX_COLUMN)
     for row in rows.iter_rows(named=True):
         which = row["target_symbol"], f"{row['site']}:{row['mode']}", row["stratum"], str(row["time"]), row["gene_set"]
-        nes, q = ("-" if x is None else f"{x:.2g}" for x in (row["nes"], row["fdr"]))
-        table.add_row(*which, str(row["n_set"]), nes, q)
-    console.say("\nGene sets, by all genes in order of their mean change (NES: normalised enrichment score)")
+        z, q = ("-" if x is None else f"{x:.2g}" for x in (row["null_z"], row["q_value"]))
+        table.add_row(*which, str(row["n_set"]), z, q)
+    console.say(
+        "\nGene sets, each beside its own shifts under null perturbations (z; q: over all sets and perturbations)"
+    )
     console.show(table)
 
 

@@ -246,21 +246,24 @@ class DegConfig(Section):
 
 
 class EnrichConfig(Section):
-    """Gene sets that changed genes, and the targets of strong perturbations, are tested against.
+    """Gene sets that perturbations shift, and that the targets of strong perturbations belong to.
 
     gene_sets  GMT files, genes by symbol or Ensembl ID
     min_size, max_size  of a set, counting the model's genes
-    max_fdr    over-representation is written up to here
-    ranked     so many of the strongest perturbations of each mode, site, stratum and time point get a ranked test (GSEA)
+    max_fdr    scores and over-representation are written up to here
+    best       so many of each perturbation's sets are written whatever their false discovery rate
     targets    the targets of so many of the strongest are tested together
+    ranked     so many of the strongest perturbations of each mode, site, stratum and time point get a permutation test (GSEA),
+               which takes a second each
     """
 
     gene_sets: Annotated[list[FilePath], Field(min_length=1)]
     min_size: Annotated[int, Field(ge=1)] = 5
     max_size: Annotated[int, Field(ge=1)] = 500
     max_fdr: Annotated[float, Field(gt=0, le=1)] = 0.25
-    ranked: Annotated[int, Field(ge=0)] = 10
+    best: Annotated[int, Field(ge=1)] = 10
     targets: Annotated[int, Field(ge=1)] = 50
+    ranked: Annotated[int, Field(ge=0)] = 0
 
 
 class ComputeConfig(Section):

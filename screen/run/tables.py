@@ -10,7 +10,7 @@ import polars as pl
 from screen.config.sections import ComputeConfig
 from screen.run.configuration import cluster_with
 from screen.run.listener import Listener
-from screen.stats.enrich import ranked_in
+from screen.stats.enrich import shown_in
 from screen.stats.parts import Compute, on_threads
 from screen.stats.tables import described_view, donor_notes, set_presentation, write_all
 from screen.store.lock import only_writer
@@ -22,7 +22,7 @@ from screen.store.store import ScreenStore, scratch_of
 class Result:
     """What a run left behind.
 
-    ranked      gene sets of the strongest perturbations, None where none were asked for
+    ranked      for each perturbation the gene set that it shifts most, None where none were asked for
     min_cells   a perturbation with fewer has no rank
     unscreened  labels of requested perturbations without any item, each with its reason
     settings    how the tables present the results, in words
@@ -79,7 +79,7 @@ def remake_tables(
 def result_of(store: ScreenStore, directory: Path, hits: pl.DataFrame, unscreened: Sequence[str] = ()) -> Result:
     """What a directory with these tables holds."""
     view = store.provenance["view"]
-    shown = ranked_in(directory)
+    shown = shown_in(directory)
     return Result(
         directory, hits, shown, store.layout.has_counts, view["min_cells"], tuple(unscreened), described_view(view)
     )

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from screen.config.sections import DegConfig
 from screen.files import scratch_folder, whole
 from screen.machine import available_cores
-from screen.stats import enrich
 from screen.stats.deg import (
     FOLDER,
     Names,
@@ -28,7 +27,6 @@ from screen.stats.deg import (
     summary_without_genes,
     table,
 )
-from screen.stats.enrich import OverRepresentation
 from screen.stats.groups import Group, GroupReader, Strata
 from screen.store.reader import STORE, StoreReader
 from screen.store.store import scratch_of
@@ -43,14 +41,6 @@ Compute = Callable[[Sequence[Any], Callable[[], None]], list[Any]]
 
 
 @dataclass(frozen=True)
-class Tested:
-    """Gene sets that the changed genes of every group are tested against, and the false discovery rate of written rows."""
-
-    test: OverRepresentation
-    max_fdr: float
-
-
-@dataclass(frozen=True)
 class Job:
     """What every part has in common. Workers, maybe on other machines, find the store under the same path.
 
@@ -62,7 +52,6 @@ class Job:
     scratch: Path
     strata: Strata
     config: DegConfig
-    sets: Tested | None = None
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -93,6 +82,16 @@ class Means:
             found[at] = stored.reshape(-1, self._n_genes)[self._row_N[place_N[at]]]
         return found
 
+    def changed(self, place_N: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """(N, G) which genes count as changed in groups (`screen.stats.deg.is_changed`), which all have a cell."""
+        found = np.empty((len(place_N), -(-self._n_genes // 8)), dtype=np.uint8)
+        part_N = self._part_N[place_N]
+        for number in np.unique(part_N).tolist():
+            at = np.flatnonzero(part_N == number)
+            stored: NDArray[np.uint8] = np.memmap(_changed_of(self._scratch, number), np.uint8, "r")
+            found[at] = stored.reshape(-1, found.shape[1])[self._row_N[place_N[at]]]
+        return np.unpackbits(found, axis=1, count=self._n_genes).astype(bool)
+
 
 def on_threads(tasks: Sequence[Any], done: Callable[[], None]) -> list[Any]:
     """Compute in this process, a thread for each core."""
@@ -112,13 +111,13 @@ def each(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> 
 
 @contextmanager
 def gene_tables(
-    store: StoreReader, directory: Path, strata: Strata, config: DegConfig, sets: Tested | None = None,
+    store: StoreReader, directory: Path, strata: Strata, config: DegConfig,
     compute: Compute = on_threads,
     show: Callable[[int], Callable[[], None]] = lambda n_parts: lambda: None,
 ) -> Iterator[tuple[list[Summary], Means | None]]:  # fmt: skip
-    """Writes `deg/part-*.parquet`, sorted by target, and with gene sets `enrichment/part-*.parquet`, in the same order.
+    """Writes `deg/part-*.parquet`, sorted by target.
 
-    Yields a summary of every group and, with counts, its mean changes.
+    Yields a summary of every group and, with counts, its mean changes and which genes they count as changed.
 
     A part is written as it comes and has another name until it is whole. A thread holds the changes of one group of cells,
     as far as they fit, and one row group of its part. `show` is told the number of parts, and returns what to call as
@@ -132,19 +131,14 @@ def gene_tables(
     n_rows = len(order) * len(names.feature) * len(strata.name_S) * len(store.layout.pred_tps)
     n_parts = min(MAX_PARTS, len(order), max(-(-n_rows // ROWS_PER_PART), available_cores()))
     tables = {folder: schema_of(config)} if store.layout.has_counts else {}
-    if sets is not None:
-        tables[directory / enrich.FOLDER] = enrich.CHANGED_SCHEMA
-    for place in (folder, directory / enrich.FOLDER):
-        for old in [*place.glob("part-*.parquet"), *place.glob(".part-*")]:
-            old.unlink(missing_ok=True)
-    for name in (enrich.TARGETS, enrich.RANKED):
-        (directory / name).unlink(missing_ok=True)
+    for old in [*folder.glob("part-*.parquet"), *folder.glob(".part-*")]:
+        old.unlink(missing_ok=True)
     for place in (folder, *tables):
         place.mkdir(parents=True, exist_ok=True)
     make = dask.delayed(write_part, pure=False)
     with scratch_folder(scratch_of(directory / STORE)) as scratch, ExitStack() as stack:
         stack.callback(_OPENED.forget)
-        found = Job(store.path.absolute(), directory.absolute(), scratch.absolute(), strata, config, sets)
+        found = Job(store.path.absolute(), directory.absolute(), scratch.absolute(), strata, config)
         job = dask.delayed(found, traverse=False)
         tasks = [make(job, i, [int(p) for p in some]) for i, some in enumerate(np.array_split(order, max(n_parts, 1)))]
         parts: list[list[Summary]] = compute(tasks, show(len(tasks)))
@@ -191,8 +185,10 @@ def write_part(job: Job, number: int, perturbations: Sequence[int]) -> list[Summ
     metadata = metadata_of(job.config, readers[0].layout.expression_scale)
     with ExitStack() as stack:
         add_rows = stack.enter_context(_part(job.directory / FOLDER, number, job.scratch, metadata))
-        add_changed = stack.enter_context(_part(job.directory / enrich.FOLDER, number, job.scratch, metadata))
-        means = stack.enter_context(stack.enter_context(whole(_means_of(job.scratch, number))).open("wb"))
+        means, changed = (
+            stack.enter_context(stack.enter_context(whole(place)).open("wb"))
+            for place in (_means_of(job.scratch, number), _changed_of(job.scratch, number))
+        )
         groups = _groups(readers, perturbations)
         if not readers[0].layout.has_counts:
             return [summary_without_genes(group) for group in groups]
@@ -200,15 +196,9 @@ def write_part(job: Job, number: int, perturbations: Sequence[int]) -> list[Summ
             piece = Piece(some)
             found += summaries(piece, names)
             means.write(piece.mean_NG.astype(np.float32).tobytes())
+            changed.write(np.packbits(piece.is_changed_NG, axis=1).tobytes())
             if job.config.top != 0:
                 add_rows(table(piece, names, job.strata, job.config))
-            if job.sets is not None:
-                of_groups, of_sets = (
-                    (piece.leads, piece.mean_NG, piece.is_changed_NG),
-                    (job.sets.test, job.sets.max_fdr),
-                )
-                changed = enrich.changed_of(*of_groups, names, job.strata, *of_sets)
-                add_changed(changed.to_arrow(compat_level=pl.CompatLevel.oldest()))
     return found
 
 
@@ -281,3 +271,8 @@ def _part_of(folder: Path, number: int) -> Path:
 
 def _means_of(scratch: Path, number: int) -> Path:
     return scratch / f"part-{number:04d}.means"
+
+
+def _changed_of(scratch: Path, number: int) -> Path:
+    """A bit per gene, rows filled up to whole bytes (`numpy.packbits`), as the rows of the means."""
+    return scratch / f"part-{number:04d}.changed"

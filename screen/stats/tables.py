@@ -19,11 +19,11 @@ from screen.errors import ConfigError, StoreError, some
 from screen.files import write_file
 from screen.planning.selection import Coverage
 from screen.stats.deg import Names
-from screen.stats.enrich import RANKED, TARGETS, OverRepresentation, joined, of_targets, ranked
 from screen.stats.gene_sets import GeneSets, checksums_of, view_of_gene_sets
 from screen.stats.groups import Strata
 from screen.stats.hits import hits, write_whole
-from screen.stats.parts import Compute, Means, Tested, each, gene_tables, on_threads
+from screen.stats.parts import Compute, gene_tables, on_threads
+from screen.stats.sets.tables import forget_gene_sets, write_gene_sets
 from screen.stats.tests.table import named
 from screen.store.arrays import stored_name
 from screen.store.reader import StoreReader
@@ -188,36 +188,16 @@ def write_all(
     named(config.test_name)
     strata, names = strata_of(store, view["strata"], config.replicate), Names(store)
     enrich = _gene_sets(view.get("enrich"), store)
-    tested = None if enrich is None else Tested(OverRepresentation(enrich[1]), enrich[0].max_fdr)
     (directory / STAMP).unlink(missing_ok=True)
-    with gene_tables(store, directory, strata, config, tested, compute, show) as (summaries, means):
+    forget_gene_sets(directory)
+    with gene_tables(store, directory, strata, config, compute, show) as (summaries, means):
         table = hits(summaries, names, coverage, store.layout.pred_tps, view["min_cells"], means)
         if enrich is not None and means is not None:
-            _write_enrichment(*enrich, table, names, strata, means, directory)
+            write_gene_sets(*enrich, table, names, strata, means, view["min_cells"], directory)
     write_whole(table, directory / "hits.parquet")
     stamp = json.dumps(_stamp_of(digest, directory), indent=2)
     write_file(directory / STAMP, stamp.encode(), durable=True)
     return table, True
-
-
-def _write_enrichment(
-    config: EnrichConfig,
-    sets: GeneSets,
-    table: pl.DataFrame,
-    names: Names,
-    strata: Strata,
-    means: Means,
-    directory: Path,
-) -> None:
-    """Gene sets of the strongest perturbations: by their targets, and by all genes in order of their change."""
-    write_whole(of_targets(table, sets, names, config.targets, config.max_fdr), directory / TARGETS)
-    strongest = table.filter(pl.col("strength_rank").is_not_null())
-    strongest = strongest.filter(pl.int_range(pl.len()).over("mode", "site", "stratum", "time") < config.ranked)
-    number = {perturbation: i for i, perturbation in enumerate(names.id.tolist())}
-    groups = strongest.select("perturbation", "stratum", "time").rows()
-    place_N = [means.place(number[p], strata.name_S.index(s), t) for p, s, t in groups]
-    found = each(ranked, [(mean_G, sets, names) for mean_G in means.rows(np.array(place_N, dtype=np.int64))])
-    write_whole(joined(strongest, found), directory / RANKED)
 
 
 def _stamp(directory: Path) -> object:

@@ -16,8 +16,10 @@ from screen.cli.main import main
 from screen.errors import ConfigError
 from screen.stats import deg, enrich
 from screen.stats.deg import Names
-from screen.stats.enrich import OverRepresentation, of_targets, ranked, strictly_falling
 from screen.stats.gene_sets import GeneSets, read_gmt
+from screen.stats.sets.gsea import ranked, strictly_falling
+from screen.stats.sets.over_representation import overlaps, upper_tail
+from screen.stats.sets.targets import of_targets
 from screen.store.store import ScreenStore
 from tests.support.store_fixture import GENES
 from tests.support.tiny import tiny, write
@@ -77,33 +79,60 @@ def test_what_is_no_gene_set_is_said_with_its_line(tmp_path: Path, text: str | b
         read_gmt(tmp_path / "missing.gmt")
 
 
-@given(st.integers(0, 10**6), st.integers(1, 60), st.booleans())
-def test_over_representation_is_fishers_exact_test(seed: int, n_query: int, is_within: bool) -> None:
+def overlaps_of(query_NG: np.ndarray, sets: GeneSets, background_NG: np.ndarray, max_fdr: float = 1.0) -> Any:
+    n_set_NS = (background_NG @ sets.member_GS).astype(np.int64)
+    symbol_G = NamesOf().feature_symbol
+    return overlaps(query_NG & background_NG, n_set_NS, background_NG.sum(1), sets, symbol_G, max_fdr)
+
+
+@given(st.integers(0, 10**6), st.lists(st.integers(0, 60), min_size=1, max_size=3), st.floats(0.01, 1))
+def test_over_representation_is_fishers_exact_test_for_all_queries_at_once(
+    seed: int, n_queries: list[int], max_fdr: float
+) -> None:
     rng, sets = np.random.default_rng(seed), random_sets(seed, 4)
-    query_G, background_G = (np.isin(np.arange(N_GENES), rng.permutation(N_GENES)[:n]) for n in (n_query, 80))
-    test = OverRepresentation(sets, background_G if is_within else None)
-    if not is_within:
-        background_G[:] = True
-    query_G &= background_G
-    n_overlap_S, p_S = test.test(query_G)
-    assert test.n_background == background_G.sum()
-    for s, member_G in enumerate(sets.member_SG & background_G):
-        table = [[(member_G & query_G).sum(), (member_G & ~query_G).sum()]]
-        table += [[(~member_G & query_G & background_G).sum(), (~member_G & ~query_G & background_G).sum()]]
-        assert n_overlap_S[s] == table[0][0]
-        found = stats.fisher_exact(table, alternative="greater")
-        np.testing.assert_allclose(p_S[s], found.pvalue, rtol=1e-9)
-        row = test.table(query_G, NamesOf().feature_symbol, 1.0).filter(gene_set=sets.name_S[s])
-        assert row.height == (n_overlap_S[s] > 0)
-        if row.height:
-            np.testing.assert_allclose(row["odds_ratio"][0], found.statistic, rtol=1e-12)
-            assert row["genes"][0].to_list() == [SYMBOL[g] for g in np.flatnonzero(member_G & query_G)]
+
+    def of(n: int) -> np.ndarray:
+        return np.isin(np.arange(N_GENES), rng.permutation(N_GENES)[:n])
+
+    query_NG, background_NG = (
+        np.stack([of(n) for n in some]) for some in (n_queries, rng.integers(60, 121, len(n_queries)))
+    )
+    query_NG &= background_NG
+    query, table = overlaps_of(query_NG, sets, background_NG, max_fdr)
+    assert dict(table.schema) == enrich.OVERLAP
+    expected = []
+    for q, (query_G, background_G) in enumerate(zip(query_NG, background_NG, strict=True)):
+        p_S, odds_S, common_S = [], [], []
+        for member_G in sets.member_SG & background_G:
+            found = [[(member_G & query_G).sum(), (member_G & ~query_G).sum()]]
+            found += [[(~member_G & query_G & background_G).sum(), (~member_G & ~query_G & background_G).sum()]]
+            fisher = stats.fisher_exact(found, alternative="greater")
+            p_S.append(fisher.pvalue)
+            odds_S.append(fisher.statistic)
+            common_S.append([SYMBOL[g] for g in np.flatnonzero(member_G & query_G)])
+        fdr_S = multipletests(p_S, method="fdr_bh")[1]
+        for s in np.argsort(p_S, kind="stable"):
+            if common_S[s] and fdr_S[s] <= max_fdr * (1 - 1e-9):
+                expected += [(q, sets.name_S[s], p_S[s], fdr_S[s], odds_S[s], common_S[s])]
+    rows = list(
+        zip(query, *(table[k].to_list() for k in ("gene_set", "p_value", "fdr", "odds_ratio", "genes")), strict=True)
+    )
+    within = [r for r in rows if r[3] <= max_fdr * (1 - 1e-9)]
+    assert sorted(r[:2] for r in within) == sorted(r[:2] for r in expected)
+    by_name = {r[:2]: r for r in expected}
+    for q, name, p, fdr, odds, genes in within:
+        _, _, p_exact, fdr_exact, odds_exact, common = by_name[q, name]
+        np.testing.assert_allclose([p, fdr], [p_exact, fdr_exact], rtol=1e-9)
+        np.testing.assert_allclose(odds, odds_exact, rtol=1e-12)
+        assert genes == common
+    for q in range(len(query_NG)):
+        assert table["p_value"].to_numpy()[query == q].tolist() == sorted(table["p_value"].to_numpy()[query == q])
 
 
 def test_over_representation_is_gseapys_and_every_set_counts_as_a_test() -> None:
     sets, names = random_sets(1), NamesOf()
     query_G = np.isin(np.arange(N_GENES), np.random.default_rng(1).permutation(N_GENES)[:9])
-    table = OverRepresentation(sets).table(query_G, names.feature_symbol, 1.0)
+    _, table = overlaps_of(query_G[None], sets, np.ones((1, N_GENES), dtype=bool))
     listed = {n: names.feature_symbol[m].tolist() for n, m in zip(sets.name_S, sets.member_SG, strict=True)}
     theirs = gseapy.enrich(
         names.feature_symbol[query_G].tolist(), gene_sets=listed, background=SYMBOL, outdir=None, no_plot=True
@@ -112,8 +141,18 @@ def test_over_representation_is_gseapys_and_every_set_counts_as_a_test() -> None
     assert both.height == table.height == len(theirs) < len(sets)
     np.testing.assert_allclose(both["p_value"], both["P-value"], rtol=1e-9)
     # gseapy corrects for the sets with a common gene only, which the data chose
-    p_S = OverRepresentation(sets).test(query_G)[1]
-    np.testing.assert_allclose(table["fdr"], np.sort(multipletests(p_S, method="fdr_bh")[1])[: table.height], rtol=1e-9)
+    p_S = np.append(table["p_value"], np.ones(len(sets) - table.height))
+    np.testing.assert_allclose(table["fdr"], multipletests(p_S, method="fdr_bh")[1][: table.height], rtol=1e-9)
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 3000)] * 3), min_size=1, max_size=30), st.integers(1, 3000))
+def test_the_tail_of_many_draws_is_scipys_hypergeometric(draws: list[tuple[int, int, int]], total: int) -> None:
+    k, inside, drawn = (np.array(x, dtype=np.int64) for x in zip(*draws, strict=True))
+    inside, drawn = inside % (total + 1), drawn % (total + 1)
+    k = k % (np.minimum(inside, drawn) + 2)
+    found = upper_tail(k, inside, drawn, np.full(len(k), total))
+    exact = stats.hypergeom.sf(k - 1, total, inside, drawn)
+    np.testing.assert_allclose(found, exact, rtol=1e-9, atol=1e-300)
 
 
 def test_a_planted_set_comes_first_in_the_ranked_test_and_twice_the_same() -> None:
@@ -184,7 +223,7 @@ SETS = {"first": list(GENES[:15]), "second": list(GENES[10:40]), "few": list(GEN
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("enrich")
     gmt(folder / "sets.gmt", SETS)
-    config = tiny(library=LIBRARY) | {"enrich": {"gene_sets": ["sets.gmt"], "max_fdr": 1, "ranked": 2}}
+    config = tiny(library=LIBRARY) | {"enrich": {"gene_sets": ["sets.gmt"], "max_fdr": 1, "ranked": 2, "best": 1}}
     assert main(["run", str(write(config, folder / "s.yaml")), "--out", str(folder / "out")]) == 0
     return folder / "out"
 
@@ -195,15 +234,20 @@ def test_a_screen_tests_what_every_perturbation_changes(out: Path) -> None:
     sets = GeneSets.read([out.parent / "sets.gmt"], GENES, GENES)
     assert sets.name_S == ("first", "second")
     assert table.height > 0
+    counts = (pl.col("fdr") < 0.05) & (pl.col("mean_delta").abs() > 0.01)
+    changed = deg.scan(out).filter(counts).collect()
+    movable = {t: set(changed.filter(time=t)["feature"]) for t in (1, 2)}
+    assert len(movable[1]) < 61
     for row in table.iter_rows(named=True):
         genes = deg.scan(out).filter(perturbation=row["perturbation"], time=row["time"]).collect()
-        counts = (pl.col("fdr") < 0.05) & (pl.col("mean_delta").abs() > 0.01)
         sign = pl.col("mean_delta") > 0 if row["direction"] == "up" else pl.col("mean_delta") < 0
         query = genes.filter(counts & sign)["feature"].to_list()
         assert row["n_query"] == len(query)
         common = set(query) & set(SETS[row["gene_set"]])
         assert (row["n_overlap"], set(row["genes"])) == (len(common), common)
-        p = stats.hypergeom.sf(len(common) - 1, 61, len(SETS[row["gene_set"]]), len(query))
+        inside = len(movable[row["time"]] & set(SETS[row["gene_set"]]))
+        assert (row["n_background"], row["n_set"]) == (len(movable[row["time"]]), inside)
+        p = stats.hypergeom.sf(len(common) - 1, len(movable[row["time"]]), inside, len(query))
         np.testing.assert_allclose(row["p_value"], p, rtol=1e-9)
     ranked_table = enrich.ranked_in(out)
     assert ranked_table is not None
@@ -226,7 +270,7 @@ def test_other_gene_sets_later_changed_files_and_wrong_ones(out: Path, tmp_path:
     assert main(["deg", str(out), "--top", "3"]) == 2
     assert "others than when they were asked for" in capsys.readouterr().err
     assert main(["deg", str(out), "--top", "3", "--gene-sets", str(other)]) == 0
-    assert enrich.scan(out).collect()["n_set"].unique().to_list() == [25]
+    assert enrich.scan_scores(out).collect()["n_set"].unique().to_list() == [25]
     assert ScreenStore.open(out / "screen.zarr").provenance["view"]["enrich"]["max_fdr"] == 1
 
 
