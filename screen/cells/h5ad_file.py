@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from screen.cells.sparse import NUMBERS, check_offsets, checked_csr
+from screen.cells.sparse import NUMBERS, check_offsets, checked_csr, native
 from screen.errors import CellError, some
 
 BLOCK_BYTES = 64 * 2**20
@@ -132,7 +132,7 @@ class DenseOnDisk:
         from scipy import sparse
 
         with file_errors(f"cannot read rows {first} to {stop - 1} of {self._what}"):
-            return sparse.csr_matrix(self._array[first:stop])
+            return sparse.csr_matrix(native(self._array[first:stop]))
 
 
 class CsrOnDisk:

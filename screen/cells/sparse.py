@@ -23,7 +23,14 @@ def checked_csr(data: NDArray[Any], indices: NDArray[Any], indptr: NDArray[Any],
     check_entries(data, indices, shape[1])
     # as narrow as the numbers allow: scipy takes these as they are
     wide = np.int32 if max(len(data), *shape) < 2**31 else np.int64
-    return sparse.csr_matrix((data, indices.astype(wide, copy=False), indptr.astype(wide, copy=False)), shape=shape)
+    parts = native(data), indices.astype(wide, copy=False), indptr.astype(wide, copy=False)
+    return sparse.csr_matrix(parts, shape=shape)
+
+
+def native(values: NDArray[Any]) -> NDArray[Any]:
+    """The same numbers in a dtype that scipy's native code knows: no float16, bytes in this machine's order."""
+    dtype = np.dtype(np.float32) if values.dtype == np.float16 else values.dtype.newbyteorder("=")
+    return values.astype(dtype, copy=False)
 
 
 def check_offsets(offset_C1: NDArray[Any], n_rows: int, n_entries: int, name: str = "indptr") -> None:

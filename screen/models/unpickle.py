@@ -32,6 +32,10 @@ _COLLECTIONS: dict[str, Any] = {
 _NUMPY_TYPES = ("ndarray", "dtype")
 
 
+LARGEST_COMPRESSED = 64 * 2**20
+"""Bytes that are unpacked to see whether a file that torch.save did not write carries code."""
+
+
 class Placeholder:
     """Stands for whatever a pickle names that is not plain data. Accepts every construction and keeps nothing."""
 
@@ -237,7 +241,7 @@ def load_torch(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
-            if any(p.compress_type != zipfile.ZIP_STORED or p.file_size != p.compress_size for p in parts):
+            if sum(p.file_size for p in parts if p.compress_type != zipfile.ZIP_STORED) > LARGEST_COMPRESSED:
                 raise CheckpointError(
                     f"{path} has compressed parts, which torch.save never writes; save it again with it"
                 )
@@ -254,6 +258,8 @@ def load_torch(path: Path) -> Any:
             raise CheckpointError(
                 f"{path} is a TorchScript archive, which carries code; save its state_dict with torch.save"
             )
+        if any(p.compress_type != zipfile.ZIP_STORED or p.file_size != p.compress_size for p in parts):
+            raise CheckpointError(f"{path} has compressed parts, which torch.save never writes; save it again with it")
         storage_bytes = {key: p.file_size for p in parts for _, _, key in [p.filename.partition("/data/")] if key}
         restricted = RestrictedPickle(storage_bytes)
         return torch.load(path, map_location="cpu", pickle_module=restricted, weights_only=False, mmap=True)

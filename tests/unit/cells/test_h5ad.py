@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
+from screen.cells import h5ad_file
 from screen.cells.gene_columns import match_genes
 from screen.cells.h5ad import read_h5ad_cells, tokenise
 from screen.cells.vocabulary import CLS, EOS, NO_TOKEN

@@ -165,8 +165,9 @@ def load_model(path: Path, declared: Declared, encoder_path: Path | None = None)
     hyper = checkpoint.hyper_parameters
     for key in ("num_heads", "n_total_tps"):
         value = hyper.get(key)
-        is_whole = isinstance(value, Integral) and not isinstance(value, bool) and 0 < int(value) < 2**31
-        if value is not None and not is_whole:
+        is_flag = isinstance(value, bool)
+        is_whole = isinstance(value, Integral) and 0 < int(value) < 2**31
+        if value is not None and (is_flag or not is_whole):
             raise CheckpointError(
                 f"the hyper-parameter {key} of {path} must be a whole number, 1 or more; it is {value!r:.100}"
             )
