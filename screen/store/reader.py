@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -48,7 +49,7 @@ class Folder:
     `files` are the checksums of what was written once: an array's own are compared when it is opened.
     """
 
-    def __init__(self, path: Path, group: zarr.Group, files: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, group: zarr.Group, files: Mapping[str, str] = MappingProxyType({})) -> None:
         self.path, self.group, self.files = path, group, files
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self._dense: dict[str, DenseArray | None] = {}

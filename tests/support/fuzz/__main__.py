@@ -4,6 +4,7 @@ Seeds come as arguments, for a replay, or one per line on standard input. A line
 """
 
 import json
+import os
 import random
 import resource
 import shutil
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from screen.errors import ScreenError
-from tests.support.fuzz.formats import FORMATS, Format
+from tests.support.fuzz.formats import FORMATS, SHOWN, Format
 
 MORE_BYTES = 2 * 2**30
 """Address space beyond what the process has once everything is loaded and valid files are read."""
@@ -25,8 +26,10 @@ MORE_BYTES = 2 * 2**30
 def main() -> None:
     """Reads seeds until there are none."""
     warnings.simplefilter("ignore")
-    form, seeds = FORMATS[sys.argv[1]], [int(a) for a in sys.argv[2:]]
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+    form, seeds = (FORMATS | SHOWN)[sys.argv[1]], [int(a) for a in sys.argv[2:]]
+    # what commands print is not for the one who reads these lines
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, Path(os.devnull).open("w") as nowhere:
+        sys.stdout = sys.stderr = nowhere
         valid = Path(folder) / "valid"
         valid.mkdir()
         form.make(valid)

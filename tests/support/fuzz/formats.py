@@ -1,8 +1,11 @@
 """Formats: small valid files of each, what can be done to them, and the reading that must refuse them or be right."""
 
 import io
+import os
 import random
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -226,6 +229,28 @@ def said(arguments: list[str]) -> tuple[int, str]:
     return code, text.getvalue()
 
 
+def _show(kind: str) -> Format:
+    """What must not happen, for the test that it is noticed."""
+
+    def read(folder: Path) -> None:
+        if not (folder / "damaged").exists():
+            return
+        if kind == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if kind == "hang":
+            time.sleep(60)
+        if kind == "memory":
+            np.ones(2**33)
+        raise KeyError("indptr")
+
+    def damage(folder: Path, rng: random.Random) -> str:
+        (folder / "damaged").touch()
+        return "one"
+
+    return Format(lambda folder: None, damage, read, 0)
+
+
+SHOWN = {f"shows {kind}": _show(kind) for kind in ("crash", "hang", "traceback", "memory")}
 FORMATS = {
     "h5ad": Format(_make_h5ad, _one_h5ad, _read_h5ad, 0.25),
     "arrow": Format(_make_upstream, _arrow, _read_upstream, 0.15),
