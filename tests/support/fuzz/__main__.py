@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from screen.errors import ScreenError
-from tests.support.fuzz.formats import FORMATS, SHOWN, Format
+from tests.support.fuzz.format import Format
+from tests.support.fuzz.shown import SHOWN
 
 MORE_BYTES = 2 * 2**30
 """Address space beyond what the process has once everything is loaded and valid files are read."""
@@ -26,7 +27,7 @@ MORE_BYTES = 2 * 2**30
 def main() -> None:
     """Reads seeds until there are none."""
     warnings.simplefilter("ignore")
-    form, seeds = (FORMATS | SHOWN)[sys.argv[1]], [int(a) for a in sys.argv[2:]]
+    form, seeds = _named(sys.argv[1]), [int(a) for a in sys.argv[2:]]
     # what commands print is not for the one who reads these lines
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, Path(os.devnull).open("w") as nowhere:
         sys.stdout = sys.stderr = nowhere
@@ -46,6 +47,15 @@ def main() -> None:
             _print({"begins": seed})
             _print({"seed": seed, **_one(form, work, seed), "rss": _peak()})
             shutil.rmtree(work)
+
+
+def _named(name: str) -> Format:
+    if name in SHOWN:
+        return SHOWN[name]
+    # which takes seconds
+    from tests.support.fuzz.formats import FORMATS
+
+    return FORMATS[name]
 
 
 def _one(form: Format, work: Path, seed: int) -> dict[str, Any]:

@@ -78,8 +78,8 @@ def _waited(process: subprocess.Popen[bytes]) -> int | None:
         return None
 
 
-def fuzz(format_: str, seconds: float, first_seed: int = 0) -> Report:
-    """Reads damaged files of a format for so long, at least a few."""
+def fuzz(format_: str, seconds: float, first_seed: int = 0, n_least: int = 6) -> Report:
+    """Reads damaged files of a format for so long, and at least so many."""
     report, child, deadline = Report(format_), None, time.monotonic() + seconds
     try:
         for number, seed in enumerate(count(first_seed)):
@@ -98,7 +98,7 @@ def fuzz(format_: str, seconds: float, first_seed: int = 0) -> Report:
             if found["outcome"] in ("crash", "hang"):
                 child.end()
                 child = None
-            if time.monotonic() > deadline and number >= 5:
+            if time.monotonic() > deadline and number + 1 >= n_least:
                 return report
     finally:
         if child is not None:
