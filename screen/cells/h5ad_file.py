@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from screen.cells.sparse import NUMBERS, check_offsets, checked_csr, native
+from screen.cells.walk_hdf5 import walked
 from screen.errors import CellError, some
 
 BLOCK_BYTES = 64 * 2**20
@@ -43,6 +44,8 @@ class H5adFile:
         """Opens a file that has obs and var."""
         import h5py
 
+        if path.is_file() and (reason := walked(path)) is not None:
+            raise CellError(f"cannot read {path}: {reason}; the file is damaged: copy it again")
         try:
             file = h5py.File(path, "r")
         except OSError as error:
