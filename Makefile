@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-long lint clean-demo demo-data demo-model bench
+.PHONY: demo test test-long fuzz lint clean-demo demo-data demo-model bench
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -30,6 +30,13 @@ test: $(VENV)/.installed-dev
 # Runs killed at random moments, forty times for each of two seeds; two minutes.
 test-long: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest tests/system/faults_long.py
+
+# Damaged files of every format, for FUZZ_SECONDS in all (an hour), from a seed that is printed: make fuzz FUZZ_SECONDS=600
+FUZZ_SECONDS ?= 3600
+FUZZ_SEED ?= $(shell date +%s)
+fuzz: $(VENV)/.installed-dev
+	@echo "first seed $(FUZZ_SEED); an input is played again by: python -m tests.support.fuzz FORMAT SEED"
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -s tests/system/test_fuzz.py
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .

@@ -265,7 +265,7 @@ def moments(work: Work, results: Path) -> list[str]:
             return time.perf_counter() - start
 
         def scanned() -> float:
-            chunks = store.to_dask("delta/t1").to_delayed().ravel()
+            chunks = store.to_dask("delta/t1", decode=False).to_delayed().ravel()
             start = time.perf_counter()
             count = dask.delayed(len)
             dask.compute(*[count(c) for c in chunks], scheduler="threads", num_workers=n_threads)

@@ -188,7 +188,7 @@ def reading(screen: Screen, executor: Executor, n_rounds: int, results: Path) ->
             return timed_s(lambda: ScreenStore.open(store.path).to_anndata(str(ids[len(ids) // 2])))
 
         def whole() -> float:
-            delta = store.to_dask("delta/t1").to_delayed().ravel()
+            delta = store.to_dask("delta/t1", decode=False).to_delayed().ravel()
             return timed_s(lambda: _all(delta, n_threads))
 
         files = sorted((block.path / "delta/t1").glob("c.*"))

@@ -1,8 +1,6 @@
 """H5ad: cells of raw counts, ranked with the model's medians and tokens, and paired into a TokenBank."""
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 
 from screen.cells.bank import SOURCE, Ragged, State, TokenBank
 from screen.cells.gene_columns import NO_COLUMN, match_genes
+from screen.cells.h5ad_file import LARGEST_COUNT, H5adFile, Matrix
 from screen.cells.pairing import (
     ALL_CELLS,
     DRAWN,
@@ -30,8 +29,6 @@ from screen.config.sections import CellsConfig
 from screen.errors import CellError, GeneError, nearest, some
 
 SCALE = 10_000
-BLOCK_BYTES = 64 * 2**20
-SPARSE_ROWS_AT_ONCE = 2_048
 ROWS_TRIED = 256
 ID_COLUMNS = ("ensembl_id", "ensembl", "ensembl_gene_id", "gene_id", "gene_ids", "feature_id")
 SYMBOL_COLUMNS = ("gene_name", "gene_names", "symbol", "symbols", "gene_symbol", "gene_symbols", "feature_name")
@@ -75,9 +72,9 @@ def read_h5ad_cells(
     with_counts = set(targets if counts_for is None else counts_for)
     if not with_counts <= set(targets):
         raise CellError(f"counts_for names {sorted(with_counts - set(targets))}; time points: {sorted(targets)}")
-    with _open(path) as file:
+    with H5adFile.open(path) as file:
         value_of_state = {SOURCE: str(source or ALL_CELLS)} | {t: str(targets[t]) for t in sorted(targets)}
-        cells = Cells(path.name, _frame(file, "obs"), state_column, value_of_state)
+        cells = Cells(path.name, file.frame("obs"), state_column, value_of_state)
         plan = make_pairing(cells, pairing, strata, filters, seed)
         counts, usable_C, notes = _find_counts(file, layer, plan.candidates, vocabulary, cells)
         pairs, said = plan.pairs(usable_C, max_cells)
@@ -122,32 +119,26 @@ class _NotCountsError(Exception):
 class _Matrix:
     """A matrix of the file (C cells, F genes of the file), read in blocks of rows.
 
-    stored   HDF5 data set, anndata's sparse data set, or CSR
-    gene_F   names for messages
+    gene_F, cell_C   names for messages
     """
 
     label: str
-    stored: Any
+    stored: Matrix
     gene_F: Strings
     cell_C: Strings
-    rows_at_once: int
 
     def blocks(self, row_R: Ints) -> Iterator[tuple[Ints, Any]]:
         """Ascending distinct rows, some at a time, and their counts: CSR [rows, F]. Raises _NotCountsError at others."""
-        from scipy import sparse
-
-        cuts = np.flatnonzero(np.diff(row_R // self.rows_at_once)) + 1
+        cuts = np.flatnonzero(np.diff(row_R // self.stored.rows_at_once)) + 1
         for part_R in np.split(row_R, cuts):
-            first, last = int(part_R[0]), int(part_R[-1])
-            with _file_errors(f"cannot read rows {first} to {last} of {self.label}"):
-                span = sparse.csr_matrix(self.stored[first : last + 1])
-            counts_RF = span[part_R - first]
+            first = int(part_R[0])
+            counts_RF = self.stored.read(first, int(part_R[-1]) + 1)[part_R - first]
             self._check(counts_RF, part_R)
             yield part_R, counts_RF
 
     def _check(self, counts_RF: Any, row_R: Ints) -> None:
         value_T = counts_RF.data
-        is_count_T = (value_T >= 0) & np.isfinite(value_T) & (value_T == np.floor(value_T))
+        is_count_T = (value_T >= 0) & (value_T <= LARGEST_COUNT) & (value_T == np.floor(value_T))
         if not is_count_T.all():
             t = int(np.argmin(is_count_T))
             row = row_R[np.searchsorted(counts_RF.indptr, t, side="right") - 1]
@@ -183,7 +174,7 @@ class _Counts:
 
 
 def _find_counts(
-    file: Any, layer: str | None, candidates: Pairs, vocabulary: Vocabulary, cells: Cells
+    file: H5adFile, layer: str | None, candidates: Pairs, vocabulary: Vocabulary, cells: Cells
 ) -> tuple[_Counts, NDArray[np.bool_], list[str]]:
     """The first of the places for counts that does hold them, cells that express something there, and notes."""
     problems: list[str] = []
@@ -203,29 +194,29 @@ def _find_counts(
     raise CellError(f"{cells.file}: tokens need raw counts, but {seen}; {_advice(file, candidates, cells)}")
 
 
-def _places(file: Any, layer: str | None, name: str) -> list[str]:
+def _places(file: H5adFile, layer: str | None, name: str) -> list[str]:
     """Where counts may be, in order of preference."""
-    layers = list(file.get("layers", ()))
+    layers = file.layers
     has = f"layers: {some(layers, 20) or 'none'}"
     if layer is not None:
         if layer not in layers:
             raise CellError(f'{name} has no layer "{layer}"; {has}{nearest(layer, layers)}')
         return [f"layers/{layer}"]
-    places = [key for key in ("X", "raw/X") if key in file and file[key].attrs.get("encoding-type") != "null"]
+    places = [key for key in ("X", "raw/X") if file.has(key)]
     if not places:
         raise CellError(f"{name} has neither X nor raw; set `layer:` to the layer of raw counts; {has}")
     return places
 
 
-def _advice(file: Any, candidates: Pairs, cells: Cells) -> str:
+def _advice(file: H5adFile, candidates: Pairs, cells: Cells) -> str:
     """Which layers there are and which look like counts."""
-    if not (layers := list(file.get("layers", ()))):
+    if not (layers := file.layers):
         return "the file has no layers either; write the raw counts to X"
     good = [f'"{layer}"' for layer in layers if _looks_like_counts(file, layer, candidates, cells)]
     return f"set `layer:` to raw counts; layers: {some(layers, 20)}; of these look like counts: {some(good) or 'none'}"
 
 
-def _looks_like_counts(file: Any, layer: str, candidates: Pairs, cells: Cells) -> bool:
+def _looks_like_counts(file: H5adFile, layer: str, candidates: Pairs, cells: Cells) -> bool:
     try:
         next(_matrix(file, f"layers/{layer}", cells)[0].blocks(candidates[SOURCE][:ROWS_TRIED]))
     except (_NotCountsError, CellError):
@@ -233,24 +224,12 @@ def _looks_like_counts(file: Any, layer: str, candidates: Pairs, cells: Cells) -
     return True
 
 
-def _matrix(file: Any, key: str, cells: Cells) -> tuple[_Matrix, Any]:
+def _matrix(file: H5adFile, key: str, cells: Cells) -> tuple[_Matrix, Any]:
     """One matrix of the file and the data frame of its genes."""
-    import h5py
-    from anndata.io import sparse_dataset
-
-    var = _frame(file, "raw/var" if key == "raw/X" else "var")
-    with _file_errors(f"cannot read {key} of {cells.file}"):
-        stored, rows_at_once = file[key], SPARSE_ROWS_AT_ONCE
-        if isinstance(stored, h5py.Dataset):
-            rows_at_once = max(1, BLOCK_BYTES // max(1, len(var) * stored.dtype.itemsize))
-        else:
-            stored = sparse_dataset(stored)
-            stored = stored.to_memory().tocsr() if stored.format == "csc" else stored
-        shape = tuple(stored.shape)
-    if shape != (len(cells.obs), len(var)):
-        raise CellError(f"{key} of {cells.file} is {shape}, but there are {len(cells.obs)} cells and {len(var)} genes")
+    var = file.frame("raw/var" if key == "raw/X" else "var")
+    stored = file.matrix(key, len(cells.obs), len(var))
     label = {"X": "X", "raw/X": "raw"}.get(key, f'layer "{key.removeprefix("layers/")}"')
-    return _Matrix(label, stored, strings(var.index), cells.name_C, rows_at_once), var
+    return _Matrix(label, stored, strings(var.index), cells.name_C), var
 
 
 def _selection(vocabulary: Vocabulary, var: Any, file: str) -> tuple[Any, list[str]]:
@@ -314,44 +293,3 @@ def _check_medians(vocabulary: Vocabulary) -> None:
     if len(unusable):
         listed = some(f"{vocabulary.label(int(g))} {vocabulary.median_G[g]}" for g in unusable)
         raise GeneError(f"medians must be finite and above 0; {len(unusable)} are not: {listed}")
-
-
-@contextmanager
-def _file_errors(what: str) -> Iterator[None]:
-    """Whatever h5py or anndata raise on a damaged file, as a CellError of one line."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:
-        first_line = str(error).partition("\n")[0]
-        raise CellError(f"{what}: {first_line}; the file may be damaged") from error
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    import h5py
-
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        reason = f"{error}; is it a complete h5ad file?" if path.is_file() else "there is no such file"
-        raise CellError(f"cannot read {path}: {reason}") from error
-    with file:
-        if not {"obs", "var"} <= set(file):
-            raise CellError(f"{path} is HDF5 but not h5ad: it lacks obs or var and holds {some(file) or 'nothing'}")
-        yield file
-
-
-def _frame(file: Any, key: str) -> Any:
-    """A data frame of the file (obs, var, raw/var), in any layout that anndata has written."""
-    import anndata
-    import h5py
-
-    with _file_errors(f"cannot read {key} of {file.filename}"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # anndata warns about old layouts, and reads them all the same
-        if isinstance(file[key], h5py.Group):
-            return anndata.io.read_elem(file[key])
-        whole = anndata.read_h5ad(file.filename, backed="r")  # before anndata 0.7: categories are kept in `uns`
-        whole.file.close()
-        return getattr(whole, key)

@@ -16,6 +16,8 @@ from screen.errors import GeneError, nearest, some
 PAD, MASK, CLS, EOS = 0, 1, 2, 3
 SPECIAL_IDS = (PAD, MASK, CLS, EOS)
 NO_TOKEN = -1
+MOST_TOKENS = 2**24
+"""Ids are below this: tables are made with a row for each."""
 
 
 def strip_version(name: str) -> str:
@@ -52,6 +54,11 @@ class Vocabulary:
             raise GeneError(f"{self.origin} names {some(twice)} more than once; every gene needs an id of its own")
         for side, token_G in (("source", self.source_token_G), ("target", self.target_token_G)):
             used = token_G[token_G != NO_TOKEN]
+            if len(used) and not 0 <= used.min() <= used.max() < MOST_TOKENS:
+                raise GeneError(
+                    f"{side} tokens of {self.origin} run from {used.min()} to {used.max()}; they must be 0 to {MOST_TOKENS - 1}, "
+                    f"or {NO_TOKEN} for a gene without one"
+                )
             values, counts = np.unique(used, return_counts=True)
             if (counts > 1).any():
                 raise GeneError(
@@ -157,9 +164,8 @@ def read_tsv(path: Path) -> Vocabulary:
     Rows are the model's genes in output order. Raises GeneError for a missing column or a value that is no number.
     """
     try:
-        with path.open(newline="") as handle:
-            rows = list(csv.DictReader(handle, delimiter="\t"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = read_table(path)
+    except (OSError, ValueError, csv.Error) as error:
         raise GeneError(f"cannot read the vocabulary {path} as tab-separated text: {error}") from error
     missing = [c for c in ("ensembl_id", "symbol", "token_id", "row_id") if not rows or c not in rows[0]]
     if missing:
@@ -168,12 +174,27 @@ def read_tsv(path: Path) -> Vocabulary:
         )
     try:
         return _from_rows(rows, path.name)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise GeneError(f"vocabulary {path}: {error}") from error
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a tab-separated file with a header, each with a value for every column.
+
+    Raises OSError, csv.Error, or ValueError naming the line that has fewer values, or more.
+    """
+    with path.open(newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle, delimiter="\t", restkey=""))
+    for number, row in enumerate(rows, start=2):
+        if "" in row or None in row.values():
+            raise ValueError(f"line {number} has {'more' if '' in row else 'fewer'} values than the header has names")
+    return rows
 
 
 def _from_rows(rows: Sequence[Mapping[str, str]], origin: str) -> Vocabulary:
     has_median = "median" in rows[0]
+    if not all(r["ensembl_id"] for r in rows):
+        raise ValueError("a gene has no ensembl_id")
     return Vocabulary(
         ensembl_id=tuple(r["ensembl_id"] for r in rows),
         symbol=tuple(r["symbol"] or r["ensembl_id"] for r in rows),

@@ -104,11 +104,11 @@ class GeneIndex:
 
 def _keys(tokens: Ragged, column_of_token: Ints, max_len: int, rank_bits: int, cell_bits: int) -> Ints:
     """(bucket, cell, rank) in one number, for every id that is a gene of the vocabulary; unsorted."""
-    n_more = max(int(tokens.token_T.max(initial=0)) + 1 - len(column_of_token), 0)
-    column_of_token = np.pad(column_of_token, (0, n_more), constant_values=NO_TOKEN)
+    # ids beyond the table are no genes, however large they are
+    column_of_token = np.append(column_of_token, NO_TOKEN)
     key_N, n = np.empty(len(tokens.token_T), dtype=np.int64), 0
     for first, part in in_parts(tokens):
-        gene_T, start_C = column_of_token[part.token_T], part.offset_C1[:-1]
+        gene_T, start_C = column_of_token.take(part.token_T, mode="clip"), part.offset_C1[:-1]
         n_before_T1 = np.concatenate([[0], np.cumsum(part.token_T > EOS)])
         # what is the same in a row: its cell, and what its ranks are counted from
         of_row_C = (np.arange(first, first + len(part)) << rank_bits) - n_before_T1[start_C]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screen.config.sections import DegConfig
+from screen.errors import StoreError
 from screen.planning.layout import SUMMARIES
 from screen.stats.gene_results import GeneResults, concatenated, from_moments, statistics_of
 from screen.stats.moments import Moments, Rounding, counts_of, joined, mean_and_squares
@@ -258,8 +259,13 @@ class GroupReader:
 
     def _summarised(self, local: int, stratum: int, time: int) -> Moments:
         n_J = self._summaries[f"n_cells_t{time}"]
-        row_J = np.array(self._segment_of[local, stratum])
+        row_J = np.array(self._segment_of.get((local, stratum), []), dtype=np.int64)
         row_J = row_J[n_J[row_J] > 0]
+        if not len(row_J):
+            raise StoreError(
+                f"{self.block.path} has items of perturbation {local} in stratum {stratum}, but no summary of them: cells or "
+                "summaries are damaged; restore them from a copy, or screen again into another --out"
+            )
         parts = {name: self.block.read(f"summaries/{name}/t{time}", row_J) for name in SUMMARIES}
         return joined([Moments(int(n_J[r]), *(x[k] for x in parts.values())) for k, r in enumerate(row_J)])
 

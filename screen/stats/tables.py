@@ -5,6 +5,7 @@ They are made again unless those there were made of the same results, presented 
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +52,42 @@ def write_coverage(coverage: Coverage, store: StoreReader, directory: Path) -> N
 
 def read_coverage(directory: Path, store: StoreReader) -> Coverage:
     """The coverage that `run` wrote. Raises StoreError where it is missing or of other perturbations."""
+    numbers = ["n_stratum", *(f"n_{name}" for name in CLASSES)]
+    columns = {"perturbation": pl.String(), "stratum": pl.String(), **dict.fromkeys(numbers, pl.Int64())}
     try:
-        table = pl.read_parquet(directory / COVERAGE)
-    except (OSError, pl.exceptions.PolarsError) as error:
+        table = _read_parquet(directory / COVERAGE)
+        if {n: table.schema.get(n) for n in columns} != columns or any(table[n].null_count() for n in columns):
+            raise ValueError(f"it must have the columns {some(columns, len(columns))}, complete")
+        if any(table[n].min() < 0 for n in numbers if len(table)):  # type: ignore[operator]
+            raise ValueError("it has negative numbers")
+    except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {directory / COVERAGE} ({error}); `perturbscreen run` writes it") from error
     ids, strata = store.perturbations("id"), table["stratum"].unique(maintain_order=True).to_list()
-    if table.height != len(ids) * len(strata) or table["perturbation"][:: len(strata)].to_list() != ids.tolist():
+    if (
+        not strata
+        or table.height != len(ids) * len(strata)
+        or table["perturbation"][:: len(strata)].to_list() != ids.tolist()
+    ):
         raise StoreError(
             f"{directory / COVERAGE} is of other perturbations than the store; `perturbscreen run` writes it anew"
         )
     tallies = (table[f"n_{name}"].to_numpy().reshape(len(ids), len(strata)) for name in CLASSES)
     return Coverage(tuple(strata), table["n_stratum"][: len(strata)].to_numpy(), *tallies)
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    """A table that we wrote. Raises OSError, or ValueError where it is damaged."""
+    import pyarrow.parquet as pq
+
+    try:
+        # this reader does not take a file's word for its lengths
+        found = pl.from_arrow(pq.read_table(path))
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(str(error).partition("\n")[0]) from error
+    assert isinstance(found, pl.DataFrame)
+    return found
 
 
 def strata_of(store: StoreReader, columns: Sequence[str], replicate: str | None) -> Strata:
@@ -182,7 +208,9 @@ def write_all(
     """
     digest = store.results_digest()
     if _stamp(directory) == _stamp_of(digest, directory):
-        return pl.read_parquet(directory / "hits.parquet"), False
+        # a damaged table is made again
+        with suppress(OSError, ValueError):
+            return _read_parquet(directory / "hits.parquet"), False
     view: Mapping[str, Any] = store.provenance["view"]
     config, coverage = DegConfig.model_validate(view["deg"]), read_coverage(directory, store)
     named(config.test_name)

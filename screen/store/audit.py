@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from screen.errors import StoreError
 from screen.store.marker import unsealed
 from screen.store.reader import DAMAGES, Block, StoreReader, damage
 from screen.store.store import ScreenStore
@@ -72,12 +73,18 @@ def verify(store: StoreReader, progress: Callable[[int], None] = lambda n: None)
     """
     faults = [Fault(0, FIXED, 0, wrong)] if (wrong := damage(store.path, store.fixed_files)) else []
     for block in store.blocks:
-        wrong = damage(block.path, block.attributes["files"])
+        wrong = damage(block.path, block.files)
         if wrong:
             # nothing below can be understood without it
             faults.append(Fault(block.number, FIXED, 0, wrong))
             continue
-        controls = sorted(_needed_controls(block) | set(block.committed("control/commits")))
+        try:
+            controls = sorted(_needed_controls(block) | set(block.committed("control/commits")))
+        except StoreError:
+            # without the cells nothing is known of their blocks
+            if not faults:
+                raise
+            continue
         for what, commits, numbers in ((CONTROLS, "control/commits", controls), (UNIT, "commits", block.committed())):
             found = {n: _wrong(block, n, commits, progress) for n in numbers}
             faults += [Fault(block.number, what, n, wrong) for n, wrong in found.items() if wrong]

@@ -193,7 +193,12 @@ class _Files:
         self._fill(memoryview(index), size - n_bytes)
         if crc32c(bytes(index[:-4])) != int.from_bytes(index[-4:], "little"):
             raise OSError(f"the index of {self._path} is damaged: run `perturbscreen verify`")
-        place_N = np.frombuffer(index[:-4], "<u8").reshape(-1, 2)[:, 0].astype(np.int64)
+        entry_N2 = np.frombuffer(index[:-4], "<u8").reshape(-1, 2)
+        chunk_bytes, there_N = inner_rows * self._array.row_bytes, (entry_N2 != ABSENT).any(1)
+        is_whole_N = (entry_N2[:, 1] == chunk_bytes) & (entry_N2[:, 0] <= max(size - n_bytes - chunk_bytes, 0))
+        if size < n_bytes + chunk_bytes * bool(there_N.any()) or not is_whole_N[there_N].all():
+            raise OSError(f"the index of {self._path} points beyond its rows: run `perturbscreen verify`")
+        place_N = entry_N2[:, 0].astype(np.int64)
         in_order_N = place_N == np.arange(len(place_N)) * inner_rows * self._array.row_bytes
         return _Index(place_N, len(in_order_N) if in_order_N.all() else int(np.argmin(in_order_N)))
 

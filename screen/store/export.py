@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from screen.cells.sparse import checked_csr
 from screen.errors import StoreError, nearest
 from screen.files import scratch_folder, whole
 from screen.planning.layout import counts
 from screen.store.arrays import group_of, stored_name
-from screen.store.reader import STORE, Block, StoreReader
+from screen.store.reader import STORE, Block, StoreReader, damages
 
 MAX_BYTES, BYTES_PER_VALUE = 8 * 2**30, 82  # measured: peak per row and gene, AnnData included
 
@@ -209,20 +210,15 @@ def _arrays(store: StoreReader, table: Lines) -> tuple[dict[str, Any], dict[str,
 
 
 def _true_counts(store: StoreReader, table: Lines) -> NDArray[np.float32] | None:
-    import scipy.sparse as sp
-
+    n_genes = len(store.strings("genes/name"))
     parts: NDArray[np.float32] | None = None
     for t in store.layout.pred_tps:
-        group = store.group.get(f"cells/{group_of(t)}/true_counts")
-        if group is None:
+        if f"cells/{group_of(t)}/true_counts" not in store.group:
             return None
-        matrix = sp.csr_matrix(
-            tuple(
-                np.asarray(store.array(f"cells/{group_of(t)}/true_counts/{n}")[...])
-                for n in ("data", "indices", "indptr")
-            ),
-            shape=tuple(group.attrs["shape"]),  # type: ignore[arg-type]
-        )
+        place = f"cells/{group_of(t)}/true_counts"
+        data, indices, indptr = (store.read(f"{place}/{n}") for n in ("data", "indices", "indptr"))
+        with damages(store.path / place):
+            matrix = checked_csr(data, indices, indptr, (store.n_cells, n_genes))
         at = table.at(t)
         if parts is None:
             parts = np.zeros((len(table), matrix.shape[1]), dtype=np.float32)
@@ -250,7 +246,7 @@ def _obs(store: StoreReader, table: Lines, ids: list[str]) -> Any:
     cell_idx = np.zeros(len(table), dtype=np.int64)
     for t in store.layout.pred_tps:
         at = table.at(t)
-        cell_idx[at] = np.asarray(store.array(f"cells/{group_of(t)}/cell_index")[...])[table.cell_N[at]]
+        cell_idx[at] = store.read(f"cells/{group_of(t)}/cell_index")[table.cell_N[at]]
     obs["cell_idx"] = cell_idx
     ours = {
         "time": table.time_N,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from screen.files import checksum_of
+from screen.store.checks import check_files
 
 
 def marker_of_unit(executor: Mapping[str, Any], rows: slice, checksums: Mapping[str, str]) -> dict[str, Any]:
@@ -29,10 +30,12 @@ def sealed(marker: Mapping[str, Any]) -> str:
 
 def unsealed(text: str) -> dict[str, Any]:
     """The marker of a text. Raises ValueError where it is not what was written."""
-    marker: dict[str, Any] = json.loads(text)
-    crc = marker.pop("crc32c")
-    if crc != checksum_of(json.dumps(marker).encode()):
+    marker: Any = json.loads(text)
+    if not isinstance(marker, dict) or marker.pop("crc32c", None) != checksum_of(json.dumps(marker).encode()):
         raise ValueError("its checksum differs")
+    if not isinstance(marker.get("executor", {}), dict):
+        raise ValueError("it does not say who computed")
+    check_files(marker.get("files"))
     return marker
 
 

@@ -2,9 +2,11 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from screen.errors import StoreError, some
 from screen.files import checksum
 from screen.planning.layout import MOMENTS, Layout
+from screen.store.checks import check_files, check_layout, check_provenance, check_range, check_starts, count_in
 from screen.store.dense import DenseArray, is_dense
 from screen.store.marker import unsealed
 
@@ -21,25 +24,56 @@ FORMAT, FORMAT_VERSION = "perturbscreen", 2
 STORE = "screen.zarr"
 """The store's name in an output directory."""
 PART_BYTES = 16 * 2**20
-DAMAGES = (OSError, ValueError, KeyError, TypeError, IndexError, MemoryError)
-"""What reading a damaged marker may raise."""
+DAMAGES = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RuntimeError, MemoryError,
+)  # fmt: skip
+"""What zarr, its codecs and json may raise on a damaged file."""
+
+
+@contextmanager
+def damages(place: object) -> Iterator[None]:
+    """What a damaged file makes others raise, as a StoreError that says what to do."""
+    try:
+        yield
+    except DAMAGES as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise StoreError(
+            f"{place} is damaged ({reason}); `perturbscreen verify DIR` says what else is. Restore it from a copy, or screen "
+            "again into another --out"
+        ) from error
 
 
 class Folder:
-    """Arrays below one folder of a store, by name, each opened once."""
+    """Arrays below one folder of a store, by name, each opened once.
 
-    def __init__(self, path: Path, group: zarr.Group) -> None:
-        self.path, self.group = path, group
+    `files` are the checksums of what was written once: an array's own are compared when it is opened.
+    """
+
+    def __init__(self, path: Path, group: zarr.Group, files: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.path, self.group, self.files = path, group, files
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self._dense: dict[str, DenseArray | None] = {}
 
+    def _n_rows(self, name: str) -> int:
+        """Rows of an array by its metadata, whatever its values are worth. Raises StoreError."""
+        with damages(self.path / name):
+            return int(self.group[name].shape[0])  # type: ignore[union-attr]
+
     def array(self, name: str) -> zarr.Array[Any]:
-        """An array by its path below the folder."""
+        """An array by its path below the folder. Raises StoreError where it is damaged or of another size than it must be."""
         if name not in self._arrays:
-            found = self.group[name]
-            assert isinstance(found, zarr.Array)
+            with damages(self.path / name):
+                own = {n: c for n, c in self.files.items() if n.startswith(f"{name}/")}
+                if wrong := damage(self.path, own):
+                    raise ValueError("; ".join(f"{n} {w}" for n, w in wrong.items()))
+                found = self.group[name]
+                assert isinstance(found, zarr.Array)
+                self._check(name, found)
             self._arrays[name] = found
         return self._arrays[name]
+
+    def _check(self, name: str, array: zarr.Array[Any]) -> None:
+        """Raises ValueError for an array of another size than it must be."""
 
     def dense(self, name: str) -> DenseArray | None:
         """The same array as files of rows, None where it is not stored so."""
@@ -51,11 +85,11 @@ class Folder:
     def read(self, name: str, rows: slice | NDArray[np.integer] | None = None) -> NDArray[Any]:
         """Rows of an array as they are stored, all of them by default."""
         rows = slice(None) if rows is None else rows
-        dense = self.dense(name)
-        if dense is not None:
-            return dense.read(rows)
-        array = self.array(name)
-        return np.asarray(array[rows] if isinstance(rows, slice) else array.oindex[rows.astype(np.int64)])
+        array, dense = self.array(name), self.dense(name)
+        with damages(self.path / name):
+            if dense is not None:
+                return dense.read(rows)
+            return np.asarray(array[rows] if isinstance(rows, slice) else array.oindex[rows.astype(np.int64)])
 
     def read_part(self, name: str, rows: NDArray[np.integer], columns: slice) -> NDArray[Any]:
         """Some columns of some rows; never more than PART_BYTES beside them is held."""
@@ -70,23 +104,61 @@ class Folder:
 
     def strings(self, name: str) -> NDArray[np.object_]:
         """A text array as Python strings."""
-        values: Any = self.array(name)[...]
-        return np.array([str(v) for v in values], dtype=np.object_)
+        array: Any = self.array(name)
+        with damages(self.path / name):
+            return np.array([str(v) for v in array[...]], dtype=np.object_)
 
 
 class Block(Folder):
-    """One library block: its perturbations, their items, and which units and controls are done.
+    """One library block: its perturbations, their items, and which units and controls are done."""
 
-    `first` is the number of its first perturbation among those of the whole store.
-    """
-
-    def __init__(self, path: Path, group: zarr.Group, number: int, first: int, layout: Layout) -> None:
-        super().__init__(path, group)
-        self.number, self.first, self.layout = number, first, layout
+    def __init__(self, path: Path, group: zarr.Group, number: int, store: "StoreReader") -> None:
+        self.number, self.layout, self._store = number, store.layout, store
         attributes: Any = dict(group.attrs)
         self.attributes: Mapping[str, Any] = attributes
-        self.n_items, self.unit_rows = int(attributes["n_items"]), int(attributes["unit_rows"])
-        self.cells_per_block = int(attributes["cells_per_block"])
+        with damages(path / "zarr.json"):
+            check_files(attributes.get("files", {}))
+            self.n_items, self.unit_rows = count_in(attributes, "n_items", 0), count_in(attributes, "unit_rows", 1)
+            self.cells_per_block = count_in(attributes, "cells_per_block", 1)
+            if not all(isinstance(attributes.get(n), str) for n in ("library", "plan")):
+                raise ValueError("it does not say of which library and plan it is")
+        # what is being created has its checksums when all of it is written
+        super().__init__(path, group, attributes.get("files", {}))
+
+    def _check(self, name: str, array: zarr.Array[Any]) -> None:
+        lengths = {
+            "items": self.n_items, "control": self.n_cells, "commits": self.n_units, "control/commits": self.n_cell_blocks,
+            **dict.fromkeys(self.layout.matrices(1), self.n_items), "items/start": self.n_cell_blocks,
+        }  # fmt: skip
+        expected = lengths.get(name, lengths.get(name.partition("/")[0]))
+        if name != "perturbations/id" and name.startswith("perturbations/"):
+            expected = self.n_perturbations
+        if expected is not None and array.shape[:1] != (expected,):
+            raise ValueError(f"it has {array.shape} entries; {expected} are expected")
+
+    def read(self, name: str, rows: slice | NDArray[np.integer] | None = None) -> NDArray[Any]:
+        """Rows of an array as they are stored, all of them by default; cells and perturbations are those there are."""
+        found = super().read(name, rows)
+        stop = {"items/cell": self.n_cells, "items/perturbation": self.n_perturbations}.get(name)
+        if stop is not None:
+            with damages(self.path / name):
+                check_range(name, found, 0, stop)
+        return found
+
+    @cached_property
+    def first(self) -> int:
+        """The number of the first perturbation among those of the whole store."""
+        return sum(b.n_perturbations for b in self._store.blocks[: self.number])
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of the whole store."""
+        return self._store.n_cells
+
+    @property
+    def n_cell_blocks(self) -> int:
+        """Blocks of cells, those without an item included."""
+        return -(-self.n_cells // self.cells_per_block)
 
     @property
     def n_units(self) -> int:
@@ -103,13 +175,17 @@ class Block(Folder):
 
     def committed(self, of: str = "commits") -> list[int]:
         """Numbers of the finished units (of `control/commits`: blocks of cells), ascending, from one listing."""
-        names = (re.fullmatch(r"c\.(\d+)", p.name) for p in (self.path / of).iterdir())
-        return sorted(int(found[1]) for found in names if found)
+        with damages(self.path / of):
+            names = [re.fullmatch(r"c\.(\d{1,18})", p.name) for p in (self.path / of).iterdir()]
+            n_all = self.n_units if of == "commits" else self._n_rows(of)
+        return sorted(n for n in (int(found[1]) for found in names if found) if n < n_all)
 
     def marker(self, number: int, of: str = "commits") -> dict[str, Any]:
         """What the marker of a finished unit says. Raises StoreError where it cannot be read."""
         try:
             found = unsealed(str(self.array(of)[number]))
+            if of == "commits" and "executor" not in found:
+                raise ValueError("it does not say who computed")
         except DAMAGES as error:
             raise StoreError(
                 f"the commit marker {self.path / of / f'c.{number}'} is damaged ({error}); "
@@ -176,30 +252,45 @@ class Block(Folder):
     @cached_property
     def _start_BP(self) -> NDArray[np.integer]:
         """First item of every perturbation in every block of cells, and after the last the end."""
-        return np.asarray(self.array("items/start")[...])
+        with damages(self.path / "items/start"):
+            start_BP = np.asarray(self.array("items/start")[...])
+            check_starts(start_BP, self.n_items)
+        return start_BP
 
 
 class StoreReader(Folder):
     """A screen on disk, to be read: `blocks` are its library blocks in the order in which they were added."""
 
     def __init__(self, path: Path, root: zarr.Group) -> None:
-        super().__init__(path, root)
         attributes: Any = dict(root.attrs)
-        self.layout = Layout.from_json(attributes["layout"], path)
+        with damages(path / "zarr.json"):
+            self.layout = Layout.from_json(attributes["layout"], path)
+            check_layout(self.layout)
+            check_provenance(attributes.get("provenance"))
+            check_files(attributes.get("files"))
         self.provenance: dict[str, Any] = attributes["provenance"]
         self.fixed_files: dict[str, str] = attributes["files"]
+        super().__init__(path, root, self.fixed_files)
         self.blocks: list[Block] = []
         self.read_blocks()
+
+    def _check(self, name: str, array: zarr.Array[Any]) -> None:
+        parts = name.split("/")
+        whole = {"cells": "cells/id", "genes": "genes/name"}.get(parts[0])
+        if whole in (None, name) or "true_counts" in parts:
+            return
+        if array.shape != self.array(whole).shape:
+            raise ValueError(f"it has {array.shape} entries; {self.array(whole).shape} are expected")
 
     def read_blocks(self) -> None:
         """Finds the library blocks."""
         self.blocks = []
         while (folder := self.path / "library" / str(len(self.blocks)) / "zarr.json").is_file():
             number = len(self.blocks)
-            group = self.group[f"library/{number}"]
-            assert isinstance(group, zarr.Group)
-            first = self.blocks[-1].first + self.blocks[-1].n_perturbations if self.blocks else 0
-            self.blocks.append(Block(folder.parent, group, number, first, self.layout))
+            with damages(folder):
+                group = self.group[f"library/{number}"]
+                assert isinstance(group, zarr.Group)
+            self.blocks.append(Block(folder.parent, group, number, self))
 
     @staticmethod
     def exists(path: Path) -> bool:
@@ -218,9 +309,10 @@ class StoreReader(Folder):
             raise StoreError(
                 f"{path} is no perturbscreen store; run `perturbscreen run CONFIG --out {path.parent}` first"
             )
-        # what is being written is never read through metadata that were consolidated earlier
-        root = zarr.open_group(path, mode=mode, use_consolidated=None if mode == "r" else False)
-        version = root.attrs["format_version"]
+        # metadata that were gathered for other readers have no checksums, and know nothing of what is being written
+        with damages(path / "zarr.json"):
+            root = zarr.open_group(path, mode=mode, use_consolidated=False)
+            version = root.attrs["format_version"]
         if version != FORMAT_VERSION:
             raise StoreError(
                 f"{path} has format version {version}; this perturbscreen reads {FORMAT_VERSION}: use a matching version"
@@ -229,7 +321,7 @@ class StoreReader(Folder):
 
     @property
     def n_cells(self) -> int:
-        return int(self.array("cells/id").shape[0])
+        return self._n_rows("cells/id")
 
     @property
     def n_units(self) -> int:
@@ -269,11 +361,12 @@ class StoreReader(Folder):
         assert found is not None
         return found
 
-    def to_dask(self, name: str, block: int = 0) -> Any:
-        """An array of a library block with a row per item, as it is stored, as a lazy dask array: one chunk per unit.
+    def to_dask(self, name: str, block: int = 0, decode: bool = True) -> Any:
+        """An array of a library block with a row per item, as a lazy dask array: one chunk per unit.
 
-        `to_dask("delta/t1") / store.layout.delta_scale` are log-expression changes. Raises StoreError for an array that
-        this store does not hold.
+        Float32; `delta/t1` are log-expression changes. `decode=False` gives what is stored: of changes that are kept as
+        float16, `layout.delta_scale` times as much, in numbers too narrow to be divided or summed.
+        Raises StoreError for an array that this store does not hold.
         """
         import dask.array as da
 
@@ -284,12 +377,16 @@ class StoreReader(Folder):
         array = source.array(name)
         heights = tuple(r.stop - r.start for r in map(source.rows, range(source.n_units))) or (0,)
 
+        scale = np.float32(self.layout.delta_scale if name.startswith("delta/") else 1)
+        dtype = np.dtype(np.float32) if decode else array.dtype
+
         def read(block_info: Any = None) -> NDArray[Any]:
             (start, stop), _ = block_info[None]["array-location"]
-            return source.read(name, slice(start, stop))
+            stored = source.read(name, slice(start, stop))
+            return stored.astype(np.float32) / scale if decode else stored
 
-        meta = np.zeros((0, 0), array.dtype)
-        return da.map_blocks(read, chunks=(heights, array.shape[1:]), dtype=array.dtype, meta=meta)
+        meta = np.zeros((0, 0), dtype)
+        return da.map_blocks(read, chunks=(heights, array.shape[1:]), dtype=dtype, meta=meta)
 
 
 def damage(folder: Path, files: Mapping[str, str]) -> dict[str, str]:

@@ -30,7 +30,7 @@ from screen.store.arrays import checksums, create_block, write_cells, write_gene
 from screen.store.export import anndata_of
 from screen.store.lock import writing
 from screen.store.marker import chunk_of, marker_of_controls, marker_of_unit, sealed
-from screen.store.reader import FORMAT, FORMAT_VERSION, Block, StoreReader
+from screen.store.reader import FORMAT, FORMAT_VERSION, Block, StoreReader, damages
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -144,7 +144,7 @@ class ScreenStore(StoreReader):
     def finish(self) -> None:
         """Gathers all metadata in one file, so that opening reads one."""
         memory = _in_memory({str(p.relative_to(self.path)): p for p in self.path.rglob("zarr.json")})
-        with warnings.catch_warnings():
+        with damages(self.path), warnings.catch_warnings():
             # the Zarr v3 specification does not speak of it yet; readers that do not know it ignore it
             warnings.filterwarnings("ignore", message="Consolidated metadata")
             zarr.consolidate_metadata(MemoryStore(memory))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,11 @@ def _from_checkpoint(cond_list: Sequence[str], condition_dict: Mapping[str, Any]
     if unknown:
         raise CheckpointError(
             f"cond_list names {some(unknown)}, but the checkpoint was trained with {some(condition_dict)}"
+        )
+    odd = [i for values in condition_dict.values() for i in values.values() if not isinstance(i, Integral)]
+    if odd:
+        raise CheckpointError(
+            f"the checkpoint's condition_dict must hold whole numbers as ids; it holds {odd[0]!r:.60}"
         )
     table = {str(c): {str(v): int(i) for v, i in values.items()} for c, values in condition_dict.items()}
     ids = [i for values in table.values() for i in values.values()]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from screen.cells import h5ad as importer
+from screen.cells import h5ad_file
 from screen.cells.gene_columns import match_genes
 from screen.cells.h5ad import read_h5ad_cells, tokenise
 from screen.cells.vocabulary import CLS, EOS, NO_TOKEN
@@ -87,8 +87,8 @@ def test_the_layout_of_the_counts_does_not_matter(
     elif layout == "raw":
         write(other, normalised[:, :2], genes=VOCABULARY.ensembl_id[:2], raw=(counts_CG, VOCABULARY.ensembl_id))
     elif layout == "blocks":
-        monkeypatch.setattr(importer, "SPARSE_ROWS_AT_ONCE", 2)
-        monkeypatch.setattr(importer, "BLOCK_BYTES", 1)
+        monkeypatch.setattr(h5ad_file.CsrOnDisk, "rows_at_once", 2)
+        monkeypatch.setattr(h5ad_file, "BLOCK_BYTES", 1)
         assert same(read(file, **options), expected)
         write(other, counts_CG)
     else:

@@ -428,7 +428,16 @@ def test_a_store_of_format_2_is_still_read(tmp_path: Path) -> None:
             assert_array_equal(block.delta(t, slice(None)), stored / 4096)
             lazy = store.to_dask(f"delta/t{t}", block.number)
             assert lazy.chunks[0] == tuple(r.stop - r.start for r in map(block.rows, range(block.n_units)))
-            assert_array_equal(lazy.compute(scheduler="synchronous"), stored)
+            changes, raw = (
+                lazy.compute(scheduler="synchronous"),
+                store.to_dask(f"delta/t{t}", block.number, decode=False),
+            )
+            assert_array_equal(changes, stored / 4096, strict=True)
+            assert_array_equal(raw.compute(scheduler="synchronous"), stored.astype(np.float16), strict=True)
+            # what a user does with them, and what a user of plain zarr finds beside them
+            exact = stored.astype(np.float64).mean(0) / 4096
+            assert np.abs(lazy.mean(0).compute(scheduler="synchronous") - exact).max() < 1e-6 * np.abs(changes).max()
+            assert_array_equal(stored * np.float32(block.array(f"delta/t{t}").attrs["scale_factor"]), changes)
     controls = [block.read("control/expression_t1") for block in store.blocks]
     is_first_C = store.blocks[0].read("control/is_predicted_t1")
     assert is_first_C.any() and not is_first_C.all()

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screen.cells.bank import MISSING, SOURCE, Ragged, State, TokenBank, Unfiltered
+from screen.cells.h5ad_file import LARGEST_COUNT, H5adFile, file_errors
 from screen.cells.pairing import texts
 from screen.cells.vocabulary import CLS, EOS
 from screen.config.sections import CellsConfig
@@ -23,12 +24,11 @@ def read_tokenised_cells(config: CellsConfig, count_tps: Sequence[int], log_norm
     log_normalise  observed values become log1p of counts scaled to 10,000 (upstream, for an mse head)
     """
     assert config.src_dataset_file is not None and config.tgt_dataset_folder is not None
-    source = _read_dataset(config.src_dataset_file)
     folders = time_points(config.tgt_dataset_folder, ".dataset")
     adata = time_points(config.tgt_adata_folder, ".h5ad") if config.tgt_adata_folder else {}
-    states = {SOURCE: _state(source, keep_special=True, path=config.src_dataset_file)}
+    states = {SOURCE: _read_state(config.src_dataset_file, keep_special=True)}
     for t, folder in folders.items():
-        state = _state(_read_dataset(folder), keep_special=False, path=folder)
+        state = _read_state(folder, keep_special=False)
         if len(state.tokens) != len(states[SOURCE].tokens):
             raise CellError(
                 f"{folder} has {len(state.tokens)} rows but {config.src_dataset_file} has {len(states[SOURCE].tokens)}; "
@@ -68,6 +68,11 @@ def time_points(folder: Path, suffix: str) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+def _read_state(folder: Path, keep_special: bool) -> State:
+    with file_errors(f"cannot read the dataset {folder}"):
+        return _state(_read_dataset(folder), keep_special, folder)
+
+
 def _read_dataset(folder: Path) -> Any:
     """The arrow table of a `datasets` folder (versions 3 to 5)."""
     import pyarrow as pa
@@ -76,15 +81,15 @@ def _read_dataset(folder: Path) -> Any:
     if not state_file.is_file():
         hint = "; it is a DatasetDict: name one of its splits" if (folder / "dataset_dict.json").is_file() else ""
         raise CellError(f"{folder} is no Hugging Face dataset saved to disk: no state.json{hint}")
-    try:
-        names = [f["filename"] for f in json.loads(state_file.read_text())["_data_files"]]
-        tables = []
-        for name in names:
-            with pa.memory_map(str(folder / name)) as handle:
-                tables.append(_open_arrow(handle))
-        return pa.concat_tables(tables, promote_options="default").combine_chunks()
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise CellError(f"cannot read the dataset {folder}: {error}") from error
+    names = [f["filename"] for f in json.loads(state_file.read_text())["_data_files"]]
+    tables = []
+    for name in names:
+        with pa.memory_map(str(folder / name)) as handle:
+            tables.append(_open_arrow(handle))
+    table = pa.concat_tables(tables, promote_options="default")
+    # offsets of lists and texts are taken on trust by whatever comes next
+    table.validate(full=True)
+    return table.combine_chunks()
 
 
 def _open_arrow(handle: Any) -> Any:
@@ -127,7 +132,7 @@ def _state(table: Any, keep_special: bool, path: Path) -> State:
         for name in table.column_names
         if name not in ("input_ids", "cell_pairing_index", "length") and not pa.types.is_nested(table[name].type)
     }
-    return State(tokens, table["cell_pairing_index"].to_numpy().astype(np.int64), obs)
+    return State(tokens, table["cell_pairing_index"].cast(pa.int64()).to_numpy(), obs)
 
 
 def _range(flat: Any) -> str:
@@ -157,20 +162,20 @@ def _with_counts(state: State, path: Path, wants_counts: bool, log_normalise: bo
     """Adds the h5ad's metadata and, where wanted, its counts and their row sums."""
     import scipy.sparse as sp
 
-    adata = read_h5ad(path)
-    if adata.n_obs != len(state.tokens):
-        raise CellError(
-            f"{path} has {adata.n_obs} cells but its dataset has {len(state.tokens)} rows; they must pair row by row"
-        )
-    obs = {str(c): texts(adata.obs[c]).astype(object) for c in adata.obs.columns}
-    obs |= dict(state.obs)
-    if not wants_counts:
-        return State(state.tokens, state.cell_index_C, obs)
-    if adata.n_vars != n_genes and n_genes:
-        raise CellError(
-            f"{path} has {adata.n_vars} genes but the model predicts {n_genes}; they do not belong together"
-        )
-    counts = _raw_counts(adata, path)
+    with H5adFile.open(path) as file:
+        table = file.frame("obs")
+        if len(table) != len(state.tokens):
+            raise CellError(
+                f"{path} has {len(table)} cells but its dataset has {len(state.tokens)} rows; they must pair row by row"
+            )
+        obs = {str(c): texts(table[c]).astype(object) for c in table.columns}
+        obs |= dict(state.obs)
+        if not wants_counts:
+            return State(state.tokens, state.cell_index_C, obs)
+        n_vars = len(file.frame("var"))
+        if n_vars != n_genes and n_genes:
+            raise CellError(f"{path} has {n_vars} genes but the model predicts {n_genes}; they do not belong together")
+        counts = _raw_counts(file, len(table), n_vars)
     size_factor_C = np.asarray(counts.sum(axis=1), dtype=np.float32).ravel()
     if log_normalise:
         scale_C = 1e4 / np.maximum(size_factor_C, 1)
@@ -178,29 +183,16 @@ def _with_counts(state: State, path: Path, wants_counts: bool, log_normalise: bo
     return State(state.tokens, state.cell_index_C, obs, counts, size_factor_C)
 
 
-def _raw_counts(adata: Any, path: Path) -> Any:
+def _raw_counts(file: H5adFile, n_cells: int, n_genes: int) -> Any:
     """X as CSR float32. Raises CellError if it is not there or does not hold counts."""
-    import scipy.sparse as sp
-
-    if adata.X is None:
-        raise CellError(f"{path} has no X; put raw counts into X")
-    counts = sp.csr_matrix(adata.X, dtype=np.float32)
-    is_odd = ~np.isfinite(counts.data) | (counts.data < 0) | (counts.data != np.round(counts.data))
-    if is_odd.any():
-        raise CellError(f"{path}: X must hold raw counts; it holds {counts.data[is_odd][0]}; put counts into X")
-    return counts
-
-
-def read_h5ad(path: Path) -> Any:
-    """An AnnData, or a CellError that says why not."""
-    import anndata as ad
-
-    if not path.is_file():
-        raise CellError(f"no file {path}")
-    try:
-        return ad.read_h5ad(path)
-    except Exception as error:
-        raise CellError(f"cannot read {path} as h5ad: {type(error).__name__}: {error}") from error
+    if not file.has("X"):
+        raise CellError(f"{file.path} has no X; put raw counts into X")
+    counts = file.matrix("X", n_cells, n_genes).read(0, n_cells)
+    value_T = counts.data
+    is_odd_T = ~((value_T >= 0) & (value_T <= LARGEST_COUNT) & (value_T == np.round(value_T)))
+    if is_odd_T.any():
+        raise CellError(f"{file.path}: X must hold raw counts; it holds {value_T[is_odd_T][0]}; put counts into X")
+    return counts.astype(np.float32)
 
 
 def gene_columns(folder: Path) -> dict[Path, dict[str, list[str]]]:
@@ -209,14 +201,8 @@ def gene_columns(folder: Path) -> dict[Path, dict[str, list[str]]]:
 
 
 def _gene_columns(path: Path) -> dict[str, list[str]]:
-    import h5py
-    from anndata.io import read_elem
-
-    try:
-        with h5py.File(path) as file:
-            var = read_elem(file["var"])
-    except Exception as error:
-        raise CellError(f"cannot read {path} as h5ad: {type(error).__name__}: {error}") from error
+    with H5adFile.open(path) as file:
+        var = file.frame("var")
     return {str(c): [str(v) for v in var[c]] for c in var.columns}
 
 

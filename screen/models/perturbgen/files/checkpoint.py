@@ -121,6 +121,8 @@ def _select(checkpoint: Checkpoint, model: PerturbGen, sizes: Sizes) -> Weights:
     problems = [f"missing {some(missing)}"] if missing else []
     problems += [f"unexpected {some(unexpected)}"] if unexpected else []
     problems += [some(reshaped)] if reshaped else []
+    unlike = _unlike_weights({k: have[k] for k in wanted if k in have})
+    problems += [some(unlike)] if unlike else []
     if problems:
         raise CheckpointError(f"{checkpoint.path} does not fit a PerturbGen model: " + "; ".join(problems))
     weights = {k: have[k].to(torch.float32) for k in wanted}
@@ -128,6 +130,16 @@ def _select(checkpoint: Checkpoint, model: PerturbGen, sizes: Sizes) -> Weights:
     if broken:
         raise CheckpointError(f"{checkpoint.path} holds NaN or infinity in {some(broken)}; train or export it again")
     return weights
+
+
+def _unlike_weights(weights: Weights) -> list[str]:
+    """Tensors that hold no fractions, or that repeat what they hold to seem larger than the file."""
+    found = [f"{k} holds {v.dtype}" for k, v in weights.items() if not v.is_floating_point()]
+    return found + [
+        f"{k} is {tuple(v.shape)} of {v.untyped_storage().nbytes()} bytes"
+        for k, v in weights.items()
+        if v.numel() * v.element_size() > v.untyped_storage().nbytes()
+    ]
 
 
 def _may_be_ignored(name: str, sizes: Sizes) -> bool:
@@ -152,9 +164,12 @@ def load_model(path: Path, declared: Declared, encoder_path: Path | None = None)
     checkpoint = read_checkpoint(path, encoder_path)
     hyper = checkpoint.hyper_parameters
     for key in ("num_heads", "n_total_tps"):
-        if isinstance(hyper.get(key), bool) or not isinstance(hyper.get(key), Integral | None):
+        value = hyper.get(key)
+        is_flag = isinstance(value, bool)
+        is_whole = isinstance(value, Integral) and 0 < int(value) < 2**31
+        if value is not None and (is_flag or not is_whole):
             raise CheckpointError(
-                f"the hyper-parameter {key} of {path} must be a whole number; it is {hyper[key]!r:.100}"
+                f"the hyper-parameter {key} of {path} must be a whole number, 1 or more; it is {value!r:.100}"
             )
     filled = replace(
         declared,

@@ -44,14 +44,20 @@ class Declared:
     n_genes: int | None = None
 
 
-def _shape(weights: Weights, name: str, path: Path) -> tuple[int, ...]:
+def _shape(weights: Weights, name: str, path: Path, n_dims: int = 2) -> tuple[int, ...]:
     if name not in weights:
         raise CheckpointError(f"{path} does not fit a PerturbGen model: missing {name}")
-    return tuple(weights[name].shape)
+    shape = tuple(weights[name].shape)
+    if len(shape) != n_dims or 0 in shape:
+        raise CheckpointError(
+            f"{path} does not fit a PerturbGen model: {name} is {shape}; it must have {n_dims} dimensions, none of them 0"
+        )
+    return shape
 
 
 def _n_blocks(weights: Weights, prefix: str, path: Path) -> int:
-    numbers = {int(k.removeprefix(prefix).split(".")[0]) for k in weights if k.startswith(prefix)}
+    named = {k.removeprefix(prefix).split(".")[0] for k in weights if k.startswith(prefix)}
+    numbers = {int(n) if n.isdecimal() and len(n) < 10 else -1 for n in named}
     if numbers != set(range(len(numbers))) or not numbers:
         raise CheckpointError(
             f"{path} does not fit a PerturbGen model: blocks {sorted(numbers)} of {prefix}* are not 0, 1, 2, ..."
@@ -67,12 +73,13 @@ def _position_table(weights: Weights, prefix: str, path: Path, n_times: int | No
     if prefix + "pos_encoding.weight" in weights:
         return (
             "sin_learnt",
-            _shape(weights, prefix + "time_pe", path)[1],
-            weights[prefix + "pos_encoding.weight"].shape[0],
+            _shape(weights, prefix + "time_pe", path, 3)[1],
+            _shape(weights, prefix + "pos_encoding.weight", path)[0],
         )
     if prefix + "pos_pe" in weights:
-        return "time_pos_sin", _shape(weights, prefix + "time_pe", path)[1], weights[prefix + "pos_pe"].shape[1]
-    rows = _shape(weights, prefix + "pe", path)[1]
+        times = _shape(weights, prefix + "time_pe", path, 3)[1]
+        return "time_pos_sin", times, _shape(weights, prefix + "pos_pe", path, 3)[1]
+    rows = _shape(weights, prefix + "pe", path, 3)[1]
     if n_times is None or rows % n_times:
         raise CheckpointError(
             f"{path} has a combined position table of {rows} rows, which {n_times} time rows do not divide; "

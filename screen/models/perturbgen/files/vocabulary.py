@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from screen.cells.vocabulary import NO_TOKEN, SPECIAL_IDS, Vocabulary, read_tsv, strip_version
+from screen.cells.vocabulary import MOST_TOKENS, NO_TOKEN, SPECIAL_IDS, Vocabulary, read_table, read_tsv, strip_version
 from screen.config.sections import ModelConfig
 from screen.errors import GeneError, some
 from screen.models.unpickle import load_pickle
@@ -38,10 +38,20 @@ def _int_map(path: Path, what: str) -> dict[int, Any]:
     raw = load_pickle(path, GeneError)
     if not isinstance(raw, dict) or not raw:
         raise GeneError(f"{what} {path} must hold a dict; it holds a {type(raw).__name__}")
-    odd = [k for k in raw if isinstance(k, bool) or not isinstance(k, int | np.integer)]
+    odd = [k for k in raw if not _is_id(k)]
     if odd:
-        raise GeneError(f"{what} {path} must have integer ids as keys; it has {some(odd)}")
+        raise GeneError(
+            f"{what} {path} must have integer ids from 0 to {MOST_TOKENS - 1} as keys; it has {_shortened(odd)}"
+        )
     return {int(k): v for k, v in raw.items()}
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= int(value) < MOST_TOKENS
+
+
+def _shortened(values: list[Any]) -> str:
+    return some(f"{v!r:.60}" for v in values)
 
 
 def _from_maps(config: ModelConfig, gene_names: Mapping[str, list[str]], source_is_row_id: bool) -> Vocabulary:
@@ -95,6 +105,12 @@ def _comparable(vocabulary: Vocabulary, theirs: tuple[str, ...]) -> list[tuple[s
 
 def _both_names(name: tuple[str, ...], columns: Mapping[str, list[str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(Ensembl IDs, symbols), falling back on the one name that is known."""
+    n_columns = {len(values) for values in columns.values()} or {len(name)}
+    if n_columns != {len(name)}:
+        raise GeneError(
+            f"the target h5ad files have {some(sorted(n_columns))} genes but mapping_dict_path names {len(name)}: they do not "
+            "belong together"
+        )
     ensembl_id = tuple(strip_version(x) for x in columns.get("ensembl_id", name))
     n_uses = Counter(ensembl_id)
     ensembl_id = tuple(n if n_uses[e] > 1 or not e else e for e, n in zip(ensembl_id, name, strict=True))
@@ -109,9 +125,11 @@ def _source_tokens(
     if path is None:
         return np.full(len(target), NO_TOKEN, dtype=np.int64)
     to_row = _int_map(path, "tokenid_to_rowid_path")
-    bad = [v for v in to_row.values() if isinstance(v, bool) or not isinstance(v, int | np.integer)]
+    bad = [v for v in to_row.values() if not _is_id(v)]
     if bad:
-        raise GeneError(f"tokenid_to_rowid_path {path} must map ids to ids; it maps to {type(bad[0]).__name__}")
+        raise GeneError(
+            f"tokenid_to_rowid_path {path} must map ids to ids from 0 to {MOST_TOKENS - 1}; it maps to {_shortened(bad)}"
+        )
     inverse = {int(row): token for token, row in to_row.items() if token not in SPECIAL_IDS}
     unknown = sorted(set(inverse) - set(target.tolist()))
     if unknown:
@@ -126,6 +144,9 @@ def _medians(path: Path, vocabulary: Vocabulary) -> np.ndarray[Any, np.dtype[np.
     raw = load_pickle(path, GeneError)
     if not isinstance(raw, dict):
         raise GeneError(f"gene_median_path {path} must hold a dict of gene -> median; it holds a {type(raw).__name__}")
+    odd = [v for v in raw.values() if isinstance(v, bool) or not isinstance(v, int | float | np.integer | np.floating)]
+    if odd:
+        raise GeneError(f"gene_median_path {path} must map genes to numbers; it maps to {_shortened(odd)}")
     by_gene = {strip_version(str(k)): v for k, v in raw.items()}
     medians = np.array([float(by_gene.get(strip_version(e), np.nan)) for e in vocabulary.ensembl_id])
     if np.isnan(medians).all():
@@ -138,9 +159,8 @@ def _rename(vocabulary: Vocabulary, path: Path) -> Vocabulary:
     import csv
 
     try:
-        with path.open(newline="") as handle:
-            rows = {strip_version(r["ensembl_id"]): r for r in csv.DictReader(handle, delimiter="\t")}
-    except (OSError, KeyError) as error:
+        rows = {strip_version(r["ensembl_id"]): r for r in read_table(path)}
+    except (OSError, KeyError, ValueError, csv.Error) as error:
         raise GeneError(
             f"cannot read gene_table {path}: it needs tab-separated columns ensembl_id and symbol ({error})"
         ) from error

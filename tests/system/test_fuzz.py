@@ -1,0 +1,41 @@
+"""Damaged files of every format: refused in our words or read right, never a crash, a hang, a traceback or much memory.
+
+FUZZ_SECONDS is the time of all formats together, FUZZ_SEED the first seed; `make fuzz` asks for long. An input is played
+again by `python -m tests.support.fuzz FORMAT SEED`.
+"""
+
+import os
+
+import pytest
+
+from tests.support.fuzz.drive import MOST_PEAK_BYTES, fuzz
+from tests.support.fuzz.formats import FORMATS
+
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "60"))
+SEED = int(os.environ.get("FUZZ_SEED", "0"))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_damaged_file_is_refused_or_read_right(name: str) -> None:
+    report = fuzz(name, SECONDS * FORMATS[name].share, SEED)
+    # for those who ask pytest for -s, as `make fuzz` does
+    print(f"\n{report}")  # noqa: T201
+    told = [f"{name} {f['seed']}: {f['outcome']} after {f['damage']}\n{f['said']}" for f in report.failures]
+    assert not told, "\n\n".join(told[:5])
+    assert report.outcomes["refused"] + report.outcomes["answered"] > 0
+    assert report.peak_bytes < report.base_bytes + MOST_PEAK_BYTES
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome"), [("crash", "crash"), ("hang", "hang"), ("traceback", "wrong"), ("memory", "wrong")]
+)
+def test_what_must_not_happen_is_noticed(name: str, outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.support.fuzz.drive.HANG_S", 3.0)
+    report = fuzz(f"shows {name}", 0, n_least=2)
+    assert report.outcomes == {outcome: 2}
+    assert {"damage", "seed"} <= set(report.failures[0])
+
+
+def test_the_same_seed_does_the_same_damage() -> None:
+    first, second = (fuzz("text", 0, 7) for _ in range(2))
+    assert first.outcomes == second.outcomes
