@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from screen.errors import StoreError
+from screen.store.folder import DAMAGES, damage
 from screen.store.marker import unsealed
-from screen.store.reader import DAMAGES, Block, StoreReader, damage
+from screen.store.reader import Block, StoreReader
 from screen.store.store import ScreenStore
 
 UNIT, CONTROLS, FIXED = "unit", "controls of cells", "what cannot be computed again (genes, cells, items)"

@@ -13,7 +13,8 @@ from screen.errors import StoreError, nearest
 from screen.files import scratch_folder, whole
 from screen.planning.layout import counts
 from screen.store.arrays import group_of, stored_name
-from screen.store.reader import STORE, Block, StoreReader, damages
+from screen.store.folder import damages
+from screen.store.reader import STORE, Block, StoreReader
 
 MAX_BYTES, BYTES_PER_VALUE = 8 * 2**30, 82  # measured: peak per row and gene, AnnData included
 

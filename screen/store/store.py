@@ -28,9 +28,10 @@ from screen.planning.perturbations import Library
 from screen.planning.plan import Plan
 from screen.store.arrays import checksums, create_block, write_cells, write_genes
 from screen.store.export import anndata_of
+from screen.store.folder import damages
 from screen.store.lock import writing
 from screen.store.marker import chunk_of, marker_of_controls, marker_of_unit, sealed
-from screen.store.reader import FORMAT, FORMAT_VERSION, Block, StoreReader, damages
+from screen.store.reader import FORMAT, FORMAT_VERSION, Block, StoreReader
 
 Columns = Mapping[str, NDArray[Any]]
 

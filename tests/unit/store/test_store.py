@@ -21,8 +21,8 @@ from screen.stats import deg
 from screen.store.arrays import FLAT
 from screen.store.audit import verify
 from screen.store.dense import DenseArray, is_dense
+from screen.store.folder import Folder
 from screen.store.marker import sealed
-from screen.store.reader import Folder
 from screen.store.store import ScreenStore
 from tests.support import store_fixture
 from tests.support.golden import scale_error
