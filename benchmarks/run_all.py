@@ -25,7 +25,7 @@ SCRIPTS = {
     "store": ("benchmarks.store.store", 150),
     "scale_out": ("benchmarks.engine.scale_out", 150),
     "differential": ("benchmarks.stats.differential", 420),
-    "power": ("benchmarks.stats.power", 60),
+    "power": ("benchmarks.stats.power", 200),
 }
 
 

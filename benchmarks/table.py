@@ -84,10 +84,14 @@ DESCRIPTIONS = {
     ),
     "deg_tables_demo": ("the demo's tables and gene sets from its finished store", ""),
     "deg_read_one": ("one perturbation of the demo's differential expression", "all of it"),
-    "power_all": ("planted perturbations found at q < 0.1, all genes screened", ""),
-    "fdr_all": ("false among what is called", ""),
-    "power_random_genes": ("planted perturbations found at q < 0.1, beside random genes", ""),
-    "fdr_random_genes": ("false among what is called", ""),
+    "power_list_20_1": ("simulated: 1 strong perturbation of a list of 20 found at q < 0.1, defaults", ""),
+    "fdr_list_20_1": ("false among what is called", ""),
+    "power_list_300_30": ("30 of a list of 300", ""),
+    "fdr_list_300_30": ("false among what is called", ""),
+    "power_all_3000_10": ("10 of all 3,000 genes", ""),
+    "fdr_all_3000_10": ("false among what is called", ""),
+    "power_all_3000_300": ("300 of all 3,000 genes", ""),
+    "fdr_all_3000_300": ("false among what is called", ""),
     "power_genes_t": ("planted genes found at fdr < 0.05, paired t, 50 cells", ""),
     "fdr_genes_t": ("false among what is called", ""),
     "power_genes_signed_rank": ("planted genes found at fdr < 0.05, signed-rank, 50 cells", ""),
@@ -138,10 +142,9 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """The whole table, figures as DESCRIPTIONS orders them, others after; in brackets the 20th to 80th percentile."""
+    """The whole table, figures that DESCRIPTIONS has and as it orders them; in brackets the 20th to 80th percentile."""
     known = [name for name in DESCRIPTIONS if name in figures]
-    ordered = [*known, *(name for name in figures if name not in DESCRIPTIONS)]
-    return markdown(COLUMNS, [list(row(figures[name]).values()) for name in ordered])
+    return markdown(COLUMNS, [list(row(figures[name]).values()) for name in known])
 
 
 def between(text: str, start: str, end: str, content: str) -> str:

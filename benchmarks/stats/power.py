@@ -1,6 +1,6 @@
 """Planted effects found again, and how much of what is called is false: perturbations by the matched null, genes by the tests.
 
-python -m benchmarks.stats.power                   # half a minute; appends to benchmarks/results.jsonl
+python -m benchmarks.stats.power                   # two minutes; appends to benchmarks/results.jsonl
 """
 
 import sys

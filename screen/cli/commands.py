@@ -13,13 +13,12 @@ from screen.cli.describe import (
     describe_bench,
     describe_files,
     describe_forecast,
-    describe_gene_sets,
     describe_plan,
     describe_status,
     describe_unscreened,
 )
 from screen.cli.options import DEG_OPTIONS, SIZE_OPTIONS
-from screen.cli.ranking import describe_result
+from screen.cli.ranking import describe_gene_sets, describe_result
 from screen.cli.terminal import Console
 
 if TYPE_CHECKING:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.table import Table
 
 from screen.cells.bank import SOURCE
-from screen.cli.ranking import N_TOP_OF_MODE
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import polars as pl
 
     from screen.bench.measure import Measured, Wanted
     from screen.cli.terminal import Console
@@ -101,28 +97,6 @@ def describe_files(directory: Path, has_counts: bool, has_sets: bool, console: C
     written = "screen.zarr, hits.parquet" + (", deg/part-*.parquet" if has_counts else "")
     written += ", enrichment/*.parquet" if has_sets else ""
     console.say(f"{directory}: {written}, coverage.parquet, provenance.json")
-
-
-def describe_gene_sets(ranked: pl.DataFrame, console: Console) -> None:
-    """The perturbations that shift a gene set most surely, and that set, a line each."""
-    import polars as pl
-
-    rows = ranked.unique(["perturbation", "stratum", "time"], keep="first", maintain_order=True)
-    rows = rows.filter(pl.int_range(pl.len()).over("mode") < N_TOP_OF_MODE)
-    if rows.is_empty():
-        return
-    table = Table(box=None, pad_edge=False)
-    for name in ("gene", "edit", "stratum", "t", "gene set shifted most", "genes", "z", "q"):
-        justify: Literal["left", "right"] = "right" if name in ("t", "genes", "z", "q") else "left"
-        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", max_width=2 * MAX_COLUMN)
-    for row in rows.iter_rows(named=True):
-        which = row["target_symbol"], f"{row['site']}:{row['mode']}", row["stratum"], str(row["time"]), row["gene_set"]
-        z, q = ("-" if x is None else f"{x:.2g}" for x in (row["null_z"], row["q_value"]))
-        table.add_row(*which, str(row["n_set"]), z, q)
-    console.say(
-        "\nGene sets, each beside its own shifts under null perturbations (z; q: over all sets and perturbations)"
-    )
-    console.show(table)
 
 
 def describe_status(path: Path, provenance: Mapping[str, Any], blocks: Sequence[BlockStatus], console: Console) -> None:

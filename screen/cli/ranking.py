@@ -21,7 +21,7 @@ STANDS_OUT = 0.1
 GROUP = ("mode", "site", "stratum", "time")
 GOES_FIRST = ("Ensembl ID", "edit", "t", "stratum", "cells", "strongest changes")
 """Columns that a narrow terminal does without, in this order; those that are the same in every row go before all others."""
-NUMBERS = ("#", "t", "cells", "strength", "q", "genes", "score")
+NUMBERS = ("#", "t", "cells", "strength", "q", "genes", "z")
 GAP, SHORTEST = 2, 12
 """Spaces between columns; characters to which the strongest changes and gene sets are cut before a column goes."""
 
@@ -53,6 +53,41 @@ def describe_result(hits: pl.DataFrame, has_counts: bool, min_cells: int, consol
         console.say(
             f"{n_unranked} more are in fewer than {min_cells} cells (output.min_cells): no rank, but in hits.parquet"
         )
+
+
+def describe_gene_sets(shown: pl.DataFrame, console: Console) -> None:
+    """The perturbations that shift a gene set most surely, and that set, a line each."""
+    import polars as pl
+
+    rows = shown.unique(["perturbation", "stratum", "time"], keep="first", maintain_order=True)
+    if rows.is_empty():
+        return
+    n_found = rows.filter(pl.col("q_value") < STANDS_OUT)["perturbation"].n_unique()
+    n = f"{n_found:,} perturbation{'s' * (n_found != 1)}" if n_found else "No perturbation"
+    console.say(
+        f"\n{n} shift{'s' * (n_found < 2)} a gene set at q < {STANDS_OUT}, beside what null perturbations do to the same set (z)"
+    )
+    best = rows.filter(pl.int_range(pl.len()).over("mode") < N_TOP_OF_MODE)
+    console.show(fitting(_set_rows(best), console.width))
+
+
+def _set_rows(shown: pl.DataFrame) -> list[dict[str, str]]:
+    found = []
+    for row in shown.iter_rows(named=True):
+        z, q = ("-" if x is None else f"{x:.2g}" for x in (row["null_z"], row["q_value"]))
+        found.append(
+            {
+                "gene": row["target_symbol"],
+                "edit": f"{row['site']}:{row['mode']}",
+                "stratum": row["stratum"],
+                "t": str(row["time"]),
+                "genes": str(row["n_set"]),
+                "z": z,
+                "q": q,
+                "gene set": row["gene_set"],
+            }
+        )
+    return found
 
 
 def standing_out(ranked: pl.DataFrame, has_counts: bool) -> str:

@@ -226,7 +226,7 @@ def test_statistics_are_recorded_beside_other_tools(tmp_path: Path) -> None:
 
 def test_power_and_false_discoveries_of_planted_effects_are_recorded(tmp_path: Path) -> None:
     found = figures(power, tmp_path)
-    kinds = {"all", "random_genes", "genes_t", "genes_signed_rank", "genes_rank_sum"}
+    kinds = {"list_20_1", "all_400_20", "genes_t", "genes_signed_rank", "genes_rank_sum"}
     assert set(found) == {f"{what}_{kind}" for what in ("power", "fdr") for kind in kinds}
     assert all(0 <= line["value"] <= 1 for line in found.values())
     # the same cells, paired: what differs between cells does not hide what changes within them
