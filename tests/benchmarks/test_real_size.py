@@ -44,6 +44,7 @@ if sys.argv[2] == "make":
         "cells": {"h5ad": "cells.h5ad", "state_column": "state", "source": "a", "targets": {1: "b"}},
         "library": {"genes": [names[int(g)] for g in counts[0].indices[:3]], "modes": ["mask", "overexpress"]},
         "predict": {"pred_tps": [1]},
+        "null": {"n": 0},
     }
     (folder / "real.yaml").write_text(yaml.safe_dump(config))
 else:
