@@ -30,6 +30,7 @@ def configuration(folder: Path, n_genes: int) -> Path:
     """Some genes of the demo, one lane per process, torch's own products: records that are equal."""
     raw = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text().replace("../screen", str(ROOT / "screen")))
     genes = (ROOT / "screen/demo/data/genes.tsv").read_text().splitlines()[1 : n_genes + 1]
+    raw["null"] = {"n": 0}
     raw["library"] = {"genes": [line.split("\t")[0] for line in genes], "modes": ["overexpress"]}
     raw["compute"] = {"cpu_products": "torch", "lanes": 1}
     path = folder / "screen.yaml"

@@ -25,9 +25,10 @@ import yaml
 from benchmarks.record import ROOT, record
 from benchmarks.run_all import exit_code, parser_of, reported
 from screen.cli.main import main as command
+from screen.edits import MASK, OVEREXPRESS
 from screen.models.unpickle import load_torch
 from screen.stats import enrich
-from screen.stats.gene_sets import GeneSets
+from screen.stats.sets.gene_sets import GeneSets
 from screen.store.reader import STORE
 from screen.store.store import ScreenStore
 
@@ -90,7 +91,7 @@ def screened(folder: Path, name: str, seed: int, work: Work, library: Any) -> Pa
             "pairing": str(DATA / "pairs.tsv"),
             "max_cells": work.max_cells,
         }
-        config["library"] = {"genes": library, "modes": ["mask", "overexpress"]}
+        config["library"] = {"genes": library, "modes": [MASK.name, OVEREXPRESS.name]}
         config |= {} if work.n_null is None or library == "all" else {"null": {"n": work.n_null}}
         del config["enrich"]
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
@@ -147,7 +148,7 @@ def powers(
     False is a set of a perturbation without a plant, and of one with it a set that has no gene in common with the planted one.
     """
     hits = pl.read_parquet(directory / "hits.parquet").filter(~pl.col("is_null") & (pl.col("strength_rank") > 0))
-    rng, found = np.random.default_rng(0), {m: [] for m in ("mask", "overexpress")}
+    rng, found = np.random.default_rng(0), {m: [] for m in (MASK.name, OVEREXPRESS.name)}
     common_SS = (sets.member_SG.astype(np.float32) @ sets.member_GS) > 0
     for _ in range(work.n_plants):
         chosen = {m: rng.choice(hits.filter(mode=m)["perturbation"].to_numpy(), 2, replace=False) for m in found}
@@ -203,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def detected(folder: Path, work: Work) -> set[str]:
     """Genes whose knock-out the first screen ranks."""
     table = pl.read_parquet(folder / f"permuted{work.seeds[0]}" / "hits.parquet")
-    return set(table.filter((pl.col("mode") == "mask") & (pl.col("strength_rank") > 0))["target"])
+    return set(table.filter((pl.col("mode") == MASK.name) & (pl.col("strength_rank") > 0))["target"])
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from screen.files import holds, write_file
 from screen.planning.perturbations import Library, parse_perturbation
 from screen.planning.plan import order
 from screen.planning.selection import Coverage, Selection, select_items
-from screen.stats.gene_sets import view_of_gene_sets
+from screen.stats.sets.gene_sets import view_of_gene_sets
 from screen.store.reader import FORMAT_VERSION, STORE, Block
 from screen.store.store import ScreenStore, jsonable
 

@@ -20,10 +20,10 @@ from screen.errors import ConfigError, StoreError, some
 from screen.files import write_file
 from screen.planning.selection import Coverage
 from screen.stats.deg import Names
-from screen.stats.gene_sets import GeneSets, checksums_of, view_of_gene_sets
 from screen.stats.groups import Strata
 from screen.stats.hits import hits, write_whole
 from screen.stats.parts import Compute, gene_tables, on_threads
+from screen.stats.sets.gene_sets import GeneSets, checksums_of, view_of_gene_sets
 from screen.stats.sets.tables import forget_gene_sets, write_gene_sets
 from screen.stats.tests.table import named
 from screen.store.arrays import stored_name

@@ -201,7 +201,8 @@ def test_what_a_store_costs_is_recorded_beside_plain_files(tmp_path: Path) -> No
     alone = {"store_read_perturbation", "store_files_24m_items", "store_resume_start", "store_write_share_demo"}
     assert set(found) == compared | alone
     assert all(found[name]["baseline"] is None for name in alone)
-    assert found["store_bytes_per_1000_items"]["value"] <= 4.2e6
+    # 4 MB of changes, and partial moments, which may take up to 1.5 times as much (here a third)
+    assert found["store_bytes_per_1000_items"]["value"] <= 5.5e6
     assert 0 < found["store_write_share_demo"]["value"] < 1
 
 

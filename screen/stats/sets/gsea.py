@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from screen.stats.deg import Names
 from screen.stats.enrich import LEAD, N_GENES_SHOWN, RANKED_SCHEMA
-from screen.stats.gene_sets import GeneSets
+from screen.stats.sets.gene_sets import GeneSets
 
 N_PERMUTATIONS = 1000
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from screen.config.sections import FEWEST_NULLS
 from screen.stats.enrich import SCORES_SCHEMA, WHICH
-from screen.stats.gene_sets import GeneSets
 from screen.stats.parts import Means
+from screen.stats.sets.gene_sets import GeneSets
 from screen.stats.sets.groups import Groups, pieces
 from screen.stats.sets.scores import ulm
 from screen.stats.sets.set_null import OF_ALL, OF_NULLS, Judge, Rates, farthest, standardised

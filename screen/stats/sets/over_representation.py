@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from screen.stats.enrich import N_GENES_SHOWN, OVERLAP
-from screen.stats.gene_sets import GeneSets
+from screen.stats.sets.gene_sets import GeneSets
 
 Bools = NDArray[np.bool_]
 Counts = NDArray[np.int64]

@@ -10,10 +10,10 @@ from screen.config.sections import FEWEST_NULLS, EnrichConfig
 from screen.files import whole
 from screen.stats.deg import Names
 from screen.stats.enrich import CHANGED_SCHEMA, FOLDER, RANKED, SCORES, TARGETS, WHICH
-from screen.stats.gene_sets import GeneSets
 from screen.stats.groups import Strata
 from screen.stats.hits import write_whole
 from screen.stats.parts import Means, each
+from screen.stats.sets.gene_sets import GeneSets
 from screen.stats.sets.groups import Groups, pieces
 from screen.stats.sets.gsea import joined, ranked
 from screen.stats.sets.moved import moved_sets

@@ -5,7 +5,7 @@ import polars as pl
 
 from screen.stats.deg import Names
 from screen.stats.enrich import TARGETS_SCHEMA
-from screen.stats.gene_sets import GeneSets
+from screen.stats.sets.gene_sets import GeneSets
 from screen.stats.sets.over_representation import overlaps
 
 

@@ -17,7 +17,7 @@ from screen.cli.main import main
 from screen.errors import ScreenError
 from screen.run.configuration import load_config
 from screen.run.prepare import prepare
-from screen.stats.gene_sets import GeneSets
+from screen.stats.sets.gene_sets import GeneSets
 from tests.support import h5ad_files
 from tests.support.fuzz.bytes_and_json import other_bytes, other_json, other_text
 from tests.support.fuzz.fields import (

@@ -16,7 +16,7 @@ from screen.cli.main import main
 from screen.errors import ConfigError
 from screen.stats import deg, enrich
 from screen.stats.deg import Names
-from screen.stats.gene_sets import GeneSets, read_gmt
+from screen.stats.sets.gene_sets import GeneSets, read_gmt
 from screen.stats.sets.gsea import ranked, strictly_falling
 from screen.stats.sets.over_representation import overlaps, upper_tail
 from screen.stats.sets.targets import of_targets

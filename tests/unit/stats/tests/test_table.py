@@ -64,6 +64,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> GeneTest:
     module.TEST = found
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(table, "NAMES", (*table.NAMES, "toy"))
+    table._computed.cache_clear()
     return found
 
 
