@@ -234,7 +234,9 @@ def _obs(store: StoreReader, table: Lines, ids: list[str]) -> Any:
     var_list: list[str] | None = store.provenance["view"]["var_list"]
     columns: dict[str, NDArray[Any]] = {}
     for t in store.layout.pred_tps:
-        names = [str(k) for k, _ in store.group[f"cells/{group_of(t)}/obs"].members()]  # type: ignore[union-attr]
+        place = f"cells/{group_of(t)}/obs"
+        with damages(store.path / place):
+            names = [str(k) for k, _ in store.group[place].members()]  # type: ignore[union-attr]
         for name in var_list if var_list is not None else sorted(names):
             if stored_name(name) not in names:
                 raise StoreError(
