@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 MANY_ROWS, ROW_BYTES = 100_000_000, 45
 """A row of deg/ takes 45 bytes in parquet (measured on the demo)."""
-MAX_COLUMN = 40
 
 
 def describe_plan(screen: Screen, console: Console) -> None:

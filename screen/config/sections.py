@@ -254,7 +254,7 @@ class EnrichConfig(Section):
     best       so many of each perturbation's sets are written whatever their false discovery rate
     targets    the targets of so many of the strongest are tested together
     ranked     so many of the strongest perturbations of each mode, site, stratum and time point get a permutation test (GSEA),
-               which takes a second each
+               which takes seconds each
     """
 
     gene_sets: Annotated[list[FilePath], Field(min_length=1)]

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screen.planning.layout import MOMENTS
+from screen.stats.moments import count_change
 
 WORK_VALUES = 2**16
 """Values that are worked on at a time, in float64 half a megabyte: they stay in the cache."""
@@ -41,7 +42,7 @@ def partial_moments(
             sum_SG = np.add.reduce(away_SNG, axis=1)
             away_SNG -= (sum_SG / row_SN.shape[1])[:, None]
             np.square(away_SNG, out=away_SNG)
-            change_SNG = (1 + before_SNG) * np.expm1(delta_SNG) if is_log1p else delta_SNG
+            change_SNG = count_change(delta_SNG, before_SNG, is_log1p)
             delta_S2G, counts_S2G = (found[name][:, :, genes] for name in ("delta", "counts"))
             delta_S2G[segment_S, 0], delta_S2G[segment_S, 1] = sum_SG, np.add.reduce(away_SNG, axis=1)
             counts_S2G[segment_S, 0] = np.add.reduce(change_SNG, axis=1, dtype=np.float64)
