@@ -31,7 +31,7 @@ from screen.stats.groups import Group, GroupReader, Strata
 from screen.store.reader import STORE, StoreReader
 from screen.store.store import scratch_of
 
-ROWS_PER_PART, MAX_PARTS = 2_000_000, 256
+ROWS_PER_PART, PARTS_PER_CORE, MAX_PARTS = 2_000_000, 4, 256
 ROWS_PER_GROUP = 64 * 1024
 """Rows that are written, and read, at once: a reader of one perturbation skips the others by their statistics."""
 LOOKED_FOR = ("perturbation", "target", "target_symbol")
@@ -129,7 +129,9 @@ def gene_tables(
     perturbations = np.concatenate([np.unique(b.read("items/perturbation")) + b.first for b in store.blocks])
     order = sorted((int(p) for p in perturbations), key=lambda p: (names.target[p], names.id[p]))
     n_rows = len(order) * len(names.feature) * len(strata.name_S) * len(store.layout.pred_tps)
-    n_parts = min(MAX_PARTS, len(order), max(-(-n_rows // ROWS_PER_PART), available_cores()))
+    # so many that no core waits long for the last
+    n_shared = min(PARTS_PER_CORE * available_cores(), -(-n_rows // (2 * ROWS_PER_GROUP)))
+    n_parts = min(MAX_PARTS, len(order), max(-(-n_rows // ROWS_PER_PART), n_shared))
     tables = {folder: schema_of(config)} if store.layout.has_counts else {}
     for old in [*folder.glob("part-*.parquet"), *folder.glob(".part-*")]:
         old.unlink(missing_ok=True)

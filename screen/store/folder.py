@@ -44,11 +44,14 @@ class Folder:
         self.path, self.group, self.files = path, group, files
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self._dense: dict[str, DenseArray | None] = {}
+        self._rows: dict[str, int] = {}
 
     def _n_rows(self, name: str) -> int:
-        """Rows of an array by its metadata, whatever its values are worth. Raises StoreError."""
-        with damages(self.path / name):
-            return int(self.group[name].shape[0])  # type: ignore[union-attr]
+        """Rows of an array by its metadata, whatever its values are worth; arrays do not grow. Raises StoreError."""
+        if name not in self._rows:
+            with damages(self.path / name):
+                self._rows[name] = int(self.group[name].shape[0])  # type: ignore[union-attr]
+        return self._rows[name]
 
     def array(self, name: str) -> zarr.Array[Any]:
         """An array by its path below the folder. Raises StoreError where it is damaged or of another size than it must be."""

@@ -30,9 +30,14 @@ def write_gene_sets(
     """Everything below `enrichment/`; permutation tests only where the settings ask for them."""
     (directory / FOLDER).mkdir(exist_ok=True)
     groups = Groups.of(hits, names, strata, means, min_cells)
-    write_whole(moved_sets(groups, sets, means, config.best, config.max_fdr), directory / SCORES)
-    write_changed(groups, sets, names, means, config.max_fdr, directory)
-    write_whole(of_targets(hits, sets, names, config.targets, config.max_fdr), directory / TARGETS)
+    each(
+        lambda write: write(),
+        [
+            (lambda: write_whole(moved_sets(groups, sets, means, config.best, config.max_fdr), directory / SCORES),),
+            (lambda: write_changed(groups, sets, names, means, config.max_fdr, directory),),
+            (lambda: write_whole(of_targets(hits, sets, names, config.targets, config.max_fdr), directory / TARGETS),),
+        ],
+    )
     if config.ranked:
         strongest = hits.filter(pl.col("strength_rank").is_not_null())
         strongest = strongest.filter(pl.int_range(pl.len()).over("mode", "site", "stratum", "time") < config.ranked)

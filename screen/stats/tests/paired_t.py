@@ -1,5 +1,7 @@
 """The paired t-test: whether the mean change of a gene is another than 0."""
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,10 +45,9 @@ def two_sided(t_G: Genes, df: int) -> Genes:
         sin_G = np.abs(t_G) / np.hypot(t_G, np.sqrt(df))
     odd = df % 2
     sum_G = np.zeros_like(cos2_G)
-    for k in range((df - 2 - odd) // 2, -1, -1):
-        # from the last term to the first: each is this ratio times cos^2 of the one before
-        sum_G *= cos2_G * ((2 * k + 1 + odd) / (2 * k + 2 + odd))
-        sum_G += 1
+    for coefficient in _coefficients(df):
+        sum_G *= cos2_G
+        sum_G += coefficient
     if odd:
         sum_G = (np.arctan(np.abs(t_G) / np.sqrt(df)) + sin_G * np.sqrt(cos2_G) * sum_G) * (2 / np.pi)
     else:
@@ -56,6 +57,15 @@ def two_sided(t_G: Genes, df: int) -> Genes:
     rest = np.flatnonzero(~(p_G > LEAST_BY_SUM))
     p_G[rest] = 2 * stdtr(df, -np.abs(t_G[rest]))
     return p_G
+
+
+@cache
+def _coefficients(df: int) -> list[float]:
+    """Of the powers of cos^2 in the finite sum, the highest first: each is its ratio times the one of the power below."""
+    odd = df % 2
+    k = np.arange(max((df - odd) // 2 - 1, 0))
+    found = np.cumprod(np.concatenate([np.ones(min((df - odd) // 2, 1)), (2 * k + 1 + odd) / (2 * k + 2 + odd)]))
+    return [float(x) for x in found[::-1]]
 
 
 def compute(sample: Sample, config: DegConfig) -> Values:
