@@ -49,12 +49,17 @@ def _add_run_and_plan(commands: Commands) -> list[argparse.ArgumentParser]:
         sub.add_argument(
             "--encoder-heads", type=_positive, metavar="N", help="attention heads of the encoder, if not upstream's 8"
         )
-        sub.add_argument("--engine", choices=["packed", "reference"], help="how items are computed (default: packed)")
+        sub.add_argument(
+            "--engine",
+            choices=["auto", "packed", "reference"],
+            help="how items are computed (default: auto: changes for a precision delta*, else packed batches)",
+        )
         sub.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
         sub.add_argument(
             "--precision",
-            choices=["auto", "float32", "fp16x2", "tf32", "bf16"],
-            help="of the model's products; anything but float32 must first agree with it on a sample (default: auto)",
+            choices=["auto", "float32", "fp16x2", "tf32", "bf16", "delta16", "delta32", "float64"],
+            help="of the model's products, or of changes (delta16, delta32); anything but float32 must first agree with the "
+            "plain model on a sample (default: auto; float64: --engine reference only)",
         )
         sub.add_argument("--batch-tokens", type=_positive, metavar="N", help="tokens per batch in its widest state")
     run.add_argument(

@@ -269,20 +269,29 @@ class EnrichConfig(Section):
 class ComputeConfig(Section):
     """How results are computed. `auto` is decided once, when the output directory is created, and kept there."""
 
-    engine: Literal["packed", "reference"] = "packed"
+    engine: Literal["auto", "packed", "reference"] = "auto"
     device: str = "auto"
-    precision: Literal["auto", "float32", "fp16x2", "tf32", "bf16"] = "auto"
+    precision: Literal["auto", "float32", "fp16x2", "tf32", "bf16", "delta16", "delta32", "float64"] = "auto"
     batch_tokens: Annotated[int, Field(ge=1)] | None = None
     cpu_products: Literal["auto", "torch", "onednn"] = "auto"
     lanes: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
-    def _reference_is_plain(self) -> "ComputeConfig":
+    def _engine_has_precision(self) -> "ComputeConfig":
         if self.engine == "reference" and (
-            self.precision not in ("auto", "float32") or self.device not in ("auto", "cpu")
+            self.precision not in ("auto", "float32", "float64") or self.device not in ("auto", "cpu")
         ):
             raise ValueError(
-                "the reference engine is float32 on the CPU; remove `precision` and `device`, or use `engine: packed`"
+                f"the reference engine computes in float32 or float64 on the CPU; precision is {self.precision}, device is "
+                f"{self.device}: remove them, or `engine`"
+            )
+        if self.engine != "reference" and self.precision == "float64":
+            raise ValueError(
+                "precision float64 is the reference engine's alone; add `engine: reference`, or use delta32"
+            )
+        if self.engine == "packed" and self.precision.startswith("delta"):
+            raise ValueError(
+                f"precision {self.precision} carries changes, which the packed engine does not; remove `engine`"
             )
         return self
 

@@ -1,6 +1,6 @@
 """BatchComputer: one batch on a device, from its integers to the columns that are kept of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -45,8 +45,11 @@ class BatchComputer:
         columns = control_columns(control.embedding_CD, control.expression, predicted, self.screen.layout.pred_tps)
         return to_host(columns)
 
-    def items(self, batch: Batch, control: Control) -> Columns:
-        """What is kept of a batch of items, on the host. Raises PredictionError for NaN and infinity."""
+    def items(self, batch: Batch, control: Control) -> tuple[Columns, Mapping[str, int]]:
+        """(what is kept of a batch of items, on the host; reason -> items that could not be computed as the others).
+
+        Raises PredictionError for NaN and infinity.
+        """
         cells, index_B = np.unique(batch.cell_B, return_inverse=True)
         place_C = control.places(cells)
         rows = self.resident.rows(batch, index_B)
@@ -62,7 +65,7 @@ class BatchComputer:
         finite = torch.stack([effects[t].is_finite_B for t in self.screen.window.pred_tps], dim=1) | ~screened
         host = to_host({**columns, "is finite": finite.all(1)})
         self._require_finite(host.pop("is finite"), batch)
-        return host
+        return host, readout.recomputed
 
     def _effect(self, t: int, readout: Readout, control: Control, at_B: Tensor) -> Effect:
         """What changed at one time point against the controls at these places."""

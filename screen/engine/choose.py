@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from screen.config.sections import ComputeConfig
-from screen.engine.executor import Executor, default_batch_tokens, find_device
+from screen.engine.executor import AnyPrecision, Executor, default_batch_tokens, find_device
 from screen.engine.screen import Screen
 from screen.errors import ConfigError
 from screen.models.attention import attend, attend_by_products
@@ -27,7 +27,8 @@ def choose_executor(compute: ComputeConfig, screen: Screen, decided: Mapping[str
     """The executor of a configuration; `decided` is what an existing store was created with. Raises ConfigError."""
     never = {kind.choice: None for kind in screen.adapter.attention}
     if compute.engine == "reference":
-        return Executor(torch.device("cpu"), attention_from=never, n_lanes=compute.lanes)
+        plain: AnyPrecision = "float64" if compute.precision == "float64" else "float32"
+        return Executor(torch.device("cpu"), plain, attention_from=never, n_lanes=compute.lanes)
     device = find_device(compute.device)
     if decided is not None:
         if decided["cpu_products"] == "onednn" and device.type == "cpu" and not has_onednn_products():
@@ -43,9 +44,8 @@ def choose_executor(compute: ComputeConfig, screen: Screen, decided: Mapping[str
                     "remove the setting, or choose another --out"
                 )
         return Executor.of_store(device, decided, compute.lanes)
-    precision = compute.precision
-    if precision == "auto":
-        precision = "float32" if device.type == "cpu" else "fp16x2"
+    usual: AnyPrecision = "float32" if device.type == "cpu" else "fp16x2"
+    precision: AnyPrecision = usual if compute.precision == "auto" else compute.precision
     batch_tokens = compute.batch_tokens or default_batch_tokens(device)
     if device.type != "cpu":
         return Executor(device, precision, "torch", never, batch_tokens, compute.lanes)

@@ -5,12 +5,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import torch
 
 from screen.errors import ConfigError
 from screen.models.ops import Arithmetic, CpuBackend, Precision
+
+DeltaPrecision = Literal["delta16", "delta32", "delta64"]
+"""Of the changes that the delta engine carries: float16, as a GPU stores them, float32, float64 (the definition)."""
+AnyPrecision = Literal[Precision, DeltaPrecision, "float64"]
+"""float64 is the reference engine's alone."""
+DELTA: tuple[str, ...] = get_args(DeltaPrecision)
 
 CPU_BATCH_TOKENS = 2048
 GPU_BATCH_TOKENS = 65_536
@@ -20,29 +26,38 @@ GPU_BATCH_TOKENS = 65_536
 class Executor:
     """Device, precision of the model's products, what multiplies and attends on a CPU, tokens per batch, lanes (None: all).
 
-    `attention_from` has an entry for every kind of attention of the model, as `Arithmetic` reads it.
+    `attention_from` has an entry for every kind of attention of the model, as `Arithmetic` reads it; `scales` one for every
+    operation of the model, where changes are stored as float16 (delta16): the power of two that they are multiplied by.
     """
 
     device: torch.device
-    precision: Precision = "float32"
+    precision: AnyPrecision = "float32"
     cpu_products: CpuBackend = "torch"
     attention_from: Mapping[str, int | None] = field(default_factory=dict)
     batch_tokens: int = CPU_BATCH_TOKENS
     n_lanes: int | None = None
+    scales: Mapping[str, int] = field(default_factory=dict)
 
     @staticmethod
     def of_store(device: torch.device, decided: Mapping[str, Any], n_lanes: int | None) -> "Executor":
         """Who goes on with a store that was created with these choices."""
-        own = ("precision", "cpu_products", "batch_tokens")
+        own = ("precision", "cpu_products", "batch_tokens", "scales")
         attention = {name: value for name, value in decided.items() if name not in own}
         return Executor(
-            device, decided["precision"], decided["cpu_products"], attention, decided["batch_tokens"], n_lanes
-        )
+            device, decided["precision"], decided["cpu_products"], attention, decided["batch_tokens"], n_lanes,
+            decided.get("scales", {}),
+        )  # fmt: skip
+
+    @property
+    def is_delta(self) -> bool:
+        """Whether changes are computed, not cells."""
+        return self.precision in DELTA
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """What of this concerns the model."""
-        return Arithmetic(self.precision, self.cpu_products, self.attention_from)
+        """How a network is computed with plain ops; where changes are carried, that is for the items that cannot be."""
+        precision = cast(Precision, "float32" if self.precision not in get_args(Precision) else self.precision)
+        return Arithmetic(precision, self.cpu_products, self.attention_from)
 
     def smaller(self, reason: str) -> "Executor":
         """One rung down after running out of memory, for this reason. Raises MemoryError at the last one."""
@@ -60,6 +75,7 @@ class Executor:
             "cpu_products": self.cpu_products,
             **self.attention_from,
             "batch_tokens": self.batch_tokens,
+            **({"scales": dict(self.scales)} if self.scales else {}),
         }
 
     def record(self) -> dict[str, Any]:

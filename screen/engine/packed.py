@@ -28,10 +28,9 @@ UNITS_AHEAD = 1
 class PackedEngine:
     """Computes units of a prepared screen. `executor` says where and how; it steps down a rung where memory runs out."""
 
-    name = "packed"
-
     def __init__(self, screen: Screen, executor: Executor) -> None:
         self.screen, self.executor = screen, executor
+        self.name = "delta" if executor.is_delta else "packed"
         self.plan: Plan = screen.plan
         self.computer = BatchComputer(screen, executor)
         self._control: tuple[int, Control] | None = None
@@ -83,6 +82,8 @@ class PackedEngine:
         while not self._fits(unit, unit.wait):
             unit = self._begin(unit.number, lanes, _no_progress)
         record = {**replace(self.executor, batch_tokens=unit.batch_tokens).record(), "engine": self.name}
+        if unit.recomputed:
+            record["recomputed"] = dict(sorted(unit.recomputed.items()))
         return Unit(unit.number, unit.rows, unit.columns, unit.controls, record)
 
     def _fits(self, unit: BegunUnit, work: Callable[[], None]) -> bool:
@@ -125,8 +126,10 @@ class PackedEngine:
 
     def _batch(self, batch: Batch, control: Control, unit: BegunUnit, progress: Progress) -> None:
         """Computes a batch and writes it into the unit's columns."""
-        unit.write(batch.item_B, self.computer.items(batch, control))
+        columns, recomputed = self.computer.items(batch, control)
+        unit.write(batch.item_B, columns)
         with self._lock:
+            unit.recomputed.update(recomputed)
             progress(batch.n_items, batch.n_tokens, batch.n_padded_tokens)
 
 

@@ -32,12 +32,16 @@ class CellControl:
 
 
 class ReferenceEngine:
-    """Items one by one, nothing shared but the cell's control, on the CPU in float32 with torch's own products."""
+    """Items one by one, nothing shared but the cell's control, on the CPU with torch's own products.
+
+    In float32, or, where the executor says so, all in float64.
+    """
 
     name = "reference"
 
     def __init__(self, screen: Screen, executor: Executor) -> None:
         self.screen, self.executor = screen, executor
+        self.adapter = screen.adapter.in_double() if executor.precision == "float64" else screen.adapter
         self._keeps_hidden = screen.layout.keep_gene_cosine
 
     def units(self, numbers: Iterable[int], progress: Progress) -> Generator[Unit, None, None]:
@@ -83,7 +87,7 @@ class ReferenceEngine:
     def control(self, cell: int) -> CellControl:
         """The unedited prediction of one cell."""
         rows = self.screen.rows.control(cell)
-        readout = self.screen.adapter.predict(rows, keep_hidden=self._keeps_hidden)
+        readout = self.adapter.predict(rows, keep_hidden=self._keeps_hidden)
         times, n = self.screen.window.pred_tps, self.screen.rows.n_conditions
         is_predicted = {t: bool((rows.row(t).ids_BL[:, n(t) :] > EOS).any()) for t in times}
         expression = {t: self._expression(readout, t) for t in readout.value_BG}
@@ -100,7 +104,7 @@ class ReferenceEngine:
         plan, layout = self.screen.plan, self.screen.layout
         cell, p = int(plan.cell_I[i]), self.screen.library.perturbations[int(plan.perturbation_I[i])]
         rows = self.screen.rows.edited(cell, p)
-        readout = self.screen.adapter.predict(rows, keep_hidden=self._keeps_hidden)
+        readout = self.adapter.predict(rows, keep_hidden=self._keeps_hidden)
         effects = {t: self._effect(p, t, control, rows, readout) for t in layout.pred_tps}
         screened = torch.from_numpy(plan.is_screened_IT[i : i + 1])
         for k, t in enumerate(layout.pred_tps):

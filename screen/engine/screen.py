@@ -10,10 +10,10 @@ import numpy as np
 from screen.cells.bank import TokenBank
 from screen.cells.vocabulary import Vocabulary
 from screen.config.sections import DegConfig, EnrichConfig, OutputConfig
-from screen.engine.executor import Executor
+from screen.engine.delta.forward import DeltaForward
+from screen.engine.executor import AnyPrecision, Executor
 from screen.engine.rows import RowBuilder
 from screen.models.adapter import Batching, ModelAdapter, PackedModel
-from screen.models.ops import Precision
 from screen.planning.index import BankIndex
 from screen.planning.layout import Layout
 from screen.planning.perturbations import Library, edited_states
@@ -68,9 +68,20 @@ class Screen:
     def packed(self, executor: Executor) -> PackedModel:
         """The model made ready for batches."""
         batching = Batching(self.edits, self.layout.keep_gene_cosine, self.window.pool_everywhere)
-        return self.adapter.packed(executor.device, executor.arithmetic, batching)
+        packed = self.adapter.packed(executor.device, executor.arithmetic, batching)
+        if not executor.is_delta:
+            return packed
+        return DeltaForward.of(self.adapter, executor, batching, self._slots(), packed)
 
-    def identity(self, precision: Precision) -> dict[str, Any]:
+    def _slots(self) -> dict[int, int]:
+        """State -> most genes that an edit brings into its rows."""
+        found = dict.fromkeys(self.bank.states, 0)
+        for p in self.library.perturbations:
+            for s in edited_states(p):
+                found[s] = max(found[s], p.n_inserted)
+        return found
+
+    def identity(self, precision: AnyPrecision) -> dict[str, Any]:
         """What must agree for a run to continue another: fingerprints of all that changes results, perturbations aside."""
         return {
             "model": self.adapter.fingerprint,

@@ -1,6 +1,7 @@
 """Unit: what an engine gives for one unit of a plan, and a unit on its way."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class BegunUnit:
     columns: Columns = field(default_factory=dict)
     controls: list[tuple[NDArray[np.int64], Columns]] = field(default_factory=list)
     tasks: list[Future[Any]] = field(default_factory=list)
+    recomputed: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def wait(self) -> None:
@@ -48,6 +50,7 @@ class BegunUnit:
             if not done.cancel():
                 done.exception()
         self.tasks.clear()
+        self.recomputed.clear()
 
     def write(self, item_B: NDArray[np.int64], values: Columns) -> None:
         """The rows of some items; batches of one unit write different rows."""

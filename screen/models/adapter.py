@@ -81,6 +81,7 @@ class Readout:
     hidden_BLD    per-token embeddings, aligned with the state's ids; empty unless asked for
     cosine_B      cosine of embedding_BD to the control's, where the model was given it
     unchanged     states that the edit does not reach: the control's numbers stand, nothing is repeated here
+    recomputed    reason -> items that could not be computed as the others
     """
 
     embedding_BD: Mapping[int, Tensor]
@@ -89,6 +90,7 @@ class Readout:
     hidden_BLD: Mapping[int, Tensor]
     cosine_B: Mapping[int, Tensor] = field(default_factory=dict)
     unchanged: frozenset[int] = frozenset()
+    recomputed: Mapping[str, int] = field(default_factory=dict)
 
     def counts(self, state: int) -> Tensor:
         """Expected counts (B, G)."""
@@ -249,4 +251,11 @@ class ModelAdapter(ABC):
         """The same with its network on a device; on another one than the CPU, where it was read, it is a copy."""
         if device.type == "cpu":
             return self
-        return cast(Self, replace(cast(Any, self), model=copy.deepcopy(self.model).to(device)))
+        return self._with(copy.deepcopy(self.model).to(device))
+
+    def in_double(self) -> Self:
+        """The same in float64."""
+        return self._with(copy.deepcopy(self.model).double())
+
+    def _with(self, model: nn.Module) -> Self:
+        return cast(Self, replace(cast(Any, self), model=model))

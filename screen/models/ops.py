@@ -23,6 +23,7 @@ from screen.models.products import HalfPairProduct, OneDnnProduct, RoundedProduc
 
 X = TypeVar("X")
 Precision = Literal["float32", "fp16x2", "tf32", "bf16"]
+"""Of activations as they are; `screen.engine.executor` has those of changes beside them."""
 CpuBackend = Literal["torch", "onednn"]
 
 

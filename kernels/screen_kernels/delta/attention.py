@@ -8,6 +8,8 @@ from torch import Tensor
 
 LEAST_SUM, MOST_WEIGHT = 0.05, 8.0
 """Rows whose normaliser falls below the first, or with a weight that grows above the second, are computed whole."""
+WEIGHT_SCALE = 4096.0
+"""Weights and their changes are multiplied by this before they are rounded: most are far below 1, and none is above 8."""
 Round = Callable[[Tensor], Tensor]
 
 
@@ -56,7 +58,7 @@ def attention_change(
 ) -> Tensor:  # fmt: skip
     """By how much the output of attention changes, per head, exact: (B, H, L, A).
 
-    dq, dk, dv  (B, H, L, A), (B, H, K, A) twice; None: nothing changes
+    dq, dk, dv  (B, H, L, A), (B, H, K, A) twice, as they are stored; None: nothing changes
     keep_BK     which keys are kept afterwards
     anew_BL     rows of the edits themselves: computed whole, as are those whose weights change too much
     operand     rounds what tensor cores would read as half precision
@@ -65,7 +67,6 @@ def attention_change(
     """
     c, gone, joins = control, *_moves(control.keep_CK, keep_BK)
     q, k, v = (operand(x) for x in (c.query_CHLA, c.key_CHKA, c.value_CHKA))
-    dq, dk, dv = (None if x is None else operand(x) for x in (dq, dk, dv))
     k1, v1 = operand(k if dk is None else k + dk), operand(v if dv is None else v + dv)
     scale, n_items = q.shape[-1] ** -0.5, len(keep_BK)
     score = q @ k.mT * scale
@@ -81,9 +82,9 @@ def attention_change(
     if bool(joins.any()):
         weight = torch.where(joins, torch.exp(score + shift - c.log_sum_CHL1), weight)
     total = weight.sum(-1, keepdim=True)
-    mixed = operand(weight) @ torch.where(keep_BK[:, None, :, None], v1, v)
+    mixed = _rounded(weight, operand) @ torch.where(keep_BK[:, None, :, None], v1, v)
     if dv is not None:
-        mixed = mixed + operand(before) @ torch.where(keep_BK[:, None, :, None], dv, 0.0)
+        mixed = mixed + _rounded(before, operand) @ torch.where(keep_BK[:, None, :, None], dv, 0.0)
     change = (mixed - total * c.out_CHLA) / (1 + total)
     # not (a >= b): NaN is to be computed whole too
     whole = ~((1 + total >= LEAST_SUM) & (weight.abs().amax(-1, keepdim=True) <= MOST_WEIGHT)).all(1)[..., 0]
@@ -91,6 +92,10 @@ def attention_change(
     whole = whole if anew_BL is None else whole | anew_BL
     change = change.expand(n_items, -1, -1, -1)
     return _whole_rows(c, q if dq is None else c.query_CHLA + dq, k1, v1, keep_BK, whole, change)
+
+
+def _rounded(weight: Tensor, operand: Round) -> Tensor:
+    return weight if operand is as_they_are else operand(weight * WEIGHT_SCALE) / WEIGHT_SCALE
 
 
 def _scores(query: Tensor, key: Tensor, keep_BK: Tensor) -> Tensor:

@@ -1,19 +1,21 @@
 """DeltaForward: batches of any model, items as changes of their cell's control."""
 
-import copy
+import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from screen.cells.bank import SOURCE
 from screen.engine.delta.frame import Frame, frame_of, unchanged_frame
 from screen.engine.delta.ops import Change, DeltaOps, Recording
-from screen.engine.delta.rounding import EXACT, Rounding
-from screen.models.adapter import Batching, BatchRows, ModelAdapter, Readout, Row, Rows
+from screen.engine.delta.rounding import EXACT, HalfRounding, Rounding
+from screen.engine.executor import Executor
+from screen.models.adapter import Batching, BatchRows, ModelAdapter, PackedModel, Readout, Row, Rows, row_of
 from screen.models.ops import PLAIN, PlainOps
 
 
@@ -23,12 +25,15 @@ class CellRow:
 
     ids_L: Mapping[int, Tensor]
     counted_L: Mapping[int, Tensor]
-    size_factor: Mapping[int, Tensor]
+    size_factor_1: Mapping[int, Tensor]
 
-
-def in_double(adapter: ModelAdapter) -> ModelAdapter:
-    """The same model in float64."""
-    return cast(ModelAdapter, replace(cast(Any, adapter), model=copy.deepcopy(adapter.model).double()))
+    def batch(self, index_B: Tensor) -> tuple[BatchRows, dict[int, list[int]]]:
+        """(the rows as a batch of one, their lengths)."""
+        row = {s: row_of(ids_L[None]) for s, ids_L in self.ids_L.items()}
+        counted = {s: counted_L[None] for s, counted_L in self.counted_L.items()}
+        target = {s: r for s, r in row.items() if s != SOURCE}
+        length = {s: [len(ids_L)] for s, ids_L in self.ids_L.items()}
+        return BatchRows(row[SOURCE], target, counted, self.size_factor_1, frozenset(), index_B), length
 
 
 @dataclass(frozen=True)
@@ -37,51 +42,64 @@ class DeltaForward:
 
     adapter    the network, in the numbers that changes are computed in
     exact      the same in float64: its head turns embeddings into counts
-    n_slots    most genes that an edit may bring into a row
+    packed     computes the items whose change cannot be carried
+    n_slots    by state, most genes that an edit may bring into a row
     """
 
     adapter: ModelAdapter
     exact: ModelAdapter
+    packed: PackedModel
     batching: Batching
-    n_slots: int
-    ops: PlainOps = PLAIN
+    n_slots: Mapping[int, int]
     rounding: Rounding = EXACT
+    ops: PlainOps = PLAIN
+    _recent: threading.local = field(default_factory=threading.local, compare=False)
+
+    @staticmethod
+    def of(
+        adapter: ModelAdapter, executor: Executor, batching: Batching, n_slots: Mapping[int, int], packed: PackedModel
+    ) -> "DeltaForward":
+        """In an executor's precision, on its device."""
+        exact = adapter.in_double().on(executor.device)
+        own = exact if executor.precision == "delta64" else adapter.on(executor.device)
+        rounding = HalfRounding(executor.scales) if executor.precision == "delta16" else EXACT
+        return DeltaForward(own, exact, packed, batching, n_slots, rounding)
 
     @torch.inference_mode()
     def control(self, rows: BatchRows, length_B: Mapping[int, Sequence[int]]) -> tuple[Readout, list[CellRow]]:
         """Readouts of B unedited cells; their items take over the rows, and record what they need when they come."""
         cells = [_cell_row(rows, length_B, b) for b in range(len(rows))]
-        frames = [{s: unchanged_frame(ids, cell.counted_L.get(s)) for s, ids in cell.ids_L.items()} for cell in cells]
-        hidden = [self._hidden(frame, Recording()) for frame in frames]
-        embedding = {
-            t: torch.cat([self._pooled(h, f, t).x for h, f in zip(hidden, frames, strict=True)]).double()
-            for t in self.adapter.reads_out
-        }
+        found = []
+        for cell in cells:
+            frames = {s: unchanged_frame(ids, cell.counted_L.get(s)) for s, ids in cell.ids_L.items()}
+            hidden = self._hidden(frames, Recording())
+            found.append({t: (hidden[t].x, self._pooled(hidden, frames, t).x) for t in self.adapter.reads_out})
+        embedding = {t: torch.cat([f[t][1] for f in found]).double() for t in self.adapter.reads_out}
         value, size_factor = self.exact.values(embedding, rows)
-        kept = {t: _padded([h[t].x[0] for h in hidden], rows.row(t)) for t in self._kept()}
+        kept = {t: pad_sequence([f[t][0][0] for f in found], batch_first=True) for t in self._kept()}
+        kept = {t: F.pad(x, (0, 0, 0, rows.row(t).ids_BL.shape[1] - x.shape[1])) for t, x in kept.items()}
         return Readout(embedding, value, size_factor, kept), cells
 
     @torch.inference_mode()
     def predict(self, rows: BatchRows, before_CD: Mapping[int, Tensor], shared: Sequence[CellRow]) -> Readout:
         """Readouts of B items of C cells, given the cells' control embeddings and rows."""
-        times, n_items, width = self.adapter.reads_out, len(rows), self.adapter.schema.width
-        embedding = {t: next(iter(before_CD.values())).new_empty((n_items, width)) for t in times}
-        cosine = {t: x.new_empty(n_items) for t, x in embedding.items()}
-        kept = {t: torch.zeros((*rows.row(t).ids_BL.shape, width), device=x.device) for t, x in embedding.items()}
+        after = {t: before_CD[t][rows.index_B] for t in self.adapter.reads_out}
+        kept = {t: before_CD[t].new_zeros((*rows.row(t).ids_BL.shape, self.adapter.schema.width)) for t in self._kept()}
+        recomputed = Counter[str]()
         for c, cell in enumerate(shared):
             at = (rows.index_B == c).nonzero()[:, 0]
             frames = self._frames(cell, rows, at)
-            hidden = self._hidden(frames, Recording())
-            for t in times:
-                pooled = self._pooled(hidden, frames, t)
-                before_1D = pooled.x.double()
-                after_BD = (before_1D if pooled.d is None else before_1D + pooled.d.double()).expand(len(at), -1)
-                embedding[t][at] = after_BD
-                cosine[t][at] = F.cosine_similarity(after_BD, before_1D, dim=1)
-                if self.batching.keeps_hidden:
-                    kept[t][at] = _in_order(hidden[t], frames[t]).to(kept[t].dtype)
-        value, size_factor = self.exact.values(embedding, rows)
-        return Readout(embedding, value, size_factor, kept if self.batching.keeps_hidden else {}, cosine)
+            fits = torch.stack([f.is_carried_B for f in frames.values()]).all(0)
+            part = _Part(at[fits], {s: f.of(fits) for s, f in frames.items()})
+            is_finite = self._carried(cell, part, after, kept)
+            rest = {"its row does not fit a frame": at[~fits], "its change is not finite": part.at[~is_finite]}
+            for reason, items in rest.items():
+                if len(items):
+                    self._recompute(cell, rows, items, {t: x[c] for t, x in before_CD.items()}, after, kept)
+                    recomputed[reason] += len(items)
+        cosine = {t: F.cosine_similarity(before_CD[t][rows.index_B], x, dim=1) for t, x in after.items()}
+        value, size_factor = self.exact.values(after, rows)
+        return Readout(after, value, size_factor, kept, cosine, recomputed=recomputed)
 
     def _kept(self) -> tuple[int, ...]:
         return self.adapter.reads_out if self.batching.keeps_hidden else ()
@@ -90,23 +108,70 @@ class DeltaForward:
         """By state, of some items of one cell."""
         found = {}
         for s, ids_L in cell.ids_L.items():
-            ids_BL, n_slots = rows.row(s).ids_BL[at], self.n_slots if s in rows.edited else 0
-            counted_L, counted_BL = cell.counted_L.get(s), rows.counted_BL.get(s)
+            ids_BL, counted_L, counted_BL = rows.row(s).ids_BL[at], cell.counted_L.get(s), rows.counted_BL.get(s)
             if counted_L is None or counted_BL is None:
-                counted_L, counted_BL = torch.zeros_like(ids_L, dtype=torch.bool), torch.zeros_like(ids_BL, dtype=torch.bool)
+                counted_L, counted_BL = (torch.zeros_like(x, dtype=torch.bool) for x in (ids_L, ids_BL))
             else:
                 counted_BL = counted_BL[at]
-            found[s] = frame_of(ids_L, counted_L, ids_BL, counted_BL, n_slots)
+            found[s] = frame_of(ids_L, counted_L, ids_BL, counted_BL, self.n_slots[s])
+        return found
+
+    def _carried(self, cell: CellRow, part: "_Part", after: Mapping[int, Tensor], kept: Mapping[int, Tensor]) -> Tensor:
+        """Adds the changes of a cell's items to its embeddings; which of them are finite (B,)."""
+        is_finite_B = torch.ones(len(part.at), dtype=torch.bool, device=part.at.device)
+        if not len(part.at):
+            return is_finite_B
+        hidden = self._hidden(part.frames, self._recording(cell))
+        for t in self.adapter.reads_out:
+            change = self._pooled(hidden, part.frames, t).d
+            if change is not None:
+                # without anything to pool there is no embedding, and nothing to compute again
+                is_pooled_B = part.frames[t].counted_BF2.any(1).all(-1)
+                is_finite_B &= torch.isfinite(change).all(1) | ~is_pooled_B
+                after[t][part.at] += change.to(after[t].dtype)
+            if t in kept:
+                width = kept[t].shape[1]
+                kept[t][part.at] = _in_order(hidden[t], part.frames[t])[:, :width].to(kept[t].dtype)
+        return is_finite_B
+
+    def _recompute(
+        self, cell: CellRow, rows: BatchRows, at: Tensor, before_D: Mapping[int, Tensor], after: Mapping[int, Tensor],
+        kept: Mapping[int, Tensor],
+    ) -> None:  # fmt: skip
+        """Some items of one cell by the packed engine, in float32; their change is added to the embedding of the others."""
+        control_rows, length = cell.batch(at.new_zeros(1))
+        control, shared = self.packed.control(control_rows, length)
+        found = self.packed.predict(_some(rows, at), control.embedding_BD, shared)
+        for t in self.adapter.reads_out:
+            # no change where the edit does not reach
+            new = control.embedding_BD[t] if t in found.unchanged else found.embedding_BD[t]
+            change_BD = new.to(after[t].dtype) - control.embedding_BD[t].to(after[t].dtype)
+            after[t][at] = before_D[t] + change_BD
+            if t in kept:
+                kept[t][at] = found.hidden_BLD[t].to(kept[t].dtype)
+
+    def _recording(self, cell: CellRow) -> Recording:
+        """What this thread recorded of a cell, as long as no other cell comes."""
+        if getattr(self._recent, "cell", None) is not cell:
+            self._recent.cell, self._recent.recording = cell, Recording()
+        found: Recording = self._recent.recording
         return found
 
     def _hidden(self, frames: Mapping[int, Frame], recording: Recording) -> Mapping[int, Change]:
         ops = DeltaOps(self.ops, recording, self.rounding)
         row = {s: Row(f.ids_BF4, f.keep_BF2) for s, f in frames.items()}
-        counted = {t: frames[t].counted_BF2 for t in self.adapter.reads_out}
-        return self.adapter.forward(ops, Rows(row[SOURCE], {s: r for s, r in row.items() if s != SOURCE}, counted, {}))
+        return self.adapter.forward(ops, Rows(row[SOURCE], {s: r for s, r in row.items() if s != SOURCE}, {}, {}))
 
     def _pooled(self, hidden: Mapping[int, Change], frames: Mapping[int, Frame], state: int) -> Change:
         return DeltaOps(self.ops, Recording()).pool(hidden[state], frames[state].counted_BF2)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Items of one cell that the frames hold, by their place in the batch."""
+
+    at: Tensor
+    frames: Mapping[int, Frame]
 
 
 def _cell_row(rows: BatchRows, length_B: Mapping[int, Sequence[int]], b: int) -> CellRow:
@@ -118,14 +183,18 @@ def _cell_row(rows: BatchRows, length_B: Mapping[int, Sequence[int]], b: int) ->
 
 def _in_order(x: Change, frame: Frame) -> Tensor:
     """(B, W, D) the changed activations in the order of the edited rows; 0 where there is no token."""
-    n_items, width = frame.column_BW.shape
+    n_items = len(frame.column_BW)
     after = x.x.expand(n_items, -1, -1) if x.d is None else x.x + x.d
     at = frame.column_BW.clamp_min(0)[..., None].expand(-1, -1, after.shape[-1])
     return torch.where(frame.column_BW[..., None] >= 0, after.gather(1, at), 0.0)
 
 
-def _padded(per_cell: Sequence[Tensor], row: Row) -> Tensor:
-    found = per_cell[0].new_zeros((*row.ids_BL.shape, per_cell[0].shape[-1]))
-    for b, x in enumerate(per_cell):
-        found[b, : len(x)] = x
-    return found
+def _some(rows: BatchRows, at: Tensor) -> BatchRows:
+    """Some items of a batch, all of one cell."""
+
+    def part(row: Row) -> Row:
+        return Row(row.ids_BL[at], None if row.keep_BL is None else row.keep_BL[at])
+
+    target = {s: part(r) for s, r in rows.target.items()}
+    counted, size_factor = ({s: x[at] for s, x in y.items()} for y in (rows.counted_BL, rows.size_factor_B))
+    return BatchRows(part(rows.source), target, counted, size_factor, rows.edited, torch.zeros_like(at))

@@ -1,6 +1,6 @@
 """Frame: the rows of a cell's items laid over the cell's own row, gene by gene, so that what is the same stands together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from screen_kernels import MASK, PAD
@@ -11,7 +11,7 @@ from torch import Tensor
 class Frame:
     """One state of B items of one cell over F columns: those of the cell's row, then slots for what joins.
 
-    ids_BF4      id and place before, id and place after; (1, F, 4) where no item changes anything
+    ids_BF4      id and place before, id and place after
     keep_BF2     whether the column is a key before, and after
     counted_BF2  whether pooling counts it before, and after
     column_BW    the column of every position of the edited row; -1 for pads
@@ -26,12 +26,9 @@ class Frame:
     column_BW: Tensor
     is_carried_B: Tensor
 
-    @property
-    def anew_BF(self) -> Tensor:
-        """The columns that an edit fills: with another id than before, or with a first one."""
-        before, after = self.ids_BF4[..., 0], self.ids_BF4[..., 2]
-        keeps = self.keep_BF2
-        return keeps[..., 1] & ((before != after) | ~keeps[..., 0])
+    def of(self, items: Tensor) -> "Frame":
+        """That of some items."""
+        return Frame(*(getattr(self, f.name)[items] for f in fields(self)))
 
     def edited_ids(self) -> Tensor:
         """(B, W) the edited rows, read back from the frame."""
@@ -92,7 +89,7 @@ def _laid_out(
     after = [filled.scatter(1, bin_BW, x.long())[:, :n_columns] for x in (edited_BW, place_BW, counted_BW)]
     before = [x.expand(n_items, -1) for x in (before_F, place_F)]
     ids = [*before, *(torch.where(is_filled_BF, a, b) for a, b in zip(after[:2], before, strict=True))]
-    fits_B = (bin_BW[:, :] < n_columns).eq(is_token_BW).all(1) & (n_filled_BF <= 1).all(1)
+    fits_B = (bin_BW < n_columns).eq(is_token_BW).all(1) & (n_filled_BF <= 1).all(1)
     return Frame(
         torch.stack(ids, -1),
         torch.stack([keep_F.expand(n_items, -1), is_filled_BF], -1),

@@ -112,14 +112,13 @@ class DeltaOps(Ops[Change]):
         assert keep_BK is not None, "frames say which keys are kept"
         place = self._key("attend")
         control, there = self._recording.once(
-            place, lambda: _attention(*(_heads(c.x, n_heads) for c in (query, key, value)), keep_BK[:1, :, 0])
+            place, lambda: _attention(query.x, key.x, value.x, n_heads, keep_BK[:1, :, 0])
         )
         before, after = keep_BK.unbind(-1)
         if query.d is key.d is value.d is None and torch.equal(before, after):
             return Change(there)
         dq, dk, dv = (None if c.d is None else _heads(c.d, n_heads) for c in (query, key, value))
-        operand = self._rounding.operand
-        d = attention_change(control, dq, dk, dv, after, query.anew_BL, operand)
+        d = attention_change(control, dq, dk, dv, after, query.anew_BL, self._rounding.operand)
         return Change(there, self._stored(place, _merged(d)), query.anew_BL)
 
     def add(self, x: Change, update: Change) -> Change:
@@ -170,9 +169,12 @@ class DeltaOps(Ops[Change]):
         return self._rounding.stored(key, d)
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, keep_CK: Tensor) -> tuple[AttentionControl, Tensor]:
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, n_heads: int, keep_CK: Tensor
+) -> tuple[AttentionControl, Tensor]:
     """(what the control's pass leaves, its output)."""
-    control = attention_control(query, key, value, keep_CK)
+    q, k, v = (_heads(x, n_heads) for x in (query, key, value))
+    control = attention_control(q, k, v, keep_CK)
     has_key = keep_CK.any(1)[:, None, None, None]
     return control, _merged(torch.where(has_key, control.out_CHLA + control.value_mean_CH1A, 0.0))
 

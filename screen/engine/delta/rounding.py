@@ -1,9 +1,16 @@
 """Rounding: how changes are kept between operations, and what products read."""
 
+import math
 from collections.abc import Mapping
 
 import torch
+from screen_kernels.delta.attention import as_they_are
 from torch import Tensor
+
+LARGEST_HALF, HEADROOM, MOST_EXPONENT = 65504.0, 32.0, 24
+"""float16 holds full precision from 2^-14 on: below the largest change that was seen there are 25 binades, above it 5."""
+UNSEEN_EXPONENT = 4
+"""Of operations that no sample met."""
 
 
 class Rounding:
@@ -19,24 +26,42 @@ class Rounding:
 
     def operand(self, x: Tensor) -> Tensor:
         """What attention's products read."""
-        return x
+        return as_they_are(x)
 
 
 EXACT = Rounding()
 
 
+class LargestSeen(Rounding):
+    """Nothing is rounded; remembers the largest change of every operation."""
+
+    def __init__(self) -> None:
+        self.largest: dict[str, float] = {}
+
+    def stored(self, key: tuple[object, ...], d: Tensor) -> Tensor:
+        name = name_of(key)
+        finite = torch.nan_to_num(d, nan=0.0, posinf=0.0, neginf=0.0)
+        self.largest[name] = max(self.largest.get(name, 0.0), float(finite.abs().max()) if d.numel() else 0.0)
+        return d
+
+    def scales(self) -> dict[str, int]:
+        """Exponent of the power of two by operation: HEADROOM times the largest change is within float16."""
+        found = {n: LARGEST_HALF / HEADROOM / x for n, x in self.largest.items() if x > 0}
+        return {n: int(min(max(math.floor(math.log2(x)), -MOST_EXPONENT), MOST_EXPONENT)) for n, x in found.items()}
+
+
 class HalfRounding(Rounding):
     """float16, as tensor cores read it and memory keeps it; sums stay float32. Emulated: the numbers are float32 again.
 
-    `scale` is a power of two by operation, that a change is multiplied by before it is rounded. What does not fit becomes
-    infinite, and is found by that.
+    `exponents` are of the power of two, by operation, that a change is multiplied by before it is rounded. What does not fit
+    becomes infinite, and is found by that.
     """
 
-    def __init__(self, scale: Mapping[str, float]) -> None:
-        self._scale, self._weights = scale, dict[int, tuple[Tensor, Tensor]]()
+    def __init__(self, exponents: Mapping[str, int]) -> None:
+        self._exponents, self._weights = exponents, dict[int, tuple[Tensor, Tensor]]()
 
     def stored(self, key: tuple[object, ...], d: Tensor) -> Tensor:
-        scale = self._scale[name_of(key)]
+        scale = 2.0 ** self._exponents.get(name_of(key), UNSEEN_EXPONENT)
         return (d * scale).half().float() / scale
 
     def weight(self, weight: Tensor) -> Tensor:

@@ -1,0 +1,81 @@
+"""A frame holds the edited rows, id for id and place for place, whatever the rows are."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from screen_kernels import PAD, edit_row_reference
+
+from screen.engine.delta.frame import frame_of, unchanged_frame
+from tests.support.modes import EVERY
+
+GENES = range(4, 30)
+
+
+@st.composite
+def rows(draw: st.DrawFn, unique: bool) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """(a cell's row, what some edits make of it, slots)."""
+    width = draw(st.integers(1, 14))
+    ids = draw(st.lists(st.sampled_from([*GENES]), max_size=width, unique=unique))
+    if draw(st.booleans()):
+        ids = [2, *ids, 3][:width]
+    row = torch.tensor([*ids, *[PAD] * (width - len(ids))], dtype=torch.int32)
+    edited, most = [], 0
+    for _ in range(draw(st.integers(1, 4))):
+        mode, site = draw(st.sampled_from(EVERY)), draw(st.sampled_from(["src", "tgt"]))
+        genes = draw(st.lists(st.sampled_from([*GENES]), min_size=1, max_size=3, unique=True))
+        most = max(most, len(genes))
+        edited.append(edit_row_reference(row, genes, mode, site))
+    return row, torch.stack(edited), most
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows(unique=True))
+def test_a_frame_of_rows_without_repeats_reads_back_as_the_edited_rows(
+    case: tuple[torch.Tensor, torch.Tensor, int],
+) -> None:
+    row, edited, n_slots = case
+    counted = edited > 3
+    frame = frame_of(row, row > 3, edited, counted, n_slots)
+    assert frame.is_carried_B.all()
+    assert torch.equal(frame.edited_ids(), edited.long())
+    # keys and counted columns are the tokens, each at its place
+    assert torch.equal(frame.keep_BF2[..., 1].sum(1), (edited != PAD).sum(1))
+    assert torch.equal(frame.counted_BF2[..., 1].sum(1), counted.sum(1))
+    assert torch.equal(frame.keep_BF2[..., 0].sum(1), (row != PAD).sum().expand(len(edited)))
+    at = frame.column_BW >= 0
+    places = frame.ids_BF4[..., 3].gather(1, frame.column_BW.clamp_min(0))
+    assert torch.equal(places[at], torch.arange(edited.shape[1]).expand_as(at)[at])
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows(unique=False), st.integers(0, 3))
+def test_a_frame_says_which_rows_it_does_not_hold(case: tuple[torch.Tensor, torch.Tensor, int], n_slots: int) -> None:
+    row, edited, _ = case
+    frame = frame_of(row, row > 3, edited, edited > 3, n_slots)
+    is_held = [
+        torch.equal(ids, there.long()) and int(keep.sum()) == int((there != PAD).sum())
+        for ids, there, keep in zip(frame.edited_ids(), edited, frame.keep_BF2[..., 1], strict=True)
+    ]
+    assert frame.is_carried_B.tolist() == is_held
+
+
+def test_a_mask_stays_in_its_column_and_a_moved_gene_keeps_its_own() -> None:
+    row = torch.tensor([2, 10, 11, 12, 3], dtype=torch.int32)
+    masked = edit_row_reference(row, [11], "mask", "src")
+    moved = edit_row_reference(row, [12], "overexpress", "src")
+    absent = edit_row_reference(row, [20], "overexpress", "src")
+    frame = frame_of(row, row > 3, torch.stack([masked, moved, absent]), torch.stack([masked, moved, absent]) > 3, 1)
+    assert frame.column_BW.tolist() == [[0, 1, 2, 3, 4], [0, 3, 1, 2, 4], [0, 5, 1, 2, 3]]
+    # the row is full: what an absent gene pushes out leaves
+    assert frame.keep_BF2[2].tolist() == [[True, True]] * 4 + [[True, False], [False, True]]
+    assert frame.ids_BF4[0, 2].tolist() == [11, 2, 1, 2]
+
+
+def test_a_row_that_nothing_edits_is_its_own_frame() -> None:
+    row = torch.tensor([2, 10, 0, 12], dtype=torch.int32)
+    frame = unchanged_frame(row, None)
+    assert torch.equal(frame.ids_BF4[..., :2], frame.ids_BF4[..., 2:])
+    assert torch.equal(frame.keep_BF2[..., 0], frame.keep_BF2[..., 1])
+    assert not frame.counted_BF2.any()
+    assert np.array_equal(frame.edited_ids()[0], row)
