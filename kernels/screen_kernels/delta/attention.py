@@ -61,7 +61,8 @@ def attention_change(
     dq, dk, dv  (B, H, L, A), (B, H, K, A) twice, as they are stored; None: nothing changes
     keep_BK     which keys are kept afterwards
     anew_BL     rows of the edits themselves: computed whole, as are those whose weights change too much
-    operand     rounds what tensor cores would read as half precision
+    operand     rounds what tensor cores would read as half precision; the control's scores are made of its queries and keys
+                as they are
     With P = exp(q k' - log sum) of the control, S the change of the scaled scores and w = P expm1(S) (leaving keys: -P;
     joining ones: exp(q k' + S - log sum)), Z = sum w: the change is (w (v + dv) + P dv - Z out) / (1 + Z).
     """
@@ -69,7 +70,8 @@ def attention_change(
     q, k, v = (operand(x) for x in (c.query_CHLA, c.key_CHKA, c.value_CHKA))
     k1, v1 = operand(k if dk is None else k + dk), operand(v if dv is None else v + dv)
     scale, n_items = q.shape[-1] ** -0.5, len(keep_BK)
-    score = q @ k.mT * scale
+    # an error of a score is one of its share, and grows with the score: half precision is not enough here
+    score = c.query_CHLA @ c.key_CHKA.mT * scale
     before = torch.where(c.keep_CK[:, None, None], torch.exp(score - c.log_sum_CHL1), 0.0)
     # dq (k + dk)' + q dk', as one product
     asked = [x for x in (dq, None if dk is None else q) if x is not None]
