@@ -24,7 +24,7 @@ SCRIPTS = {
     "reference": ("benchmarks.engine.reference", 150),
     "store": ("benchmarks.store.store", 150),
     "scale_out": ("benchmarks.engine.scale_out", 150),
-    "differential": ("benchmarks.stats.differential", 420),
+    "differential": ("benchmarks.stats.differential", 900),
     "power": ("benchmarks.stats.power", 200),
 }
 
