@@ -18,7 +18,8 @@ from screen_kernels.delta import (
 from screen_kernels.delta.ragged import TILE
 
 N_HEADS = 8
-HEAD_WIDTHS = (48, 64)
+ATTENTIONS = (("float16", 48, "QKV"), ("float16", 64, "KV"), ("float32", 48, "QKV"))
+"""What is stored, the width of a head, what changes."""
 KINDS = ("float16", "float32")
 """Of differences and of what the control gives to products."""
 
@@ -26,7 +27,7 @@ KINDS = ("float16", "float32")
 def delta_variants() -> list[Variant]:
     """Every kernel of differences, in the variants that a screen meets."""
     rows = [v for kind in KINDS for v in (_norm(kind), *_activations(kind), _pool(kind))]
-    return rows + [v for kind in KINDS for width in HEAD_WIDTHS for v in _attention(kind, width)]
+    return rows + [v for of_attention in ATTENTIONS for v in _attention(*of_attention)]
 
 
 def _pointers(*of_type: tuple[str, str]) -> dict[str, str]:
@@ -77,7 +78,7 @@ def _pool(kind: str) -> Variant:
     )
 
 
-def _attention(kind: str, width: int) -> list[Variant]:
+def _attention(kind: str, width: int, changes: str) -> list[Variant]:
     types = _pointers(
         (TYPES[kind], "query key value dq dk dv change"),
         ("*fp32", "out log_sum value_mean"),
@@ -90,14 +91,13 @@ def _attention(kind: str, width: int) -> list[Variant]:
     types |= dict.fromkeys(numbers, "fp32")
     sizes: dict[str, Any] = {"H": N_HEADS, "A": width, "BLOCK_A": triton.next_power_of_2(width)}
     tile = _attention_triton.HALF if kind == "float16" else _attention_triton.FULL
-    found = []
-    for changes in ("QKV", "KV", ""):
-        has = sizes | {f"HAS_D{x}": x in changes for x in "QKV"}
-        name = f"A={width} {kind} {changes or 'keys only'}"
-        first = has | {"BLOCK_L": tile.n_rows, "BLOCK_K": tile.n_keys, "HALF": kind == "float16"}
-        kernel, warps = _attention_triton.change_kernel, _attention_triton.WARPS
-        found.append(Variant("attention_change", name, kernel, types, first, warps, frozenset(numbers), tile.n_stages))
-        second = has | {"BLOCK_L": TILE, "BLOCK_K": _whole_rows_triton.BLOCK_K, "ROWS": _whole_rows_triton.ROWS}
-        kernel, stages = _whole_rows_triton.whole_kernel, _whole_rows_triton.STAGES
-        found.append(Variant("attention_whole_rows", name, kernel, types, second, warps, frozenset(numbers), stages))
-    return found
+    has = sizes | {f"HAS_D{x}": x in changes for x in "QKV"}
+    name, odd = f"A={width} {kind} {changes}", frozenset(numbers)
+    first = has | {"BLOCK_L": tile.n_rows, "BLOCK_K": tile.n_keys, "HALF": kind == "float16"}
+    second = has | {"BLOCK_L": TILE, "BLOCK_K": _whole_rows_triton.BLOCK_K, "ROWS": _whole_rows_triton.ROWS}
+    warps, change_kernel = _attention_triton.WARPS, _attention_triton.change_kernel
+    whole_kernel, stages = _whole_rows_triton.whole_kernel, _whole_rows_triton.STAGES
+    return [
+        Variant("attention_change", name, change_kernel, types, first, warps, odd, tile.n_stages),
+        Variant("attention_whole_rows", name, whole_kernel, types, second, warps, odd, stages),
+    ]
