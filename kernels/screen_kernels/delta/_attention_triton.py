@@ -22,6 +22,8 @@ WARPS = 4
 LOG2_E = tl.constexpr(math.log2(math.e))
 LN_2 = tl.constexpr(math.log(2))
 WEIGHT_SCALE = tl.constexpr(attention.WEIGHT_SCALE)
+SMALL = tl.constexpr(0.36)
+"""In units of log 2, below which the first seven terms of the series are closer than subtracting."""
 LEAST = tl.constexpr(attention.LEAST_SUM)
 MOST = tl.constexpr(attention.MOST_WEIGHT)
 MOST_SHIFT = tl.constexpr(64.0)
@@ -41,12 +43,11 @@ HALF, FULL = Tile(64, 32, 3), Tile(32, 16, 2)
 
 
 @triton.jit
-def expm1(x):
-    """exp(x) - 1, without loss where x is small; x is in units of log 2."""
-    y = x * LN_2
-    series = 1.0 / 120.0 + y * (1.0 / 720.0 + y * (1.0 / 5040.0))
-    series = 0.5 + y * (1.0 / 6.0 + y * (1.0 / 24.0 + y * series))
-    return tl.where(tl.abs(y) < 0.25, y + y * (y * series), tl.exp2(x) - 1.0)
+def expm1_series(x):
+    """exp(x) - 1 where x is small, without the loss of subtracting."""
+    series = 1.0 / 120.0 + x * (1.0 / 720.0 + x * (1.0 / 5040.0))
+    series = 0.5 + x * (1.0 / 6.0 + x * (1.0 / 24.0 + x * series))
+    return x + x * (x * series)
 
 
 @triton.jit
@@ -121,19 +122,18 @@ def change_kernel(
             )
         if HAS_DQ:
             shift += product(dq, tl.trans(key), HALF) * (dq_unit * score_scale)
-        shift = tl.where(now[None, :], shift, 0.0)
-        growth = expm1(shift)
-        # 1 for a key that joins, -1 for one that leaves
-        step = now.to(tl.float32) - was.to(tl.float32)
-        weight = before * (growth + step[None, :])
+        # a key that leaves falls to no weight; what becomes of its own change is of no use, and may be anything
+        shift = tl.where(now[None, :], shift, -float("inf"))
+        growth = tl.exp2(shift)
+        relative = tl.where(tl.abs(shift) < SMALL, expm1_series(shift * LN_2), growth - 1.0)
+        weight = before * tl.where((now & (was == 0))[None, :], growth, relative)
         rise += tl.sum(weight, axis=1)
         most = tl.maximum(most, tl.max(tl.maximum(tl.abs(weight), shift * (LN_2 * MOST / MOST_SHIFT)), axis=1))
         mixed += product(weight * WEIGHT_SCALE, value, HALF)
         if HAS_DV:
             dv_at = dv_ptr + (start_kb * dv_stride + h * A) + column[:, None] * dv_stride + a
-            # what becomes of keys that are not kept is of no use, and may be anything
             dv = tl.where(now[:, None], tl.load(dv_at, mask=in_k, other=0.0), 0.0)
-            mixed += product(before * (growth + 1.0) * (WEIGHT_SCALE * dv_unit), dv, HALF)
+            mixed += product(before * growth * (WEIGHT_SCALE * dv_unit), dv, HALF)
     out = tl.load(out_ptr + ((start_qc + row) * (H * A) + h * A)[:, None] + a, mask=in_q, other=0.0)
     total = 1.0 + rise
     change = tl.div_rn(mixed * (1.0 / WEIGHT_SCALE) - rise[:, None] * out, total[:, None])
