@@ -55,6 +55,7 @@ class Case:
     control: torch.dtype = torch.float16
     change: torch.dtype = torch.float16
     seed: int = 0
+    tile: int = 16
 
 
 def full(case: Case) -> Case:
@@ -90,7 +91,9 @@ CASES = {
     "large differences in float32": full(Case((20, 3), (17, 4), (1, 0), anew=0.0, size=1.0, spread=2.0, seed=19)),
     "tiny differences": full(small(Case((20,), (17,), (0,), size=1e-5, seed=20))),
     "tiny differences in float16": small(Case((20,), (17,), (0,), size=1e-3, seed=22)),
-    "longest rows": Case((70,), (130,), (0,), 1, seed=21),
+    "longest rows": Case((40,), (130,), (0,), 1, seed=21),
+    "tiles as on a GPU": Case((70, 64), (66, 3), (0, 1), 1, tile=64, seed=23),
+    "tiles as on a GPU in float32": full(Case((70, 31), (34, 3), (1, 0), 1, tile=64, seed=24)),
     "no item": Case((3,), (4,), ()),
 }
 
@@ -121,10 +124,10 @@ class Batch:
         return attention_change_rows_reference(self.queries, self.keys, control, *changes, self.keep_U, self.anew_T)
 
 
-def batch(case: Case, device: str, tile: int = 16) -> Batch:
+def batch(case: Case, device: str) -> Batch:
     """Keys that nobody reads afterwards change by NaN; the control of cells without items is NaN."""
     draw = torch.Generator().manual_seed(case.seed)
-    queries, keys = (ragged_rows(starts(n), case.cell_B, "cpu", tile) for n in (case.n_rows_C, case.n_keys_C))
+    queries, keys = (ragged_rows(starts(n), case.cell_B, "cpu", case.tile) for n in (case.n_rows_C, case.n_keys_C))
     control = control_rows(case, draw)
     keep_U = control.keep_N[keys.control_T] ^ (torch.rand(keys.n_rows, generator=draw) < case.moves)
     anew_T = torch.rand(queries.n_rows, generator=draw) < case.anew
@@ -135,7 +138,7 @@ def batch(case: Case, device: str, tile: int = 16) -> Batch:
     both.values[~keep_U] = torch.nan
     found = Scaled(dq.values[:, :shape], dq.scale), *(Scaled(x, both.scale) for x in both.values.split(shape, 1))
     changes = [on(x, device) if name in case.changes else None for name, x in zip("qkv", found, strict=True)]
-    queries, keys = (ragged_rows(starts(n), case.cell_B, device, tile) for n in (case.n_rows_C, case.n_keys_C))
+    queries, keys = (ragged_rows(starts(n), case.cell_B, device, case.tile) for n in (case.n_rows_C, case.n_keys_C))
     control = AttentionRows(*(x.to(device) for x in vars(control).values()))
     return Batch(queries, keys, control, *changes, keep_U.to(device), anew_T.to(device))
 
