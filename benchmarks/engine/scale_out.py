@@ -31,6 +31,8 @@ def configuration(folder: Path, n_genes: int) -> Path:
     raw = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text().replace("../screen", str(ROOT / "screen")))
     genes = (ROOT / "screen/demo/data/genes.tsv").read_text().splitlines()[1 : n_genes + 1]
     raw["null"] = {"n": 0}
+    # which are no arrays
+    del raw["enrich"]
     raw["library"] = {"genes": [line.split("\t")[0] for line in genes], "modes": ["overexpress"]}
     raw["compute"] = {"cpu_products": "torch", "lanes": 1}
     path = folder / "screen.yaml"

@@ -129,6 +129,9 @@ def planted(directory: Path, copy: Path, plants: dict[str, np.ndarray], shift: f
     """
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(directory, copy)
+    # they are of the changes as they were: tables would be made of them, and show no plant
+    for moments in (copy / STORE).glob("library/*/moments"):
+        shutil.rmtree(moments)
     hits = pl.read_parquet(copy / "hits.parquet")
     store = ScreenStore.open(copy / STORE, "r+")
     ids, block, added = store.perturbations("id").tolist(), store.blocks[0], {}

@@ -31,7 +31,7 @@ def gene_tables_of(n_perturbations: int, n_cells: int, n_rounds: int, results: P
 
     with tempfile.TemporaryDirectory() as folder:
         whole, bare = Path(folder) / "whole", Path(folder) / "bare"
-        screen = synthetic(n_cells, min(2 * n_perturbations, 2000))
+        screen = synthetic(n_cells, 6 * n_perturbations)
         filled(screen, whole, Executor(torch.device("cpu")))
         shutil.copytree(whole, bare)
         shutil.rmtree(bare / STORE / "library" / "0" / "moments")

@@ -21,6 +21,7 @@ from benchmarks.engine.plans import LONG_MAX, long_bank, shapes_of
 from benchmarks.record import ROOT, median, p20_p80, record, rounds
 from benchmarks.run_all import exit_code, options, reported
 from screen.bench.synthetic import every_gene
+from screen.cells.vocabulary import Vocabulary
 from screen.config.sections import ComputeConfig, OutputConfig
 from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
@@ -31,6 +32,7 @@ from screen.files import scratch_folder, sync
 from screen.machine import available_cores
 from screen.models.perturbgen.random import random_model, sizes_of
 from screen.models.synthetic import SyntheticSizes, synthetic_vocabulary
+from screen.planning.perturbations import Library, make_library, make_perturbation
 from screen.planning.window import Window
 from screen.run.configuration import load_config
 from screen.run.preflight import n_files
@@ -67,13 +69,22 @@ REAL = Work(1000, 100, 10_000, 6_000, 21_400, 5)
 TINY = Work(20, 4, 20, 300, 200, 1)
 
 
+def some_edits(vocabulary: Vocabulary, n_perturbations: int) -> Library:
+    """Overexpression of one gene, where there are more perturbations than genes of two genes together."""
+    first_P, apart_P = np.arange(n_perturbations) % len(vocabulary), np.arange(n_perturbations) // len(vocabulary)
+    genes = [
+        [g, (g + k) % len(vocabulary)][: 1 + (k > 0)] for g, k in zip(first_P.tolist(), apart_P.tolist(), strict=True)
+    ]
+    return make_library([([make_perturbation(g, "overexpress", ("src",), (), vocabulary) for g in genes], False)])
+
+
 def synthetic(n_cells: int, n_perturbations: int) -> Screen:
     """A screen in which every cell has an item of every perturbation: nothing of it is predicted here."""
     vocabulary = synthetic_vocabulary(SMALL)
     bank = long_bank(n_cells, SMALL.n_genes)
     shift = int(vocabulary.target_token_G[0])
     states = {s: replace(x, tokens=replace(x.tokens, token_T=x.tokens.token_T + shift)) for s, x in bank.states.items()}
-    library = every_gene(vocabulary, ["overexpress"], ["src"], genes=range(n_perturbations))
+    library = some_edits(vocabulary, n_perturbations)
     model = random_model(sizes_of(SMALL))
     screen = prepared(model, Scale(SMALL), replace(bank, states=states), library, Window((1,), (), SMALL.max_len))
     return replace(screen, output=OutputConfig())

@@ -58,6 +58,7 @@ def _describe(result: "Result", unscreened: Sequence[str], console: Console) -> 
 
 def plan(arguments: argparse.Namespace, console: Console) -> int:
     from screen.engine.choose import choose_executor
+    from screen.engine.precision import yardstick
     from screen.errors import CellError, ConfigError
     from screen.run.preflight import forecast
     from screen.run.prepare import prepare
@@ -78,7 +79,8 @@ def plan(arguments: argparse.Namespace, console: Console) -> int:
         describe_forecast(found, console)
     if executor.precision != "float32":
         console.note(
-            f"`run` first tries {executor.precision} against float32 on a sample, and refuses it if they disagree"
+            f"`run` first tries {executor.precision} against {yardstick(executor.precision)} on a sample, and refuses it if they "
+            "disagree"
         )
     unscreened = reasons(screen, screen.unscreened())
     describe_unscreened(unscreened, console)

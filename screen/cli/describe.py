@@ -109,6 +109,8 @@ def describe_status(path: Path, provenance: Mapping[str, Any], blocks: Sequence[
         )
         for executor, n in b.executors.items():
             console.say(f"  {n:,} unit(s) by {executor}")
+        for reason, n in b.recomputed.items():
+            console.say(f"  {n:,} edit(s) by the packed engine in float32: {reason}")
 
 
 def describe_unscreened(unscreened: Sequence[str], console: Console) -> None:

@@ -1,6 +1,7 @@
 """One `perturbscreen run`: configuration in, store and tables out."""
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from screen.run.tables import Result, make_tables, result_of
 from screen.run.unscreened import nothing_to_screen, reasons
 from screen.stats.parts import on_threads
 from screen.stats.tables import write_coverage
+from screen.store.audit import status
 from screen.store.lock import only_writer
 from screen.store.reader import STORE, Block
 from screen.store.store import ScreenStore, scratch_of
@@ -52,6 +54,7 @@ def run(config: ScreenConfig, config_text: str, directory: Path, listener: Liste
         figures = None if decision.agreement is None else decision.agreement.figures()
         store = open_store(screen, directory, config_text, decision.executor, figures, add)
         _compute(screen, store, decision, workers, listener)
+        _describe_recomputed(store, listener)
         write_coverage(coverage_of(screen, store), store, directory)
         table, _ = make_tables(store, directory, listener, workers.tables)
     return result_of(store, directory, table, reasons(screen, screen.unscreened()))
@@ -131,6 +134,15 @@ def _describe_decision(decision: Decision, listener: Listener) -> None:
     if decision.executor.device.type == "cpu" and decision.executor.precision != "float32":
         listener.note(f"{decision.executor.precision} is emulated on a CPU: the numbers of a GPU, slower than float32")
     listener.note(f"{decision.agreement}{'' if decision.agreement.is_close else '; float32 is used'}")
+
+
+def _describe_recomputed(store: ScreenStore, listener: Listener) -> None:
+    found = Counter[str]()
+    for block in status(store):
+        found.update(block.recomputed)
+    n_items = sum(b.n_items for b in store.blocks)
+    for reason, n in sorted(found.items()):
+        listener.note(f"{n:,} of {n_items:,} edits were computed by the packed engine in float32: {reason}")
 
 
 def _compute(screen: Screen, store: ScreenStore, decision: Decision, workers: _Workers, listener: Listener) -> None:

@@ -1,6 +1,6 @@
 """GeneResults: what is said of every gene of a group, and how it is computed from items or from their moments."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
@@ -8,7 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screen.config.sections import DegConfig
-from screen.stats.moments import FLOAT32, Moments, Rounding, count_change, moments_of, moments_with, standard_error
+from screen.stats.moments import (
+    FLOAT32,
+    Moments,
+    Rounding,
+    count_change,
+    moments_of,
+    moments_with,
+    stacked,
+    standard_error,
+)
 from screen.stats.tests.gene_test import GeneTest
 from screen.stats.tests.sample import Sample
 from screen.stats.tests.table import SIGN_AGREEMENT, computed
@@ -21,7 +30,8 @@ class GeneResults:
     """What is said of every gene of a group: (G,) each.
 
     sample      moments alone, of the cells, or of the replicates where there are some
-    of_changes  what was computed of single changes, by name; gene by gene, so that genes may be computed some at a time
+    of_changes  what was computed of single changes, by name; gene by gene, so that genes may be computed some at a time;
+                or of moments of many groups at once (`of_many`)
     """
 
     sample: Sample
@@ -51,7 +61,7 @@ class GeneResults:
     @cached_property
     def of_tests(self) -> Mapping[str, Genes]:
         """What tests computed, by name; those of moments see all genes of the group, and are computed when first asked for."""
-        return _tested(self.sample, self.config, "moments") | dict(self.of_changes)
+        return _tested(self.sample, self.config, "moments", self.of_changes) | dict(self.of_changes)
 
     def of(self, name: str) -> Genes:
         """A value of a test; NaN where it was not computed (not asked for, too few cells, only summaries kept)."""
@@ -94,18 +104,37 @@ def from_moments(moments: Moments, config: DegConfig, rounding: Rounding = FLOAT
     return _results(Sample(moments, rounding=rounding), config, {})
 
 
+def of_many(moments_N: Sequence[Moments], config: DegConfig, rounding: Rounding = FLOAT32) -> list[GeneResults]:
+    """`from_moments` of every group; tests that take each gene by itself are computed for all groups of as many cells.
+
+    Two thousand genes are so few that threads would mostly wait for each other between one array and the next.
+    """
+    n_cells_N, found = np.array([m.n_cells for m in moments_N]), dict[int, GeneResults]()
+    for n_cells in np.unique(n_cells_N).tolist():
+        at = np.flatnonzero(n_cells_N == n_cells).tolist()
+        together = Sample(stacked([moments_N[i] for i in at]), rounding=rounding)
+        tests = [t for t in computed(config) if t.is_gene_by_gene and t.needs == "moments"] if n_cells > 1 else []
+        of_tests = {name: values for test in tests for name, values in _of_test(test, together, config).items()}
+        for row, i in enumerate(at):
+            sample = Sample(moments_N[i], rounding=rounding)
+            found[i] = GeneResults(
+                sample=sample, config=config, of_changes={name: x_NG[row] for name, x_NG in of_tests.items()}
+            )
+    return [found[i] for i in range(len(moments_N))]
+
+
 def _results(sample: Sample, config: DegConfig, more: Mapping[str, Genes]) -> GeneResults:
     of_changes = _tested(sample, config, "changes") | _tested(sample, config, "values") | dict(more)
     alone = replace(sample, delta_NG=None, before_NG=None, after_NG=None)
     return GeneResults(sample=alone, config=config, of_changes=of_changes)
 
 
-def _tested(sample: Sample, config: DegConfig, needs: str) -> dict[str, Genes]:
-    """Every test with these needs that is asked for and can be made."""
+def _tested(sample: Sample, config: DegConfig, needs: str, there: Container[str] = ()) -> dict[str, Genes]:
+    """Every test with these needs that is asked for, can be made and is not there yet."""
     found: dict[str, Genes] = {}
     if sample.moments.n_cells > 1:
         for test in computed(config):
-            if test.needs == needs and sample.has(test.needs):
+            if test.needs == needs and test.p_value not in there and sample.has(test.needs):
                 found |= _of_test(test, sample, config)
     return found
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from screen.config.sections import DegConfig
 from screen.errors import StoreError
 from screen.planning.layout import SUMMARIES
-from screen.stats.gene_results import GeneResults, concatenated, from_moments, statistics_of
+from screen.stats.gene_results import GeneResults, concatenated, from_moments, of_many, statistics_of
 from screen.stats.moments import Moments, Rounding, counts_of, joined, mean_and_squares
 from screen.stats.partial_moments import cut
 from screen.stats.stored_moments import StoredMoments
@@ -161,7 +161,7 @@ class GroupReader:
         if not self.layout.has_counts:
             return [None] * len(found)
         if self._stored is not None:
-            return [from_moments(m, self.config, self._rounding) for m in self._joined(self._stored, found)]
+            return of_many(self._joined(self._stored, found), self.config, self._rounding)
         return [self._genes_of(f) for f in found]
 
     def _genes_of(self, found: _Found) -> GeneResults:

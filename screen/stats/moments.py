@@ -90,7 +90,7 @@ def standard_error(moments: Moments) -> Genes:
     """Of the mean change, per gene; one cell has none: NaN."""
     n = moments.n_cells
     if n < 2:
-        return np.full(len(moments.mean_delta_G), np.nan)
+        return np.full_like(moments.mean_delta_G, np.nan)
     return np.sqrt(moments.m2_delta_G / (n - 1) / n)
 
 
@@ -104,6 +104,13 @@ def least_error(moments: Moments, rounding: Rounding) -> Genes:
     size_G = np.sqrt(np.square(moments.mean_delta_G) + moments.m2_delta_G / n)
     error_G: Genes = rounding.step_G(size_G) / np.sqrt(12 * n)
     return error_G
+
+
+def stacked(moments_N: Sequence[Moments]) -> Moments:
+    """Those of N groups of as many cells, (N, G) each."""
+    first, names = moments_N[0], ("mean_delta_G", "m2_delta_G", "target_mean_G", "ref_mean_G")
+    assert all(m.n_cells == first.n_cells for m in moments_N)
+    return Moments(first.n_cells, *(np.stack([getattr(m, name) for m in moments_N]) for name in names))
 
 
 def joined(parts: Sequence[Moments]) -> Moments:

@@ -14,13 +14,17 @@ from screen.store.reader import Block, StoreReader
 from screen.store.store import ScreenStore
 
 UNIT, CONTROLS, FIXED = "unit", "controls of cells", "what cannot be computed again (genes, cells, items)"
-NOT_COUNTED = ("finished",)
+RECOMPUTED = "recomputed"
+NOT_COUNTED = ("finished", RECOMPUTED)
 """What of an executor's record is different for every unit."""
 
 
 @dataclass(frozen=True)
 class BlockStatus:
-    """One library block: units and items done and in all, and how many units each executor computed."""
+    """One library block: units and items done and in all, and how many units each executor computed.
+
+    recomputed  reason -> items that could not be computed as the others
+    """
 
     number: int
     n_perturbations: int
@@ -29,6 +33,7 @@ class BlockStatus:
     n_items: int
     n_items_done: int
     executors: Mapping[str, int]
+    recomputed: Mapping[str, int]
 
 
 def status(store: StoreReader) -> list[BlockStatus]:
@@ -38,12 +43,16 @@ def status(store: StoreReader) -> list[BlockStatus]:
 
 def _status(block: Block) -> BlockStatus:
     done = block.committed()
-    records = Counter(_executor(block.marker(n)["executor"]) for n in done)
+    markers = [block.marker(n)["executor"] for n in done]
+    records, recomputed = Counter(map(_executor, markers)), Counter[str]()
+    for marker in markers:
+        recomputed.update(marker.get(RECOMPUTED, {}))
     rows = [block.rows(n) for n in done]
     n_items_done = sum(r.stop - r.start for r in rows)
     return BlockStatus(
-        block.number, block.n_perturbations, block.n_units, len(done), block.n_items, n_items_done, dict(records)
-    )
+        block.number, block.n_perturbations, block.n_units, len(done), block.n_items, n_items_done, dict(records),
+        dict(recomputed),
+    )  # fmt: skip
 
 
 def _executor(record: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ a bare GPU node, `TRITON_INTERPRET=1 python -m tests.support.kernel_cases cpu tr
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -106,17 +107,25 @@ class EditBatch:
 
 
 def edit_batch(case: EditCase, seed: int, n_items: int | None = None) -> EditBatch:
-    """Modes x choices of genes x rows, shuffled so that modes mix: n_items of them, or as many as stay quick."""
+    """Modes x choices of genes x rows, shuffled so that modes mix: n_items of them, or as many as stay quick.
+
+    Every mode with every choice comes before any comes again with another row.
+    """
     rng = np.random.default_rng(seed)
     rows, aligned = ragged(case.lengths, rng)
-    items = [
-        (cell, codes[int(rng.integers(len(codes)))], genes)
-        for cell, row in enumerate(rows)
-        for genes in gene_choices(row, case.n_genes, rng)
-        for codes in CODES_OF_MODE
-    ]
-    n_items = (24 if max(case.lengths) > 600 else 80) if n_items is None else n_items
-    items = [items[int(i)] for i in rng.permutation(len(items))[:n_items]]
+    items, kinds = [], []
+    for cell, row in enumerate(rows):
+        for choice, genes in enumerate(gene_choices(row, case.n_genes, rng)):
+            for mode, codes in enumerate(CODES_OF_MODE):
+                items.append((cell, codes[int(rng.integers(len(codes)))], genes))
+                kinds.append((mode, choice))
+    n_items = (16 if max(case.lengths) > 600 else 44) if n_items is None else n_items
+    order, met = rng.permutation(len(items)).tolist(), Counter[tuple[int, int]]()
+    nth = {}
+    for i in order:
+        nth[i] = met[kinds[i]]
+        met[kinds[i]] += 1
+    items = [items[i] for i in sorted(order, key=nth.__getitem__)[:n_items]]
     gene_BK = torch.full((len(items), case.n_genes), -1, dtype=torch.int32)
     for b, (_, _, genes) in enumerate(items):
         gene_BK[b, : len(genes)] = torch.tensor(genes)

@@ -105,18 +105,27 @@ def run_into(folder: Path, screen: Screen, engine: Engine, executor: Executor, p
     run_units(engine, open_store(screen, folder, "", executor), progress)
 
 
-@pytest.mark.parametrize("make", [PackedEngine, ReferenceEngine])
+@pytest.fixture(scope="module", params=[PackedEngine, ReferenceEngine])
+def uninterrupted(
+    finished: Path, tmp_path_factory: pytest.TempPathFactory, request: Any
+) -> tuple[type[Any], Screen, Path]:
+    """(an engine, a screen of units of 128 rows, what a run of it left that nothing stopped)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("screen.run.unit_sizes.MAX_ROWS", 128)
+        screen = prepare(load_config(finished.parent / "s.yaml")[0])
+    whole = tmp_path_factory.mktemp("uninterrupted")
+    run_into(whole, screen, request.param(screen, Executor(CPU)), Executor(CPU))
+    return request.param, screen, whole
+
+
 @pytest.mark.parametrize("stop_after", [0, 1, 150, 301])
 def test_a_run_that_stops_and_continues_equals_an_uninterrupted_one(
-    finished: Path, tmp_path: Path, stop_after: int, make: type[Any], monkeypatch: pytest.MonkeyPatch
+    uninterrupted: tuple[type[Any], Screen, Path], tmp_path: Path, stop_after: int
 ) -> None:
-    monkeypatch.setattr("screen.run.unit_sizes.MAX_ROWS", 128)
-    screen = prepare(load_config(finished.parent / "s.yaml")[0])
+    make, screen, whole = uninterrupted
     executor = Executor(CPU)
     assert screen.plan.n_units > 3
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run_into(whole, screen, make(screen, executor), executor)
-    n_done = 0
+    broken, n_done = tmp_path / "broken", 0
 
     def stop(n_items: int, n_tokens: int, n_padded: int) -> None:
         nonlocal n_done

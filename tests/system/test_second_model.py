@@ -18,10 +18,13 @@ from scipy import sparse
 from screen.cli.main import main
 from screen.errors import ConfigError
 from screen.models.registry import family
+from screen.run.configuration import load_config
+from screen.run.prepare import prepare
 from screen.store.reader import StoreReader
 from tests.support.places import ROOT
 from tests.support.stores import assert_same_arrays
 from tests.support.toy import write_checkpoint
+from tests.unit.engine.delta.test_forward import worst_error
 
 N_GENES, N_CELLS = 24, 14
 MODES = ["mask", "pad", "delete", "overexpress"]
@@ -81,6 +84,18 @@ def config(folder: Path, name: str = "screen.yaml", **changes: Any) -> Path:
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("screen.run.unit_sizes.MAX_ROWS", 64)
     monkeypatch.setattr("screen.run.unit_sizes.MIN_CELLS", 4)
+
+
+@pytest.mark.usefixtures("tower")
+def test_its_changes_are_carried_without_a_line_of_its_own(folder: Path, tmp_path: Path) -> None:
+    path = config(folder)
+    assert worst_error(prepare(load_config(path)[0])) <= 1e-9
+    assert main(["run", str(path), "--out", str(tmp_path / "a"), "--precision", "delta32"]) == 0
+    assert (
+        main(["run", str(path), "--out", str(tmp_path / "b"), "--engine", "reference", "--precision", "float64"]) == 0
+    )
+    ours, exact = (StoreReader.open(tmp_path / name / "screen.zarr").blocks[0] for name in "ab")
+    assert np.abs(ours.read("gene_cosine/t0") - exact.read("gene_cosine/t0")).max() <= 1e-6
 
 
 @pytest.mark.usefixtures("tower", "small_units")

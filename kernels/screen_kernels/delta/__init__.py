@@ -22,6 +22,7 @@ from screen_kernels.delta.attention import (
     attention_change_rows_reference,
     attention_control,
 )
+from screen_kernels.delta.few_keys import FewKeys, few_keys_change, product_of_out
 from screen_kernels.delta.norm import (
     NormControl,
     norm_change,
@@ -51,6 +52,7 @@ from screen_kernels.delta.scaled import (
 __all__ = [
     "AttentionControl",
     "AttentionRows",
+    "FewKeys",
     "NormControl",
     "RaggedRows",
     "Scaled",
@@ -64,6 +66,7 @@ __all__ = [
     "attention_change_rows_flops",
     "attention_change_rows_reference",
     "attention_control",
+    "few_keys_change",
     "gelu_change",
     "norm_change",
     "norm_change_rows",
@@ -78,6 +81,7 @@ __all__ = [
     "pool_change_rows_reference",
     "pool_total",
     "ragged_rows",
+    "product_of_out",
     "relu_change",
     "scaled",
 ]

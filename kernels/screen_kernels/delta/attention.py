@@ -65,24 +65,29 @@ def attention_change(
     dq, dk, dv  (B, H, L, A), (B, H, K, A) twice, as they are stored; None: nothing changes
     keep_BK     which keys are kept afterwards
     anew_BL     rows of the edits themselves: computed whole, as are those whose weights change too much
-    operand     rounds what tensor cores would read as half precision
+    operand     rounds what tensor cores would read as half precision; the control's scores are made of its queries and keys
+                as they are
     With P = exp(q k' - log sum) of the control, S the change of the scaled scores and w = P expm1(S) (leaving keys: -P;
     joining ones: exp(q k' + S - log sum)), Z = sum w: the change is (w (v + dv) + P dv - Z out) / (1 + Z).
     """
-    c, gone, joins = control, *_moves(control.keep_CK, keep_BK)
+    c, joins = control, (~control.keep_CK & keep_BK)[:, None, None]
     q, k, v = (operand(x) for x in (c.query_CHLA, c.key_CHKA, c.value_CHKA))
     k1, v1 = operand(k if dk is None else k + dk), operand(v if dv is None else v + dv)
     scale, n_items = q.shape[-1] ** -0.5, len(keep_BK)
-    score = q @ k.mT * scale
+    # an error of a score is one of its share, and grows with the score: half precision is not enough here
+    score = c.query_CHLA @ c.key_CHKA.mT * scale
     before = torch.where(c.keep_CK[:, None, None], torch.exp(score - c.log_sum_CHL1), 0.0)
-    shift = torch.zeros((), dtype=q.dtype, device=q.device)
-    if dq is not None:
-        shift = shift + dq @ k1.mT
-    if dk is not None:
-        shift = shift + q @ dk.mT
+    # dq (k + dk)' + q dk', as one product
+    asked = [x for x in (dq, None if dk is None else q) if x is not None]
+    offered = [x for x, is_there in ((k1, dq is not None), (dk, dk is not None)) if is_there and x is not None]
+    if asked:
+        asked, offered = ([x.expand(n_items, -1, -1, -1) for x in some] for some in (asked, offered))
+        shift = torch.cat(asked, -1) @ torch.cat(offered, -1).mT * scale
+    else:
+        shift = score.new_zeros((n_items, 1, 1, 1)).expand(-1, *score.shape[1:])
+    is_kept = keep_BK[:, None, None]
     # what becomes of keys that are not kept is of no use, and may be anything
-    shift = torch.where(keep_BK[:, None, None], shift * scale, 0.0)
-    weight = torch.where(gone, -before, before * torch.expm1(shift))
+    weight = torch.where(is_kept, before * torch.expm1(shift), -before)
     if bool(joins.any()):
         weight = torch.where(joins, torch.exp(score + shift - c.log_sum_CHL1), weight)
     total = weight.sum(-1, keepdim=True)
@@ -90,8 +95,8 @@ def attention_change(
     if dv is not None:
         mixed = mixed + _rounded(before, operand) @ torch.where(keep_BK[:, None, :, None], dv, 0.0)
     change = (mixed - total * c.out_CHLA) / (1 + total)
-    # not (a >= b): NaN is to be computed whole too
-    whole = ~((1 + total >= LEAST_SUM) & (weight.abs().amax(-1, keepdim=True) <= MOST_WEIGHT)).all(1)[..., 0]
+    # no weight is below -1; not (a >= b), as NaN is to be computed whole too
+    whole = ~((1 + total >= LEAST_SUM) & (weight.amax(-1, keepdim=True) <= MOST_WEIGHT)).all(1)[..., 0]
     whole = whole | (keep_BK.any(1) & ~c.keep_CK.any(1))[:, None]
     whole = whole if anew_BL is None else whole | anew_BL
     change = change.expand(n_items, -1, -1, -1)
@@ -105,11 +110,6 @@ def _rounded(weight: Tensor, operand: Round) -> Tensor:
 def _scores(query: Tensor, key: Tensor, keep_BK: Tensor) -> Tensor:
     scale: float = query.shape[-1] ** -0.5
     return (query @ key.mT * scale).masked_fill(~keep_BK[:, None, None], -torch.inf)
-
-
-def _moves(keep_CK: Tensor, keep_BK: Tensor) -> tuple[Tensor, Tensor]:
-    """(leaving keys, joining keys), (B, 1, 1, K)."""
-    return (keep_CK & ~keep_BK)[:, None, None], (~keep_CK & keep_BK)[:, None, None]
 
 
 def _whole_rows(

@@ -184,6 +184,7 @@ def _cell_row(rows: BatchRows, length_B: Mapping[int, Sequence[int]], b: int) ->
 def _in_order(x: Change, frame: Frame) -> Tensor:
     """(B, W, D) the changed activations in the order of the edited rows; 0 where there is no token."""
     n_items = len(frame.column_BW)
+    x = x.whole()
     after = x.x.expand(n_items, -1, -1) if x.d is None else x.x + x.d
     at = frame.column_BW.clamp_min(0)[..., None].expand(-1, -1, after.shape[-1])
     return torch.where(frame.column_BW[..., None] >= 0, after.gather(1, at), 0.0)

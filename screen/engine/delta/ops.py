@@ -8,13 +8,16 @@ from typing import Any, Literal, TypeVar
 import torch
 from screen_kernels.delta import (
     AttentionControl,
+    FewKeys,
     NormControl,
     attention_change,
     attention_control,
+    few_keys_change,
     gelu_change,
     norm_change,
     norm_control,
     pool_change,
+    product_of_out,
     relu_change,
 )
 from torch import Tensor, nn
@@ -25,22 +28,43 @@ from screen.models.ops import Ops, PlainOps
 from screen.models.products import Weights
 
 T = TypeVar("T")
+MOST_FEW = 8
+"""Rows of an item that change, up to which they are taken one by one."""
 
 
 @dataclass(frozen=True)
 class Change:
     """An activation of one cell, and by how much B items change it.
 
-    x          the control's, (1, L, D)
-    d          the difference, (B, L, D); None: nothing changes
-    anew_BL    rows that the edits fill; None: none
-    places_BL2 each row's place before and after, until positions are added
+    x           the control's, (1, L, D)
+    d           the difference, (B, L, D); None: nothing changes
+    anew_BL     rows that the edits fill; None: none
+    places_BL2  each row's place before and after, until positions are added
+    at_BM       where there is one, d is (B, M, D), of these rows alone: the others do not change
+    few         the difference after an attention in which few keys changed, which has no `d` until it is asked for
     """
 
     x: Tensor
     d: Tensor | None = None
     anew_BL: Tensor | None = None
     places_BL2: Tensor | None = None
+    at_BM: Tensor | None = None
+    few: tuple[FewKeys, AttentionControl] | None = None
+
+    def whole(self) -> "Change":
+        """The same with all rows of the difference."""
+        if self.few is not None:
+            return Change(self.x, merged(self.few[0].whole()), self.anew_BL)
+        if self.d is None or self.at_BM is None:
+            return self
+        d = self.d.new_zeros((len(self.d), self.x.shape[1], self.d.shape[2]))
+        return Change(self.x, d.scatter(1, self.at_BM[..., None].expand_as(self.d), self.d), self.anew_BL)
+
+    def of_rows(self, x: Tensor) -> Tensor:
+        """Numbers of the control's rows (1, L, ...), at the rows that `d` is of."""
+        if self.at_BM is None:
+            return x
+        return x.expand(len(self.at_BM), -1, -1).gather(1, self.at_BM[..., None].expand(-1, -1, x.shape[-1]))
 
 
 @dataclass
@@ -80,6 +104,12 @@ class DeltaOps(Ops[Change]):
         if torch.equal(ids_BL[..., :2], ids_BL[..., 2:]):
             return Change(x, places_BL2=places[:1])
         changed_BL = ids_BL[..., 0] != ids_BL[..., 2]
+        n_most = int(changed_BL.sum(1).max())
+        if n_most <= MOST_FEW and torch.equal(places[..., 0], places[..., 1]):
+            # so many rows of every item, the changed ones first
+            at_BM = _first(changed_BL, n_most)
+            old, new = (F.embedding(ids_BL[..., k].gather(1, at_BM), table_VD) for k in (0, 2))
+            return Change(x, new - old, changed_BL, places, at_BM)
         return Change(x, F.embedding(ids_BL[..., 2], table_VD) - x, changed_BL, places)
 
     def add_position(self, x: Change, position: Callable[[int], Tensor]) -> Change:
@@ -87,26 +117,33 @@ class DeltaOps(Ops[Change]):
         places = x.places_BL2
         table = position(int(places.max()) + 1)
         before = table[places[:1, :, 0]]
-        if x.d is None:
-            return Change(x.x + before)
+        if x.d is None or x.at_BM is not None:
+            # places are as they were
+            return Change(x.x + before, x.d, x.anew_BL, None, x.at_BM)
         d = x.d + (table[places[..., 1]] - before)
         return Change(x.x + before, self._stored(self._key("position"), d), x.anew_BL)
 
     def scale(self, x: Change, factor: float) -> Change:
         d = None if x.d is None else self._stored(self._key("scale"), factor * x.d)
-        return Change(factor * x.x, d, x.anew_BL, x.places_BL2)
+        return Change(factor * x.x, d, x.anew_BL, x.places_BL2, x.at_BM)
 
     def product(self, x: Change, linear: Weights) -> Change:
         key = self._key("product")
         there = self._recording.once(key, lambda: self._plain.product(x.x, linear))
+        weight = self._rounding.weight(linear.weight)
+        if x.few is not None:
+            few, control = x.few
+            out_LHD = self._recording.once((*key, "of out"), lambda: product_of_out(control, weight))
+            return Change(there, self._stored(key, few.product(weight, out_LHD)), x.anew_BL)
         if x.d is None:
             return Change(there, None, x.anew_BL)
-        return Change(there, self._stored(key, F.linear(x.d, self._rounding.weight(linear.weight))), x.anew_BL)
+        return Change(there, self._stored(key, F.linear(x.d, weight)), x.anew_BL, None, x.at_BM)
 
     def split(self, x: Change, n_parts: int) -> tuple[Change, ...]:
+        x = x if x.few is None else x.whole()
         parts = x.x.chunk(n_parts, dim=-1)
         changes = [None] * n_parts if x.d is None else x.d.chunk(n_parts, dim=-1)
-        return tuple(Change(part, d, x.anew_BL) for part, d in zip(parts, changes, strict=True))
+        return tuple(Change(part, d, x.anew_BL, None, x.at_BM) for part, d in zip(parts, changes, strict=True))
 
     def attend(self, query: Change, key: Change, value: Change, n_heads: int, keep_BK: Tensor | None) -> Change:
         assert keep_BK is not None, "frames say which keys are kept"
@@ -117,11 +154,42 @@ class DeltaOps(Ops[Change]):
         before, after = keep_BK.unbind(-1)
         if query.d is key.d is value.d is None and torch.equal(before, after):
             return Change(there)
-        dq, dk, dv = (None if c.d is None else _heads(c.d, n_heads) for c in (query, key, value))
+        few = self._few(control, (query, key, value), n_heads, before, after)
+        if few is not None:
+            return Change(there, None, query.anew_BL, few=(few, control))
+        dq, dk, dv = (None if c.d is None else _heads(c.d, n_heads) for c in (c.whole() for c in (query, key, value)))
         d = attention_change(control, dq, dk, dv, after, query.anew_BL, self._rounding.operand)
-        return Change(there, self._stored(place, _merged(d)), query.anew_BL)
+        return Change(there, self._stored(place, merged(d)), query.anew_BL)
+
+    def _few(
+        self, control: AttentionControl, asked: Sequence[Change], n_heads: int, before_BL: Tensor, after_BL: Tensor
+    ) -> FewKeys | None:
+        """The change of self-attention where few rows change, and few keys come or leave; None where many do."""
+        moved_BL, n_items = before_BL != after_BL, len(after_BL)
+        query, key, _ = asked
+        if any(c.d is not None and c.at_BM is None for c in asked) or query.x.shape[1] != key.x.shape[1]:
+            return None
+        is_sparse = query.at_BM is not None
+        if is_sparse != (key.at_BM is not None) or any(c.few is not None for c in asked):
+            return None
+        changed_BL = moved_BL if query.anew_BL is None else moved_BL | query.anew_BL
+        n_most = int(changed_BL.sum(1).max())
+        if n_most > MOST_FEW:
+            return None
+        at_BM = _first(changed_BL, n_most)
+        changes = [c.x.new_zeros((n_items, n_most, c.x.shape[2])) for c in asked]
+        if query.at_BM is not None:
+            # both name rows, each once
+            is_same = (at_BM[:, :, None] == query.at_BM[:, None, :]).to(query.x.dtype)
+            changes = [is_same @ c.d for c in asked if c.d is not None]
+        dq, dk, dv = (_heads(d, n_heads) for d in changes)
+        is_anew_BM = torch.zeros_like(at_BM, dtype=torch.bool)
+        if query.anew_BL is not None:
+            is_anew_BM = query.anew_BL.gather(1, at_BM)
+        return few_keys_change(control, at_BM, (dq, dk, dv), after_BL, is_anew_BM)
 
     def add(self, x: Change, update: Change) -> Change:
+        x, update = x.whole(), update.whole()
         d = x.d if update.d is None else update.d if x.d is None else x.d + update.d
         return Change(x.x + update.x, d, x.anew_BL)
 
@@ -132,18 +200,23 @@ class DeltaOps(Ops[Change]):
             return norm_control(x.x, norm.eps), self._plain.norm(x.x, norm)
 
         control, there = self._recording.once(place, of_control)
-        d = None if x.d is None else self._stored(place, norm_change(control, x.d, norm.weight))
-        return Change(there, d, x.anew_BL)
+        x = x if x.few is None else x.whole()
+        if x.d is None:
+            return Change(there, None, x.anew_BL)
+        here = NormControl(*(x.of_rows(part) for part in control))
+        return Change(there, self._stored(place, norm_change(here, x.d, norm.weight)), x.anew_BL, None, x.at_BM)
 
     def activate(self, x: Change, kind: Literal["gelu", "relu"] = "gelu") -> Change:
         place = self._key("activate")
         there = self._recording.once(place, lambda: self._plain.activate(x.x, kind))
+        x = x if x.few is None else x.whole()
         if x.d is None:
-            return Change(there)
+            return Change(there, None, x.anew_BL)
         change = gelu_change if kind == "gelu" else relu_change
-        return Change(there, self._stored(place, change(x.x, x.d)), x.anew_BL)
+        return Change(there, self._stored(place, change(x.of_rows(x.x), x.d)), x.anew_BL, None, x.at_BM)
 
     def join(self, pieces: Sequence[Change]) -> Change:
+        pieces = [c.whole() for c in pieces]
         x = torch.cat([c.x for c in pieces], dim=1)
         n_items = [len(c.d) for c in pieces if c.d is not None]
         if not n_items:
@@ -152,6 +225,7 @@ class DeltaOps(Ops[Change]):
         return Change(x, torch.cat(parts, dim=1))
 
     def pool(self, x: Change, counted_BL: Tensor) -> Change:
+        x = x.whole()
         before, after = counted_BL.unbind(-1)
         mean = self._plain.pool(x.x, before[:1])
         if x.d is None and torch.equal(before, after):
@@ -176,12 +250,18 @@ def _attention(
     q, k, v = (_heads(x, n_heads) for x in (query, key, value))
     control = attention_control(q, k, v, keep_CK)
     has_key = keep_CK.any(1)[:, None, None, None]
-    return control, _merged(torch.where(has_key, control.out_CHLA + control.value_mean_CH1A, 0.0))
+    return control, merged(torch.where(has_key, control.out_CHLA + control.value_mean_CH1A, 0.0))
 
 
 def _heads(x: Tensor, n_heads: int) -> Tensor:
     return x.view(*x.shape[:2], n_heads, -1).transpose(1, 2)
 
 
-def _merged(x_BHLA: Tensor) -> Tensor:
+def merged(x_BHLA: Tensor) -> Tensor:
+    """(B, H, L, A) -> (B, L, I), heads side by side."""
     return x_BHLA.transpose(1, 2).flatten(2)
+
+
+def _first(is_so_BL: Tensor, n: int) -> Tensor:
+    """(B, n) different places: those where it is so, then any."""
+    return torch.argsort((~is_so_BL).byte(), dim=1, stable=True)[:, :n]

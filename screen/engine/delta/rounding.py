@@ -7,7 +7,7 @@ import torch
 from screen_kernels.delta.attention import as_they_are
 from torch import Tensor
 
-LARGEST_HALF, HEADROOM, MOST_EXPONENT = 65504.0, 32.0, 24
+LARGEST_HALF, HEADROOM, MOST_EXPONENT = 65504.0, 32.0, 16
 """float16 holds full precision from 2^-14 on: below the largest change that was seen there are 25 binades, above it 5."""
 UNSEEN_EXPONENT = 4
 """Of operations that no sample met."""
@@ -47,7 +47,7 @@ class LargestSeen(Rounding):
     def scales(self) -> dict[str, int]:
         """Exponent of the power of two by operation: HEADROOM times the largest change is within float16."""
         found = {n: LARGEST_HALF / HEADROOM / x for n, x in self.largest.items() if x > 0}
-        return {n: int(min(max(math.floor(math.log2(x)), -MOST_EXPONENT), MOST_EXPONENT)) for n, x in found.items()}
+        return {n: int(min(max(math.floor(math.log2(x)), 0), MOST_EXPONENT)) for n, x in found.items()}
 
 
 class HalfRounding(Rounding):

@@ -54,8 +54,8 @@ def two_sided(t_G: Genes, df: int) -> Genes:
         sum_G *= sin_G
     p_G = 1 - sum_G
     # infinite t too
-    rest = np.flatnonzero(~(p_G > LEAST_BY_SUM))
-    p_G[rest] = 2 * stdtr(df, -np.abs(t_G[rest]))
+    is_rest_G = ~(p_G > LEAST_BY_SUM)
+    p_G[is_rest_G] = 2 * stdtr(df, -np.abs(t_G[is_rest_G]))
     return p_G
 
 
@@ -75,4 +75,6 @@ def compute(sample: Sample, config: DegConfig) -> Values:
 
 
 # no columns of its own: where it is chosen, `statistic` and `p_value` hold it
-TEST = GeneTest(name="paired_t", compute=compute, statistic="t", p_value="t_p_value", needs="moments")
+TEST = GeneTest(
+    name="paired_t", compute=compute, statistic="t", p_value="t_p_value", needs="moments", is_gene_by_gene=True
+)

@@ -79,7 +79,7 @@ def _waited(process: subprocess.Popen[bytes]) -> int | None:
 
 
 def fuzz(format_: str, seconds: float, first_seed: int = 0, n_least: int = 6) -> Report:
-    """Reads damaged files of a format for so long, and at least so many."""
+    """Reads damaged files of a format for so long, the start of the process counted, and at least so many."""
     report, child, deadline = Report(format_), None, time.monotonic() + seconds
     try:
         for number, seed in enumerate(count(first_seed)):
@@ -89,7 +89,6 @@ def fuzz(format_: str, seconds: float, first_seed: int = 0, n_least: int = 6) ->
                 if ready is None:
                     raise RuntimeError(f"the process that reads {format_} does not start")
                 report.base_bytes = ready["rss"]
-                deadline = time.monotonic() + seconds if number == 0 else deadline
             found = child.ask(seed)
             report.outcomes[found["outcome"]] += 1
             report.peak_bytes = max(report.peak_bytes, found.get("rss", 0))

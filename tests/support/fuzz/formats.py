@@ -222,8 +222,8 @@ def said(arguments: list[str]) -> tuple[int, str]:
 
 
 FORMATS = {
-    "h5ad": Format(_make_h5ad, _one_h5ad, _read_h5ad, 0.2),
-    "upstream": Format(_make_upstream, _upstream, _read_upstream, 0.4),
-    "text": Format(_make_tables, anything("*.[tg][sm][vt]", other_text), _read_tables, 0.1),
-    "store": Format(_make_store, _store, _read_store, 0.3),
+    "h5ad": Format(_make_h5ad, _one_h5ad, _read_h5ad, 0.22),
+    "upstream": Format(_make_upstream, _upstream, _read_upstream, 0.33),
+    "text": Format(_make_tables, anything("*.[tg][sm][vt]", other_text), _read_tables, 0.16),
+    "store": Format(_make_store, _store, _read_store, 0.29),
 }

@@ -143,7 +143,7 @@ def controls_of(units: list[Unit]) -> dict[int, dict[str, Any]]:
     }
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=18, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**31))
 @example(40)
 @example(46)

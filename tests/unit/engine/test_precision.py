@@ -133,14 +133,31 @@ def test_the_pilot_tells_precisions_apart() -> None:
 
 def test_agreement_measures_errors_ranks_and_the_top() -> None:
     exact = np.array([[3.0, 4.0], [0.3, 0.4], [30.0, 40.0]])
-    assert agreement("fp16x2", exact, exact).is_close
-    swapped = agreement("tf32", exact, exact[[1, 0, 2]])
+    assert agreement("fp16x2", {"all": exact}, {"all": exact}).is_close
+    swapped = agreement("tf32", {"all": exact}, {"all": exact[[1, 0, 2]]})
     assert swapped.rank_correlation == pytest.approx(0.5)
     assert swapped.median_error == pytest.approx(0.9)
     assert swapped.top_overlap == 1
-    scaled = agreement("tf32", exact, exact * 1.02)
+    scaled = agreement("tf32", {"all": exact}, {"all": exact * 1.02})
     assert scaled.median_error == pytest.approx(0.02)
     assert not scaled.is_close
+
+
+def test_limits_hold_for_every_group_and_edits_without_effect_do_not_count() -> None:
+    exact = {
+        name: np.random.default_rng(n).normal(size=(40, 5)) for n, name in enumerate(("mask src t1", "pad tgt t1"))
+    }
+    exact["mask src t1"][0] = 0
+    rough = {"mask src t1": exact["mask src t1"] * 1.0001, "pad tgt t1": exact["pad tgt t1"].copy()}
+    assert agreement("delta16", exact, rough).is_close
+    # a twentieth of all items: no quantile over all of them would tell
+    few = {**exact, "delete src t1": np.ones((3, 5))}
+    found = agreement("delta16", few, {**rough, "delete src t1": np.full((3, 5), 1.2)})
+    assert found.p90_error < 0.05
+    assert not found.is_close
+    assert found.worst[0] == "delete src t1"
+    with pytest.raises(ConfigError, match=r"plain model in float64 .* most for delete src t1 \(0\.2, 0\.2\)"):
+        require_agreement(found)
 
 
 def test_a_run_keeps_the_pilots_figures_or_is_refused(tmp_path: Path, capsys: Any) -> None:
@@ -157,7 +174,7 @@ def test_a_run_keeps_the_pilots_figures_or_is_refused(tmp_path: Path, capsys: An
     assert "not exact enough" in capsys.readouterr().err
     assert not ScreenStore.exists(tmp_path / "rough" / "screen.zarr")
     assert main(["run", str(config), "--engine", "reference", "--precision", "tf32"]) == 2
-    assert "the reference engine is float32" in capsys.readouterr().err
+    assert "the reference engine computes in float32 or float64" in capsys.readouterr().err
 
 
 def test_rounded_products_round_both_inputs() -> None:
@@ -166,3 +183,24 @@ def test_rounded_products_round_both_inputs() -> None:
     ours = RoundedProduct(linear, precision="bf16")(x)
     expected = x.bfloat16().double() @ linear.weight.detach().bfloat16().double().T + linear.bias.detach().double()
     assert float((ours.detach() - expected).abs().max()) < 1e-5
+
+
+def test_a_delta_precision_is_a_run_like_any_other(tmp_path: Path, capsys: Any) -> None:
+    config, out = write(tiny(), tmp_path / "s.yaml"), tmp_path / "out"
+    assert main(["run", str(config), "--out", str(out), "--precision", "delta16"]) == 0
+    assert "delta16 against the plain model in float64" in capsys.readouterr().err
+    provenance = json.loads((out / "provenance.json").read_text())
+    assert provenance["identity"]["precision"] == provenance["decided"]["precision"] == "delta16"
+    scales = provenance["decided"]["scales"]
+    assert len(scales) > 20
+    assert all(isinstance(exponent, int) for exponent in scales.values())
+    assert {name.split()[0] for name in provenance["pilot"]["by_group"]} == {"mask"}
+    assert main(["run", str(config), "--out", str(out)]) == 0
+    assert main(["status", str(out)]) == 0
+    assert "engine delta" in capsys.readouterr().out
+    assert (
+        main(["run", str(config), "--out", str(tmp_path / "no"), "--engine", "packed", "--precision", "delta32"]) == 2
+    )
+    assert "carries changes, which the packed engine does not" in capsys.readouterr().err
+    assert main(["run", str(config), "--out", str(tmp_path / "no"), "--precision", "float64"]) == 2
+    assert "reference engine's alone" in capsys.readouterr().err

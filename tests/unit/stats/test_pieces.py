@@ -13,10 +13,11 @@ from hypothesis.extra.numpy import arrays
 from screen.config.sections import DegConfig
 from screen.stats.deg import DEG_FDR, DEG_MIN_DELTA, N_TOP_GENES, Piece, schema_of, summaries, table
 from screen.stats.false_discovery import benjamini_hochberg
-from screen.stats.gene_results import from_moments
+from screen.stats.gene_results import from_moments, of_many
 from screen.stats.groups import Group, Strata
 from screen.stats.moments import Moments
-from screen.stats.tests.table import named
+from screen.stats.tests.sample import Sample
+from screen.stats.tests.table import NAMES, named
 
 few = st.sampled_from([0.0, -0.02, 0.02, 0.3, -0.3]) | st.floats(-1, 1, width=32)
 groups_of = st.tuples(st.integers(1, 4), st.integers(1, 30)).flatmap(
@@ -105,3 +106,31 @@ def test_what_was_not_computed_is_null_and_never_not_a_number(n_cells: int) -> N
     ours: Any = pl.from_arrow(table(piece, names_of(3), STRATA, DegConfig()))
     assert ours["se"].null_count() == (3 if n_cells == 1 else 0)
     assert not any(ours[c].is_nan().any() for c, dtype in ours.schema.items() if dtype.is_float())
+
+
+@pytest.mark.parametrize("name", ["paired_t", "moderated_t"])
+def test_tests_of_many_groups_at_once_say_what_each_group_says_alone(name: str) -> None:
+    config, rng, n_cells_N = DegConfig(test=name), np.random.default_rng(3), [50, 1, 49, 50, 2, 3, 200, 50, 49]
+    moments_N = []
+    for n in n_cells_N:
+        # some far out, where Student's distribution is not summed; a gene that never changes
+        mean_G = rng.normal(size=700) * rng.choice([1e-3, 0.1, 3.0], 700)
+        mean_G[5] = 0
+        moments_N.append(Moments(n, mean_G, rng.gamma(2.0, 0.1, 700) * (mean_G != 0) * (n - 1), mean_G + 4, mean_G + 2))
+    for moments, together in zip(moments_N, of_many(moments_N, config), strict=True):
+        alone = from_moments(moments, config)
+        assert together.sample.moments is moments
+        assert set(together.of_tests) == set(alone.of_tests)
+        for value in alone.of_tests:
+            np.testing.assert_array_equal(together.of(value), alone.of(value), err_msg=value)
+
+
+def test_only_tests_that_look_at_one_gene_at_a_time_are_computed_for_many_groups() -> None:
+    for test in map(named, NAMES):
+        if test.is_gene_by_gene:
+            rng = np.random.default_rng(1)
+            mean_G, m2_G = rng.normal(size=40), rng.gamma(2.0, size=40)
+            whole = test.compute(Sample(Moments(9, mean_G, m2_G, mean_G, mean_G)), DegConfig())
+            half = test.compute(Sample(Moments(9, *(x[:20] for x in (mean_G, m2_G, mean_G, mean_G)))), DegConfig())
+            for value, x_G in half.items():
+                np.testing.assert_array_equal(x_G, whole[value][:20], err_msg=f"{test.name}: {value}")

@@ -103,3 +103,21 @@ def test_bytes_do_not_depend_on_lanes_or_order(precision: str) -> None:
     for unit, again in zip(one, other[::-1], strict=True):
         for name, values in unit.columns.items():
             np.testing.assert_array_equal(again.columns[name], values, err_msg=name)
+
+
+def test_what_cannot_be_carried_is_computed_packed_and_counted() -> None:
+    screen = nasty_screen(0)
+    assert screen is not None
+    units = list(PackedEngine(screen, DELTA64).units(range(screen.plan.n_units), quiet))
+    found = [unit.record["recomputed"] for unit in units if "recomputed" in unit.record]
+    assert {reason for reasons in found for reason in reasons} == {"its row does not fit a frame"}
+    resident, model, n_uncarried = Resident(screen.rows, screen.library, screen.lengths, CPU), screen.packed(DELTA64), 0
+    assert isinstance(model, DeltaForward)
+    for batch in batches(screen):
+        for b in range(batch.n_items):
+            one = batch.cell_B[b : b + 1]
+            (control,) = pack_controls(screen.lengths, one, 10**6)
+            _, (cell,) = model.control(resident.rows(control, np.zeros(1, int)), resident.own_lengths(control))
+            frames = model._frames(cell, resident.rows(batch, np.zeros(batch.n_items, int)), torch.tensor([b]))
+            n_uncarried += not all(bool(f.is_carried_B) for f in frames.values())
+    assert sum(n for reasons in found for n in reasons.values()) == n_uncarried > 0
