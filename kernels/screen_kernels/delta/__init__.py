@@ -80,8 +80,8 @@ __all__ = [
     "pool_change_rows_flops",
     "pool_change_rows_reference",
     "pool_total",
-    "ragged_rows",
     "product_of_out",
+    "ragged_rows",
     "relu_change",
     "scaled",
 ]

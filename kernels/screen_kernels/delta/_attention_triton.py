@@ -38,8 +38,16 @@ class Tile(NamedTuple):
     n_stages: int
 
 
-HALF, FULL = Tile(64, 32, 3), Tile(32, 16, 2)
-"""Where products are float16, and where they are float32 made of three tf32 ones: no larger tile does without spills."""
+HALF, PAIRS, FULL = Tile(64, 32, 3), Tile(64, 16, 3), Tile(32, 16, 2)
+"""Where products are float16, where scores are of pairs of float16, where all are float32 made of three tf32 ones.
+
+No larger tile does without spills on both sm_80 and sm_90; on sm_90 alone pairs can have 32 keys.
+"""
+
+
+def tile_of(is_half: bool, has_pairs: bool) -> Tile:
+    """Of one launch."""
+    return PAIRS if has_pairs else HALF if is_half else FULL
 
 
 @triton.jit
@@ -59,6 +67,16 @@ def product(a, b, HALF: tl.constexpr):
 
 
 @triton.jit
+def product_of_pairs(a, b):
+    """Of float32 numbers as sums of two float16 ones; what is left out is a 2^-22th."""
+    a_high = a.to(tl.float16)
+    b_high = b.to(tl.float16)
+    a_low = (a - a_high.to(tl.float32)).to(tl.float16)
+    b_low = (b - b_high.to(tl.float32)).to(tl.float16)
+    return tl.dot(a_high, b_high, tl.dot(a_high, b_low, tl.dot(a_low, b_high)))
+
+
+@triton.jit
 def change_kernel(
     query_ptr, key_ptr, value_ptr, out_ptr, log_sum_ptr, before_ptr,
     dq_ptr, dk_ptr, dv_ptr, after_ptr,
@@ -67,7 +85,7 @@ def change_kernel(
     query_stride, key_stride, value_stride, dq_stride, dk_stride, dv_stride,
     score_scale, dq_unit, dk_unit, dv_unit, scale,
     H: tl.constexpr, A: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_K: tl.constexpr,
-    HAS_DQ: tl.constexpr, HAS_DK: tl.constexpr, HAS_DV: tl.constexpr, HALF: tl.constexpr,
+    HAS_DQ: tl.constexpr, HAS_DK: tl.constexpr, HAS_DV: tl.constexpr, HALF: tl.constexpr, HAS_PAIRS: tl.constexpr,
 ):  # fmt: skip
     """One program computes one head of one tile of rows of one item, and flags the rows that are to be computed whole."""
     h = tl.program_id(1)
@@ -112,7 +130,8 @@ def change_kernel(
         value = tl.load(
             value_ptr + (start_kc * value_stride + h * A) + column[:, None] * value_stride + a, mask=in_k, other=0.0
         )
-        score = product(query, tl.trans(key), HALF) * score_scale - log_sum[:, None]
+        score = product_of_pairs(query, tl.trans(key)) if HAS_PAIRS else product(query, tl.trans(key), HALF)
+        score = score * score_scale - log_sum[:, None]
         before = tl.exp2(tl.where((was | now)[None, :], score, -float("inf")))
         shift = tl.zeros([BLOCK_L, BLOCK_K], tl.float32)
         if HAS_DK:
@@ -173,12 +192,14 @@ def launch(
     numbers = width**-0.5 * math.log2(math.e), *units, change.scale
     has = {f"HAS_D{x}": d is not None for x, (d, _) in zip("QKV", differences, strict=True)}
     sizes = {"H": n_heads, "A": width, "BLOCK_A": max(triton.next_power_of_2(width), 16)}
-    is_half = all(x.dtype == torch.float16 for x in (q, k, v, *stored))
-    tile = HALF if is_half else FULL
+    read = [v, *(d.values for d, _ in differences if d is not None)]
+    is_half = all(x.dtype == torch.float16 for x in read)
+    has_pairs = is_half and torch.float32 in (q.dtype, k.dtype)
+    tile = tile_of(is_half, has_pairs)
     block, log_sum_MH = min(tile.n_rows, queries.tile), control.log_sum_MH.contiguous()
     change_kernel[(n_tiles, n_heads, queries.tile // block)](
         q, k, v, out_MI, log_sum_MH, before_N, *shared, *numbers, **sizes, **has, BLOCK_L=block,
-        BLOCK_K=min(tile.n_keys, queries.tile), HALF=is_half, num_warps=WARPS, num_stages=tile.n_stages,
+        BLOCK_K=min(tile.n_keys, queries.tile), HALF=is_half, HAS_PAIRS=has_pairs, num_warps=WARPS, num_stages=tile.n_stages,
     )  # fmt: skip
     whole_kernel[(n_tiles, n_heads)](
         q, k, v, out_MI, control.value_mean_CI.contiguous(), before_N, *shared, *numbers, **sizes, **has,

@@ -142,7 +142,8 @@ def _whole_rows(
 class AttentionRows:
     """`AttentionControl` of C cells with ragged rows: M rows ask, N rows are keys, I = heads times the width of a head.
 
-    query_MI, key_NI, value_NI  float16 or float32, keys and values centred; rows may lie apart
+    query_MI, key_NI, value_NI  float16 or float32, keys and values centred; rows may lie apart. An error of a score grows with
+                                the score: queries and keys are better float32, also where values are float16
     out_MI, log_sum_MH, value_mean_CI  float32
     keep_N                      bool
     """
@@ -187,7 +188,8 @@ def attention_change_rows(
     T rows ask, U rows are keys; both are of the same items. dq is (T, I), dk and dv (U, I), rows may lie apart; None: no change.
     keep_U   bool, which keys are kept afterwards
     anew_T   bool, rows computed whole, besides those whose weights change too much; None: none
-    Products are float16 where all of query, key, value and their changes are, else exact float32; sums are float32.
+    Products are float16 where values and all changes are, but for the scores of float32 queries and keys, which are products
+    of pairs of float16; else as good as float32. Sums are float32.
     -> (T, I) of the dtype, times the scale. Raises ValueError for shapes that do not match, TypeError for masks not bool.
     """
     _check(queries, keys, control, (dq, dk, dv), keep_U, anew_T)

@@ -18,8 +18,13 @@ from screen_kernels.delta import (
 from screen_kernels.delta.ragged import TILE
 
 N_HEADS = 8
-ATTENTIONS = (("float16", 48, "QKV"), ("float16", 64, "KV"), ("float32", 48, "QKV"))
-"""What is stored, the width of a head, what changes."""
+ATTENTIONS = (
+    ("float32", "float16", 48, "QKV"),
+    ("float32", "float16", 64, "KV"),
+    ("float16", "float16", 64, "QKV"),
+    ("float32", "float32", 48, "QKV"),
+)
+"""What the control's queries and keys are kept in, its values and all changes; the width of a head; what changes."""
 KINDS = ("float16", "float32")
 """Of differences and of what the control gives to products."""
 
@@ -78,9 +83,10 @@ def _pool(kind: str) -> Variant:
     )
 
 
-def _attention(kind: str, width: int, changes: str) -> list[Variant]:
+def _attention(asked: str, kind: str, width: int, changes: str) -> list[Variant]:
     types = _pointers(
-        (TYPES[kind], "query key value dq dk dv change"),
+        (TYPES[asked], "query key"),
+        (TYPES[kind], "value dq dk dv change"),
         ("*fp32", "out log_sum value_mean"),
         ("*i8", "before after whole"),
         ("*i32", "tile"),
@@ -90,10 +96,11 @@ def _attention(kind: str, width: int, changes: str) -> list[Variant]:
     numbers = ("score_scale", "dq_unit", "dk_unit", "dv_unit", "scale")
     types |= dict.fromkeys(numbers, "fp32")
     sizes: dict[str, Any] = {"H": N_HEADS, "A": width, "BLOCK_A": triton.next_power_of_2(width)}
-    tile = _attention_triton.HALF if kind == "float16" else _attention_triton.FULL
+    tile = _attention_triton.tile_of(kind == "float16", asked != kind)
     has = sizes | {f"HAS_D{x}": x in changes for x in "QKV"}
-    name, odd = f"A={width} {kind} {changes}", frozenset(numbers)
-    first = has | {"BLOCK_L": tile.n_rows, "BLOCK_K": tile.n_keys, "HALF": kind == "float16"}
+    name, odd = f"A={width} {asked} {kind} {changes}", frozenset(numbers)
+    first = has | {"BLOCK_L": tile.n_rows, "BLOCK_K": tile.n_keys}
+    first |= {"HALF": kind == "float16", "HAS_PAIRS": asked != kind}
     second = has | {"BLOCK_L": TILE, "BLOCK_K": _whole_rows_triton.BLOCK_K, "ROWS": _whole_rows_triton.ROWS}
     warps, change_kernel = _attention_triton.WARPS, _attention_triton.change_kernel
     whole_kernel, stages = _whole_rows_triton.whole_kernel, _whole_rows_triton.STAGES
