@@ -39,7 +39,7 @@ def drawn(n_examples: int) -> settings:
 
 
 def check_drawn_attention(device: str, backend: str) -> None:
-    @drawn(40)
+    @drawn(30)
     @given(attention_cases())
     def check(case: attention.Case) -> None:
         attention.check_drawn(case, device, backend)

@@ -20,10 +20,9 @@ from screen_kernels.delta.scaled import Scaled
 
 WARPS = 4
 LOG2_E = tl.constexpr(math.log2(math.e))
-LN_2 = tl.constexpr(math.log(2))
 WEIGHT_SCALE = tl.constexpr(attention.WEIGHT_SCALE)
-SMALL = tl.constexpr(0.36)
-"""In units of log 2, below which the first seven terms of the series are closer than subtracting."""
+SMALL = tl.constexpr(0.25)
+"""Below this the first seven terms of the series are closer than subtracting."""
 LEAST = tl.constexpr(attention.LEAST_SUM)
 MOST = tl.constexpr(attention.MOST_WEIGHT)
 MOST_SHIFT = tl.constexpr(64.0)
@@ -110,7 +109,7 @@ def change_kernel(
     if HAS_DQ:
         dq = tl.load(dq_ptr + (start_qb * dq_stride + h * A) + row[:, None] * dq_stride + a, mask=in_q, other=0.0)
         query_after += dq.to(tl.float32) * dq_unit
-    log_sum = tl.load(log_sum_ptr + (start_qc + row) * H + h, mask=is_row, other=0.0) * LOG2_E
+    log_sum = tl.load(log_sum_ptr + (start_qc + row) * H + h, mask=is_row, other=0.0)
     mixed = tl.zeros([BLOCK_L, BLOCK_A], tl.float32)
     rise = tl.zeros([BLOCK_L], tl.float32)
     most = tl.zeros([BLOCK_L], tl.float32)
@@ -132,7 +131,7 @@ def change_kernel(
         )
         score = product_of_pairs(query, tl.trans(key)) if HAS_PAIRS else product(query, tl.trans(key), HALF)
         score = score * score_scale - log_sum[:, None]
-        before = tl.exp2(tl.where((was | now)[None, :], score, -float("inf")))
+        before = tl.exp2(tl.where((was | now)[None, :], score, -float("inf")) * LOG2_E)
         shift = tl.zeros([BLOCK_L, BLOCK_K], tl.float32)
         if HAS_DK:
             dk_at = dk_ptr + (start_kb * dk_stride + h * A) + column[:, None] * dk_stride + a
@@ -143,11 +142,11 @@ def change_kernel(
             shift += product(dq, tl.trans(key), HALF) * (dq_unit * score_scale)
         # a key that leaves falls to no weight; what becomes of its own change is of no use, and may be anything
         shift = tl.where(now[None, :], shift, -float("inf"))
-        growth = tl.exp2(shift)
-        relative = tl.where(tl.abs(shift) < SMALL, expm1_series(shift * LN_2), growth - 1.0)
+        growth = tl.exp2(shift * LOG2_E)
+        relative = tl.where(tl.abs(shift) < SMALL, expm1_series(shift), growth - 1.0)
         weight = before * tl.where((now & (was == 0))[None, :], growth, relative)
         rise += tl.sum(weight, axis=1)
-        most = tl.maximum(most, tl.max(tl.maximum(tl.abs(weight), shift * (LN_2 * MOST / MOST_SHIFT)), axis=1))
+        most = tl.maximum(most, tl.max(tl.maximum(tl.abs(weight), shift * (MOST / MOST_SHIFT)), axis=1))
         mixed += product(weight * WEIGHT_SCALE, value, HALF)
         if HAS_DV:
             dv_at = dv_ptr + (start_kb * dv_stride + h * A) + column[:, None] * dv_stride + a
@@ -189,7 +188,7 @@ def launch(
     places = queries.tile_X2, queries.cell_B, queries.start_B1, queries.start_C1, keys.start_B1, keys.start_C1
     strides = [x.stride(0) for x in (q, k, v, *stored)]
     shared = *stored, keep_U.view(torch.int8).contiguous(), whole_T, change.values, *places, *strides
-    numbers = width**-0.5 * math.log2(math.e), *units, change.scale
+    numbers = width**-0.5, *units, change.scale
     has = {f"HAS_D{x}": d is not None for x, (d, _) in zip("QKV", differences, strict=True)}
     sizes = {"H": n_heads, "A": width, "BLOCK_A": max(triton.next_power_of_2(width), 16)}
     read = [v, *(d.values for d, _ in differences if d is not None)]

@@ -3,12 +3,15 @@
 # Triton ships no types.
 # mypy: disable-error-code="import-untyped, no-untyped-def, no-untyped-call, untyped-decorator"
 
+import math
+
 import triton
 import triton.language as tl
 
 ROWS = 16
 """Flagged rows of a tile that are computed at once."""
 BLOCK_K, STAGES = 16, 2
+LOG2_E = tl.constexpr(math.log2(math.e))
 
 
 @triton.jit
@@ -74,8 +77,8 @@ def whole_kernel(
             most_now = tl.maximum(most, tl.max(score, axis=1))
             # no key so far: -inf - -inf is no number
             base = tl.where(most_now == -float("inf"), 0.0, most_now)
-            shrunk = tl.exp2(most - base)
-            weight = tl.exp2(score - base[:, None])
+            shrunk = tl.exp2((most - base) * LOG2_E)
+            weight = tl.exp2((score - base[:, None]) * LOG2_E)
             total = total * shrunk + tl.sum(weight, axis=1)
             mixed = mixed * shrunk[:, None] + tl.dot(weight, value, input_precision="tf32x3")
             most = most_now

@@ -251,15 +251,17 @@ def attention_change_rows_reference(
 
 def attention_change_rows_bytes(
     n_queries: int, n_keys: int, n_control_queries: int, n_control_keys: int, width: int, n_heads: int,
-    n_changes: tuple[int, int] = (1, 2), itemsize: int = 2,
+    n_changes: tuple[int, int] = (1, 2), itemsize: int = 2, score_itemsize: int = 4,
 ) -> int:  # fmt: skip
     """Bytes moved at least: changes of T queries and U keys and the control's rows read once, the result written once.
 
-    n_changes  how many of dq, and of dk and dv, there are
+    n_changes       how many of dq, and of dk and dv, there are
+    score_itemsize  of the control's queries and keys; itemsize: of values and all changes
     Masks and flags are a byte a row, flags being written and read again; the control's output and sums are float32.
     """
     changes = (n_queries * (n_changes[0] + 1) + n_keys * n_changes[1]) * width * itemsize
-    control = n_control_queries * (width * (itemsize + 4) + n_heads * 4) + n_control_keys * (2 * width * itemsize + 1)
+    of_query = width * (score_itemsize + 4) + n_heads * 4
+    control = n_control_queries * of_query + n_control_keys * (width * (score_itemsize + itemsize) + 1)
     return changes + control + 2 * n_queries + n_keys
 
 
