@@ -67,7 +67,7 @@ def small(case: Case) -> Case:
     return replace(case, moves=0.0, anew=0.0)
 
 
-MIXED = Case((5, 18, 1), (20, 7, 1), (1, 0, 2, 1))
+MIXED = Case((5, 18, 1), (20, 7, 1), (1, 2, 0))
 CASES = {
     "rows and keys of other states": MIXED,
     "the same in float32": full(MIXED),
@@ -96,7 +96,8 @@ CASES = {
     "tiny differences in float16": small(Case((20,), (17,), (0,), size=1e-3, seed=22)),
     "longest rows": Case((40,), (130,), (0,), 1, seed=21),
     "tiles as on a GPU": Case((70, 64), (66, 3), (0, 1), 1, tile=64, seed=23),
-    "more rows anew than one step takes": Case((50,), (20,), (0,), 1, anew=1.0, tile=64, seed=26),
+    "more rows anew than one step takes": full(Case((40,), (5,), (0,), 1, keeps=0.0, moves=1.0, tile=64, seed=26)),
+    "large scores": small(Case((20,), (17,), (0,), spread=3.0, seed=27)),
     "tiles as on a GPU in float32": full(Case((70, 31), (34, 3), (1, 0), 1, tile=64, seed=24)),
     "no item": Case((3,), (4,), ()),
 }

@@ -104,7 +104,8 @@ def _attention(asked: str, kind: str, width: int, changes: str) -> list[Variant]
     second = has | {"BLOCK_L": TILE, "BLOCK_K": _whole_rows_triton.BLOCK_K, "ROWS": _whole_rows_triton.ROWS}
     warps, change_kernel = _attention_triton.WARPS, _attention_triton.change_kernel
     whole_kernel, stages = _whole_rows_triton.whole_kernel, _whole_rows_triton.STAGES
-    return [
-        Variant("attention_change", name, change_kernel, types, first, warps, odd, tile.n_stages),
-        Variant("attention_whole_rows", name, whole_kernel, types, second, warps, odd, stages),
-    ]
+    found = [Variant("attention_change", name, change_kernel, types, first, warps, odd, tile.n_stages)]
+    # rows computed whole do not depend on what products are
+    if width == 48:
+        found.append(Variant("attention_whole_rows", name, whole_kernel, types, second, warps, odd, stages))
+    return found
