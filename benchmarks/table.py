@@ -40,6 +40,7 @@ DESCRIPTIONS = {
     "gain_one_encoder_block": ("one encoder block instead of twelve", "all blocks"),
     "gain_shared_control": ("one control per cell", "one per item"),
     "gain_first_self_attention": ("source edits take over the first self-attention", "computed anew"),
+    "gain_few_keys": ("the first attention takes a masked token alone", "all rows anew"),
     "gain_context_keys_values": ("target edits take over encoder output, keys and values", "computed anew"),
     "gain_unreached_time_points": ("no pass where no edit reaches", "computed anew"),
     "gain_batches": ("batches of one cell's items", "one item at a time"),

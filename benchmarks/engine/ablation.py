@@ -46,6 +46,7 @@ def variants(source: Case, target: Case, executor: Executor, chained: PerturbGen
         SRC: (source, forward_of(engine_of(source, executor))),
         TGT: (target, forward_of(engine_of(target, executor))),
         "gain_first_self_attention": (source, forward_of(engine_of(source, executor, "first"))),
+        "gain_few_keys": (source, forward_of(engine_of(source, executor, "few"))),
         "gain_context_keys_values": (target, forward_of(engine_of(target, executor, "context"))),
         "gain_unreached_time_points": (target, forward_of(engine_of(target, executor, "unchanged"))),
         "gain_onednn_products": (source, forward_of(engine_of(source, replace(executor, cpu_products="torch")))),

@@ -17,6 +17,7 @@ from screen.engine.executor import Executor
 from screen.engine.lanes import Lanes
 from screen.engine.packed import PackedEngine
 from screen.models.ops import PlainOps
+from screen.models.perturbgen.chains import REUSE
 from screen.models.products import Weights
 from screen.run.workload import batches_by_block
 
@@ -129,7 +130,8 @@ def products_of(engine: PackedEngine, forward: Stages) -> tuple[Stages, int]:
     """(the products and attention of a forward and nothing else, on random data; their FLOPs). Runs the forward once."""
     model: Any = engine.computer.model
     listener = Listener(model.ops, engine.screen.adapter.model)
-    engine.computer.model = replace(model, ops=listener.ops)
+    # every row's: what the first attention does of a few rows alone is not in the plan
+    engine.computer.model = replace(model, ops=listener.ops, reuse=REUSE - {"few"})
     with Lanes(engine.executor.device, engine.executor.n_lanes) as lanes:
         futures = [[lanes.submit(listener.heard, call) for call in calls] for calls in forward]
         heard = [[done.result() for done in calls] for calls in futures]

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from screen.config.sections import ComputeConfig
 from screen.engine.choose import choose_executor
-from screen.engine.delta.forward import DeltaForward
-from screen.engine.delta.rounding import LargestSeen
 from screen.engine.executor import DELTA, Executor
 from screen.engine.packed import PackedEngine
 from screen.engine.reference import ReferenceEngine
@@ -19,6 +17,8 @@ from screen.engine.sample import sample
 from screen.engine.screen import Screen
 from screen.engine.unit import Unit
 from screen.errors import ConfigError, PredictionError
+from screen.models.delta.forward import DeltaForward
+from screen.models.delta.rounding import LargestSeen
 
 N_CELLS, ITEMS_PER_CELL, TOP = 8, 12, 10
 MOST = 1e9

@@ -10,10 +10,11 @@ import numpy as np
 from screen.cells.bank import TokenBank
 from screen.cells.vocabulary import Vocabulary
 from screen.config.sections import DegConfig, EnrichConfig, OutputConfig
-from screen.engine.delta.forward import DeltaForward
 from screen.engine.executor import AnyPrecision, Executor
 from screen.engine.rows import RowBuilder
 from screen.models.adapter import Batching, ModelAdapter, PackedModel
+from screen.models.delta.forward import DeltaForward
+from screen.models.delta.rounding import EXACT, HalfRounding
 from screen.planning.index import BankIndex
 from screen.planning.layout import Layout
 from screen.planning.perturbations import Library, edited_states
@@ -71,7 +72,10 @@ class Screen:
         packed = self.adapter.packed(executor.device, executor.arithmetic, batching)
         if not executor.is_delta:
             return packed
-        return DeltaForward.of(self.adapter, executor, batching, self._slots(), packed)
+        exact = self.adapter.in_double().on(executor.device)
+        own = exact if executor.precision == "delta64" else self.adapter.on(executor.device)
+        rounding = HalfRounding(executor.scales) if executor.precision == "delta16" else EXACT
+        return DeltaForward(own, exact, packed, batching, self._slots(), rounding)
 
     def _slots(self) -> dict[int, int]:
         """State -> most genes that an edit brings into its rows."""

@@ -21,10 +21,10 @@ from screen.models.registry import family
 from screen.run.configuration import load_config
 from screen.run.prepare import prepare
 from screen.store.reader import StoreReader
+from tests.models.delta.test_forward import worst_error
 from tests.support.places import ROOT
 from tests.support.stores import assert_same_arrays
 from tests.support.toy import write_checkpoint
-from tests.unit.engine.delta.test_forward import worst_error
 
 N_GENES, N_CELLS = 24, 14
 MODES = ["mask", "pad", "delete", "overexpress"]

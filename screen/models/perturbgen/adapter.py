@@ -11,7 +11,7 @@ from torch import Tensor
 from screen.errors import ConfigError
 from screen.models.adapter import AttentionKind, Batching, ModelAdapter, PackedModel, Rows, Schema
 from screen.models.ops import Arithmetic, Ops, X, ops_of
-from screen.models.perturbgen.chains import Chain, chain_of
+from screen.models.perturbgen.chains import REUSE, Chain, chain_of
 from screen.models.perturbgen.cost import Cost
 from screen.models.perturbgen.files.checkpoint import fingerprint as weights_fingerprint
 from screen.models.perturbgen.network.count_head import CountOutput
@@ -112,7 +112,9 @@ class PerturbGenAdapter(ModelAdapter):
 
         there = self.on(device)
         ops = ops_of(arithmetic, device, ATTENTION_CHOICES, fuse).ready(there.model)
-        return PackedPerturbGen(there, ops, batching)
+        # cell by cell, which is no work for a GPU; and by weights as they are
+        is_few_worth = device.type == "cpu" and arithmetic.precision == "float32"
+        return PackedPerturbGen(there, ops, batching, REUSE if is_few_worth else REUSE - {"few"})
 
     def _value(self, output: CountOutput) -> Tensor:
         """(B, G) what the readout says, per unit of size factor."""

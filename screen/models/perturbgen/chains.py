@@ -10,8 +10,9 @@ from dataclasses import dataclass
 SOURCE = 0
 Chain = tuple[int, ...]
 ENCODED: Chain = ()
-REUSE = frozenset({"first", "context", "unchanged"})
-"""What can be taken over from a control: first self-attention, keys and values of context, whole predictions."""
+REUSE = frozenset({"first", "context", "unchanged", "few"})
+"""What can be taken over from a control: first self-attention, keys and values of context, whole predictions; of the first
+self-attention of an edited row, what the rows get that the edit does not touch."""
 
 
 def chain_of(time: int, context_tps: Sequence[int], context_mode: bool) -> Chain:

@@ -4,15 +4,20 @@ What the plain model does for one item, computed once per cell where no edit rea
 of unchanged context, first self-attention of an unedited target, whole decoder passes. Never any token logits.
 """
 
+import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from screen.models.adapter import Batching, BatchRows, Readout, Row, keep_of
-from screen.models.ops import PlainOps
+from screen.models.delta.few import few_rows
+from screen.models.delta.ops import Recording
+from screen.models.ops import Ops, PlainOps, X
 from screen.models.packed import pooled
 from screen.models.perturbgen.adapter import PerturbGenAdapter
 from screen.models.perturbgen.chains import ENCODED, REUSE, SOURCE, Chain, Needs, context_of, needs
@@ -27,11 +32,13 @@ class Shared:
     first      time point -> (L, D) after the first block's self-attention
     context    piece -> per block (keys, values), each (K, I)
     hidden     predicted chain -> (L, D), last decoder layer
+    ids        state -> (L,) the cell's own row
     """
 
     first: Mapping[int, Tensor]
     context: Mapping[Chain, Sequence[KeysValues[Tensor]]]
     hidden: Mapping[Chain, Tensor]
+    ids: Mapping[int, Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,7 @@ class PackedPerturbGen:
     ops: PlainOps
     batching: Batching
     reuse: frozenset[str] = REUSE
+    _recent: threading.local = field(default_factory=threading.local, compare=False)
 
     @property
     def chains(self) -> dict[int, Chain]:
@@ -57,7 +65,7 @@ class PackedPerturbGen:
 
         `length_B` are the rows' own lengths by state, condition tokens included, at least 1.
         """
-        one = _Pass(self.adapter.model, self.ops, rows, None, needs(self.chains.values(), {SOURCE}))
+        one = _Pass(self.adapter.model, self.ops, rows, None, needs(self.chains.values(), {SOURCE}), None)
         hidden = {t: one.hidden(c) for t, c in self.chains.items()}
         wanted = [needs(self.chains.values(), e, self.reuse) for e in self.batching.edits]
         shared = [self._shared(one, wanted, b, {s: n[b] for s, n in length_B.items()}) for b in range(len(rows))]
@@ -67,7 +75,8 @@ class PackedPerturbGen:
     def predict(self, rows: BatchRows, before_CD: Mapping[int, Tensor], shared: Sequence[Shared]) -> Readout:
         """Readouts of B items, from the control embeddings and shared activations of the C cells they belong to."""
         need = needs(self.chains.values(), rows.edited, self.reuse)
-        one = _Pass(self.adapter.model, self.ops, rows, shared, need)
+        recorded = self._recorded if "few" in self.reuse else None
+        one = _Pass(self.adapter.model, self.ops, rows, shared, need, recorded)
         unchanged = frozenset[int]() if self.batching.pools_anew else frozenset(c[-1] for c in need.unchanged)
         wanted = {t: c for t, c in self.chains.items() if t not in unchanged or self.batching.keeps_hidden}
         hidden = {t: one.hidden(c).expand(len(rows), -1, -1) for t, c in wanted.items()}
@@ -94,7 +103,16 @@ class PackedPerturbGen:
         }
         kept = {c for w in wanted for c in w.unchanged} if self.batching.pools_anew else set()
         kept |= set(self.chains.values()) if self.batching.keeps_hidden else set()
-        return Shared(first, context, {c: one.hidden(c)[b, : length[c[-1]]].clone() for c in kept})
+        hidden = {c: one.hidden(c)[b, : length[c[-1]]].clone() for c in kept}
+        edited = {s for e in self.batching.edits for s in e}
+        return Shared(first, context, hidden, {s: one.rows.row(s).ids_BL[b, : length[s]].clone() for s in edited})
+
+    def _recorded(self, cell: Shared, state: int) -> Recording:
+        """What this thread recorded of the first attention of a cell's row, as long as no other cell comes."""
+        if getattr(self._recent, "cell", None) is not cell:
+            self._recent.cell, self._recent.recordings = cell, {}
+        found: Recording = self._recent.recordings.setdefault(state, Recording())
+        return found
 
 
 def _state(piece: Chain) -> int:
@@ -111,9 +129,11 @@ class _Pass:
     """One batch on its way through the model; remembers what more than one prediction needs."""
 
     def __init__(
-        self, model: PerturbGen, ops: PlainOps, rows: BatchRows, shared: Sequence[Shared] | None, need: Needs
-    ) -> None:
+        self, model: PerturbGen, ops: PlainOps, rows: BatchRows, shared: Sequence[Shared] | None, need: Needs,
+        recorded: Callable[[Shared, int], Recording] | None,
+    ) -> None:  # fmt: skip
         self.model, self.ops, self.rows, self.shared, self.need = model, ops, rows, shared, need
+        self._recorded = recorded
         self._first: dict[int, Tensor] = {}
         self._hidden: dict[Chain, Tensor] = {}
         self._context: dict[tuple[Chain, int], KeysValues[Tensor]] = {}
@@ -123,7 +143,7 @@ class _Pass:
         """Last decoder layer of a chain, (B, L, D), or (1, L, D) where one cell's control serves every item."""
         if chain not in self._hidden:
             if chain == ENCODED:
-                self._hidden[chain] = self.model.encoded(self.ops, self.rows.source)
+                self._hidden[chain] = self._edited(SOURCE, self.model.encoded)
             elif self.shared is not None and chain not in self.need.decoded:
                 self._hidden[chain] = self._of_items([s.hidden[chain] for s in self.shared], self._row(chain))
             else:
@@ -137,9 +157,30 @@ class _Pass:
             if self.shared is not None and time in self.need.first:
                 self._first[time] = self._of_items([s.first[time] for s in self.shared], row)
             else:
-                embedded = self.model.embedded(self.ops, row.ids_BL, time)
-                self._first[time] = self._block(0).attend_itself(self.ops, embedded, row.keep_BL)
+                self._first[time] = self._edited(time, partial(self._attend_itself, time=time))
         return self._first[time]
+
+    def _attend_itself(self, ops: Ops[X], row: Row, time: int) -> X:
+        return self._block(0).attend_itself(ops, self.model.embedded(ops, row.ids_BL, time), row.keep_BL)
+
+    def _edited(self, state: int, run: Callable[[Ops[Any], Row], Any]) -> Tensor:
+        """What a part of the network makes of the rows of a state, (B, L, D): cell by cell where edits change few tokens."""
+        row = self.rows.row(state)
+        if self._recorded is None or self.shared is None or state not in self.rows.edited:
+            return cast(Tensor, run(self.ops, row))
+        parts, index_B = [], self.rows.index_B
+        for c, cell in enumerate(self.shared):
+            at = (index_B == c).nonzero()[:, 0]
+            found = few_rows(run, self.ops, self._recorded(cell, state), cell.ids[state], row.ids_BL[at])
+            if found is None:
+                found = run(self.ops, Row(row.ids_BL[at], None if row.keep_BL is None else row.keep_BL[at]))
+            parts.append((at, found))
+        if len(parts) == 1:
+            return parts[0][1]
+        out = parts[0][1].new_empty((len(index_B), *parts[0][1].shape[1:]))
+        for at, found in parts:
+            out[at] = found
+        return out
 
     def context(self, piece: Chain, i: int) -> KeysValues[Tensor]:
         """Keys and values (B or 1, K, I) of a piece of context, for block i."""

@@ -23,7 +23,7 @@ from screen_kernels.delta import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from screen.engine.delta.rounding import EXACT, Rounding
+from screen.models.delta.rounding import EXACT, Rounding
 from screen.models.ops import Ops, PlainOps
 from screen.models.products import Weights
 
@@ -147,19 +147,43 @@ class DeltaOps(Ops[Change]):
 
     def attend(self, query: Change, key: Change, value: Change, n_heads: int, keep_BK: Tensor | None) -> Change:
         assert keep_BK is not None, "frames say which keys are kept"
-        place = self._key("attend")
-        control, there = self._recording.once(
-            place, lambda: _attention(query.x, key.x, value.x, n_heads, keep_BK[:1, :, 0])
-        )
-        before, after = keep_BK.unbind(-1)
-        if query.d is key.d is value.d is None and torch.equal(before, after):
-            return Change(there)
-        few = self._few(control, (query, key, value), n_heads, before, after)
+        asked = (query, key, value)
+        place, control, there = self._attention(asked, n_heads, keep_BK)
+        few = self._attended_few(control, there, asked, n_heads, keep_BK)
         if few is not None:
-            return Change(there, None, query.anew_BL, few=(few, control))
-        dq, dk, dv = (None if c.d is None else _heads(c.d, n_heads) for c in (c.whole() for c in (query, key, value)))
-        d = attention_change(control, dq, dk, dv, after, query.anew_BL, self._rounding.operand)
+            return few
+        dq, dk, dv = (None if c.d is None else _heads(c.d, n_heads) for c in (c.whole() for c in asked))
+        d = attention_change(control, dq, dk, dv, keep_BK[..., 1], query.anew_BL, self._rounding.operand)
         return Change(there, self._stored(place, merged(d)), query.anew_BL)
+
+    def attend_few(self, query: Change, key: Change, value: Change, n_heads: int, keep_BK: Tensor) -> Change | None:
+        """`attend` where nothing changes, or few rows and keys do; None where more do."""
+        asked = (query, key, value)
+        _, control, there = self._attention(asked, n_heads, keep_BK)
+        return self._attended_few(control, there, asked, n_heads, keep_BK)
+
+    def _attention(
+        self, asked: Sequence[Change], n_heads: int, keep_BK: Tensor
+    ) -> tuple[tuple[object, ...], AttentionControl, Tensor]:
+        """(which operation this is, what the control's pass leaves of it, its output)."""
+        place = self._key("attend")
+
+        def of_control() -> tuple[AttentionControl, Tensor]:
+            q, k, v = (_heads(c.x, n_heads) for c in asked)
+            keep_CK = keep_BK[:1, :, 0]
+            control, has_key = attention_control(q, k, v, keep_CK), keep_CK.any(1)[:, None, None, None]
+            return control, merged(torch.where(has_key, control.out_CHLA + control.value_mean_CH1A, 0.0))
+
+        return place, *self._recording.once(place, of_control)
+
+    def _attended_few(
+        self, control: AttentionControl, there: Tensor, asked: Sequence[Change], n_heads: int, keep_BK: Tensor
+    ) -> Change | None:
+        before, after = keep_BK.unbind(-1)
+        if all(c.d is None and c.few is None for c in asked) and torch.equal(before, after):
+            return Change(there)
+        few = self._few(control, asked, n_heads, before, after)
+        return None if few is None else Change(there, None, asked[0].anew_BL, few=(few, control))
 
     def _few(
         self, control: AttentionControl, asked: Sequence[Change], n_heads: int, before_BL: Tensor, after_BL: Tensor
@@ -241,16 +265,6 @@ class DeltaOps(Ops[Change]):
 
     def _stored(self, key: tuple[object, ...], d: Tensor) -> Tensor:
         return self._rounding.stored(key, d)
-
-
-def _attention(
-    query: Tensor, key: Tensor, value: Tensor, n_heads: int, keep_CK: Tensor
-) -> tuple[AttentionControl, Tensor]:
-    """(what the control's pass leaves, its output)."""
-    q, k, v = (_heads(x, n_heads) for x in (query, key, value))
-    control = attention_control(q, k, v, keep_CK)
-    has_key = keep_CK.any(1)[:, None, None, None]
-    return control, merged(torch.where(has_key, control.out_CHLA + control.value_mean_CH1A, 0.0))
 
 
 def _heads(x: Tensor, n_heads: int) -> Tensor:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from screen_kernels import PAD, edit_row_reference
 
-from screen.engine.delta.frame import frame_of, unchanged_frame
+from screen.models.delta.frame import frame_of, unchanged_frame
 from tests.support.modes import EVERY
 
 GENES = range(4, 30)

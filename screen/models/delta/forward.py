@@ -11,11 +11,10 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from screen.cells.bank import SOURCE
-from screen.engine.delta.frame import Frame, frame_of, unchanged_frame
-from screen.engine.delta.ops import Change, DeltaOps, Recording
-from screen.engine.delta.rounding import EXACT, HalfRounding, Rounding
-from screen.engine.executor import Executor
 from screen.models.adapter import Batching, BatchRows, ModelAdapter, PackedModel, Readout, Row, Rows, row_of
+from screen.models.delta.frame import Frame, frame_of, unchanged_frame
+from screen.models.delta.ops import Change, DeltaOps, Recording
+from screen.models.delta.rounding import EXACT, Rounding
 from screen.models.ops import PLAIN, PlainOps
 
 
@@ -54,16 +53,6 @@ class DeltaForward:
     rounding: Rounding = EXACT
     ops: PlainOps = PLAIN
     _recent: threading.local = field(default_factory=threading.local, compare=False)
-
-    @staticmethod
-    def of(
-        adapter: ModelAdapter, executor: Executor, batching: Batching, n_slots: Mapping[int, int], packed: PackedModel
-    ) -> "DeltaForward":
-        """In an executor's precision, on its device."""
-        exact = adapter.in_double().on(executor.device)
-        own = exact if executor.precision == "delta64" else adapter.on(executor.device)
-        rounding = HalfRounding(executor.scales) if executor.precision == "delta16" else EXACT
-        return DeltaForward(own, exact, packed, batching, n_slots, rounding)
 
     @torch.inference_mode()
     def control(self, rows: BatchRows, length_B: Mapping[int, Sequence[int]]) -> tuple[Readout, list[CellRow]]:

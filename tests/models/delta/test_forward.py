@@ -9,12 +9,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from screen.engine.delta.forward import DeltaForward
 from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
 from screen.engine.reference import ReferenceEngine
 from screen.engine.resident import Resident
 from screen.engine.screen import Screen
+from screen.models.delta.forward import DeltaForward
 from screen.planning.batches import Batch, pack_controls, pack_unit
 from tests.unit.engine.test_engine import quiet
 from tests.unit.engine.test_nasty_screens import CPU, assert_near, controls_of, nasty_screen
