@@ -7,8 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from screen_kernels import _add_norm_triton, _edit_tokens_triton, _pool_shift_triton, _split_half_triton
+from screen_kernels.compile_variants import TYPES, WIDTH, Variant
+from screen_kernels.delta.compile_variants import delta_variants
 
 ARCHITECTURES = (80, 90)
-WIDTH = 768
-TYPES = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
 
 
 @dataclass(frozen=True)
@@ -37,22 +36,9 @@ class Resources:
     store_bytes: int
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A kernel as the launcher calls it: argument types, constants, arguments that are no multiple of 16."""
-
-    kernel: str
-    name: str
-    function: Any
-    types: Mapping[str, str]
-    constants: Mapping[str, Any]
-    n_warps: int = 4
-    odd: frozenset[str] = field(default=frozenset())
-
-
 def variants() -> list[Variant]:
     """Every kernel, in the variants that a screen meets."""
-    return [*_edit_variants(), *_pool_variants(), *_norm_variants(), *_split_variants()]
+    return [*_edit_variants(), *_pool_variants(), *_norm_variants(), *_split_variants(), *delta_variants()]
 
 
 def _edit_variants() -> list[Variant]:
@@ -123,7 +109,8 @@ def compiled(variant: Variant, arch: int) -> Resources:
     divisible = [["tt.divisibility", 16]]
     attributes = {(i,): divisible for i, n in enumerate(names) if signature[n] != "constexpr" and n not in variant.odd}
     source = ASTSource(variant.function, signature=signature, constexprs=dict(variant.constants), attrs=attributes)
-    binary = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": variant.n_warps})
+    options = {"num_warps": variant.n_warps, "num_stages": variant.n_stages}
+    binary = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     ptx = binary.asm["ptx"]
     registers, spill_bytes = _assembled(ptx, arch)
     wide = {way: _widest(ptx, way) for way in ("ld", "st")}

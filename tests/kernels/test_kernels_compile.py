@@ -32,10 +32,15 @@ def test_no_kernel_spills_and_all_read_and_write_sixteen_bytes_at_once(tmp_path:
     run = python("-W", "error", "-c", SCRIPT, folder=tmp_path)
     assert run.returncode == 0, run.stderr[-4000:]
     found = json.loads(run.stdout)
-    assert Counter(r["kernel"] for r in found) == {"edit_tokens": 8, "pool_shift": 6, "add_norm": 2, "split_half": 4}
+    of_activations = {"edit_tokens": 8, "pool_shift": 6, "add_norm": 2, "split_half": 4}
+    of_changes = {"norm_change": 4, "activation_change": 8, "pool_change": 4}
+    of_changes |= {"attention_change": 8, "attention_whole_rows": 4}
+    assert Counter(r["kernel"] for r in found) == of_activations | of_changes
     assert {r["arch"] for r in found} == {"sm_80", "sm_90"}
     assert not [r for r in found if r["spill_bytes"]], run.stderr
-    assert not [r for r in found if (r["load_bytes"], r["store_bytes"]) != (16, 16)], run.stderr
+    # what pooling writes is a thousandth of what it reads
+    narrow = [r for r in found if (r["load_bytes"], r["store_bytes"]) != (16, 16)]
+    assert {(r["kernel"], r["load_bytes"], r["store_bytes"]) for r in narrow} <= {("pool_change", 16, 8)}, run.stderr
     assert not [r for r in found if not 0 < r["registers"] <= 255], run.stderr
 
 

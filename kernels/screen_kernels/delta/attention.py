@@ -6,6 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from screen_kernels.backend import choose
+from screen_kernels.delta.ragged import RaggedRows
+from screen_kernels.delta.scaled import Scaled, scaled
+
 LEAST_SUM, MOST_WEIGHT = 0.05, 8.0
 """Rows whose normaliser falls below the first, or with a weight that grows above the second, are computed whole."""
 WEIGHT_SCALE = 4096.0
@@ -132,3 +136,135 @@ def _whole_rows(
     new = torch.where(has_key & has_key_before, after - out, new)
     is_chosen = whole_BL.gather(1, row_BN)[:, None, :, None]
     return change.scatter(2, at, torch.where(is_chosen, new, changed))
+
+
+@dataclass(frozen=True)
+class AttentionRows:
+    """`AttentionControl` of C cells with ragged rows: M rows ask, N rows are keys, I = heads times the width of a head.
+
+    query_MI, key_NI, value_NI  float16 or float32, keys and values centred; rows may lie apart. An error of a score grows with
+                                the score: queries and keys are better float32, also where values are float16
+    out_MI, log_sum_MH, value_mean_CI  float32
+    keep_N                      bool
+    """
+
+    query_MI: Tensor
+    key_NI: Tensor
+    value_NI: Tensor
+    out_MI: Tensor
+    log_sum_MH: Tensor
+    value_mean_CI: Tensor
+    keep_N: Tensor
+
+    @property
+    def n_heads(self) -> int:
+        """H."""
+        return self.log_sum_MH.shape[1]
+
+    @property
+    def head_width(self) -> int:
+        """A."""
+        return self.query_MI.shape[1] // self.n_heads
+
+    def of_cell(self, cell: int, queries: slice, keys: slice, dtype: torch.dtype) -> AttentionControl:
+        """One cell's, C = 1."""
+        query, out = (self.heads(x[queries].to(dtype)) for x in (self.query_MI, self.out_MI))
+        key, value = (self.heads(x[keys].to(dtype)) for x in (self.key_NI, self.value_NI))
+        log_sum = self.log_sum_MH[queries].to(dtype).T[None, :, :, None]
+        mean = self.heads(self.value_mean_CI[cell : cell + 1].to(dtype))
+        return AttentionControl(query, key, value, out, log_sum, mean, self.keep_N[keys][None])
+
+    def heads(self, x_TI: Tensor) -> Tensor:
+        """(1, H, T, A)."""
+        return x_TI.reshape(len(x_TI), self.n_heads, self.head_width).transpose(0, 1)[None]
+
+
+def attention_change_rows(
+    queries: RaggedRows, keys: RaggedRows, control: AttentionRows, dq: Scaled | None, dk: Scaled | None, dv: Scaled | None,
+    keep_U: Tensor, anew_T: Tensor | None, *, scale: float, dtype: torch.dtype = torch.float16, backend: str | None = None,
+) -> Scaled:  # fmt: skip
+    """`attention_change` of ragged rows, heads side by side. The kernels have not run on a GPU yet.
+
+    T rows ask, U rows are keys; both are of the same items. dq is (T, I), dk and dv (U, I), rows may lie apart; None: no change.
+    keep_U   bool, which keys are kept afterwards
+    anew_T   bool, rows computed whole, besides those whose weights change too much; None: none
+    Products are float16 where values and all changes are, but for the scores of float32 queries and keys, which are products
+    of pairs of float16; else as good as float32. Sums are float32.
+    -> (T, I) of the dtype, times the scale. Raises ValueError for shapes that do not match, TypeError for masks not bool.
+    """
+    _check(queries, keys, control, (dq, dk, dv), keep_U, anew_T)
+    if choose(control.query_MI, backend) == "torch":
+        change_TI = attention_change_rows_reference(queries, keys, control, dq, dk, dv, keep_U, anew_T)
+        return scaled(change_TI, scale, dtype)
+    from screen_kernels.delta import _attention_triton
+
+    whole_T = torch.zeros(queries.n_rows, dtype=torch.int8, device=keep_U.device)
+    if anew_T is not None:
+        whole_T.copy_(anew_T)
+    change = Scaled(whole_T.new_empty((queries.n_rows, control.query_MI.shape[1]), dtype=dtype), scale)
+    _attention_triton.launch(queries, keys, control, dq, dk, dv, keep_U, whole_T, change)
+    return change
+
+
+def _check(
+    queries: RaggedRows, keys: RaggedRows, control: AttentionRows, changes: tuple[Scaled | None, ...],
+    keep_U: Tensor, anew_T: Tensor | None,
+) -> None:  # fmt: skip
+    n_control, width = control.query_MI.shape
+    n_keys, n_cells = len(control.key_NI), len(control.value_mean_CI)
+    expected = {
+        "key": (n_keys, width), "value": (n_keys, width), "out": (n_control, width),
+        "log_sum": (n_control, control.n_heads), "value_mean": (n_cells, width), "keep": (n_keys,),
+        "dq": (queries.n_rows, width), "dk": (keys.n_rows, width), "dv": (keys.n_rows, width),
+        "keep after": (keys.n_rows,), "anew": (queries.n_rows,),
+    }  # fmt: skip
+    c, (dq, dk, dv) = control, (None if d is None else d.values for d in changes)
+    found = (c.key_NI, c.value_NI, c.out_MI, c.log_sum_MH, c.value_mean_CI, c.keep_N, dq, dk, dv, keep_U, anew_T)
+    for (name, shape), x in zip(expected.items(), found, strict=True):
+        if x is not None and x.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(x.shape)}; it must be {shape}")
+    if width % control.n_heads:
+        raise ValueError(f"query is {width} wide; {control.n_heads} heads must divide that")
+    for name, mask in (("keep", c.keep_N), ("keep after", keep_U), ("anew", anew_T)):
+        if mask is not None and mask.dtype != torch.bool:
+            raise TypeError(f"{name} is {mask.dtype}; it must be torch.bool")
+
+
+def attention_change_rows_reference(
+    queries: RaggedRows, keys: RaggedRows, control: AttentionRows, dq: Scaled | None, dk: Scaled | None, dv: Scaled | None,
+    keep_U: Tensor, anew_T: Tensor | None, operand: Round = as_they_are,
+) -> Tensor:  # fmt: skip
+    """The definition of `attention_change_rows`, unscaled; float64 in, float64 out."""
+    dtype = torch.promote_types(control.query_MI.dtype, torch.float32)
+    changes = [None if d is None else d.unscaled().to(dtype) for d in (dq, dk, dv)]
+    change_TI = control.out_MI.new_empty((queries.n_rows, control.query_MI.shape[1]), dtype=dtype)
+    for (cell, asking, asking_C), (_, asked, asked_C) in zip(queries.spans(), keys.spans(), strict=True):
+        of_cell = control.of_cell(cell, asking_C, asked_C, dtype)
+        dq1, dk1, dv1 = (
+            None if d is None else control.heads(d[at]) for d, at in zip(changes, (asking, asked, asked), strict=True)
+        )
+        anew = None if anew_T is None else anew_T[asking][None]
+        change = attention_change(of_cell, dq1, dk1, dv1, keep_U[asked][None], anew, operand)
+        change_TI[asking] = change[0].transpose(0, 1).flatten(1)
+    return change_TI
+
+
+def attention_change_rows_bytes(
+    n_queries: int, n_keys: int, n_control_queries: int, n_control_keys: int, width: int, n_heads: int,
+    n_changes: tuple[int, int] = (1, 2), itemsize: int = 2, score_itemsize: int = 4,
+) -> int:  # fmt: skip
+    """Bytes moved at least: changes of T queries and U keys and the control's rows read once, the result written once.
+
+    n_changes       how many of dq, and of dk and dv, there are
+    score_itemsize  of the control's queries and keys; itemsize: of values and all changes
+    Masks and flags are a byte a row, flags being written and read again; the control's output and sums are float32.
+    """
+    changes = (n_queries * (n_changes[0] + 1) + n_keys * n_changes[1]) * width * itemsize
+    of_query = width * (score_itemsize + 4) + n_heads * 4
+    control = n_control_queries * of_query + n_control_keys * (width * (score_itemsize + itemsize) + 1)
+    return changes + control + 2 * n_queries + n_keys
+
+
+def attention_change_rows_flops(n_pairs: int, width: int, n_heads: int, n_changes: int = 3) -> int:
+    """Products of queries and keys and of weights and values, one more for each of dq, dk, dv; 20 for a pair's weight."""
+    return n_pairs * (2 * width * (2 + n_changes) + 20 * n_heads)
