@@ -78,6 +78,7 @@ DESCRIPTIONS = {
     "deg_moments_vs_scan": ("`deg: {top: 0}`: means, errors, t and p of every change, from the disk", "reading them"),
     "deg_moments_vs_scan_cached": ("the same from the system's cache", "reading them"),
     "deg_tables_from_moments": ("gene tables from partial moments, two threads", "from the changes"),
+    "deg_tables_two_workers": ("the same with two workers, started before", "with one"),
     "deg_tables_two_threads": ("the same with two threads", "with one"),
     "deg_extra_memory": (
         "extra memory of the tables, 100 perturbations x 1,000 cells x 2,000 genes",

@@ -380,7 +380,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     same = replace(work, n_controls=work.n_cells)
     faults = [f for w, is_screen in ((work, True), (same, False)) for f in beside_others(w, given.results, is_screen)]
     faults += moments(work, given.results) + gene_tables_of(
-        work.n_perturbations, work.n_cells, work.n_rounds, given.results
+        work.n_perturbations, work.n_cells, work.n_rounds, given.results, has_workers=not given.quick
     )
     faults += [memory(work, given.results, given.quick), tables(given.quick, given.results)]
     return exit_code(faults, given.quick)

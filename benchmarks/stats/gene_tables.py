@@ -3,7 +3,9 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,14 @@ from screen.store.reader import STORE
 from screen.store.store import ScreenStore
 
 LEAST_SCALING = 1.7
-"""Two threads against one, on two cores that nothing else uses."""
+"""Two worker processes, started before, against one, on two cores that nothing else uses. Threads share the interpreter."""
+Compute = Callable[[Sequence[Any], Callable[[], None]], list[Any]]
 
 
-def gene_tables_of(n_perturbations: int, n_cells: int, n_rounds: int, results: Path) -> list[str]:
-    """The gene tables of a store, with a thread and with two, and of the same store without its partial moments."""
-    import dask
-
-    with tempfile.TemporaryDirectory() as folder:
+def gene_tables_of(n_perturbations: int, n_cells: int, n_rounds: int, results: Path, has_workers: bool) -> list[str]:
+    """The gene tables of a store, with one thread, worker, and with two, and of the same store without partial moments."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         whole, bare = Path(folder) / "whole", Path(folder) / "bare"
         screen = synthetic(n_cells, 6 * n_perturbations)
         filled(screen, whole, Executor(torch.device("cpu")))
@@ -37,24 +39,25 @@ def gene_tables_of(n_perturbations: int, n_cells: int, n_rounds: int, results: P
         shutil.rmtree(bare / STORE / "library" / "0" / "moments")
         strata = Strata(("all",), np.zeros(n_cells, dtype=np.int64))
 
-        def seconds(out: Path, n_threads: int) -> float:
-            def compute(tasks: Sequence[Any], done: Callable[[], None]) -> list[Any]:
-                return list(dask.compute(*tasks, scheduler="threads", num_workers=n_threads))
-
+        def seconds(out: Path, compute: Compute) -> float:
             store = ScreenStore.open(out / STORE)
             start = time.perf_counter()
             with gene_tables(store, out, strata, DegConfig(), compute=compute):
                 return time.perf_counter() - start
 
         variants = {
-            "one": lambda: seconds(whole, 1), "two": lambda: seconds(whole, 2), "changes": lambda: seconds(bare, 2),
+            "one": partial(seconds, whole, partial(on_threads, 1)), "two": partial(seconds, whole, partial(on_threads, 2)),
+            "changes": partial(seconds, bare, partial(on_threads, 2)),
         }  # fmt: skip
+        if has_workers:
+            variants |= {f"{n} workers": partial(seconds, whole, stack.enter_context(workers(n))) for n in (1, 2)}
         taken = rounds(variants, n_rounds)
     faults, n = [], len(screen.library)
-    for name, ours, theirs, least in (
-        ("deg_tables_from_moments", "two", "changes", None),
-        ("deg_tables_two_threads", "two", "one", LEAST_SCALING if available_cores() > 1 else None),
-    ):
+    compared = [("deg_tables_from_moments", "two", "changes", None), ("deg_tables_two_threads", "two", "one", None)]
+    if has_workers:
+        least = LEAST_SCALING if available_cores() > 1 else None
+        compared.append(("deg_tables_two_workers", "2 workers", "1 workers", least))
+    for name, ours, theirs, least in compared:
         rate, baseline = n / median(taken[ours]), n / median(taken[theirs])
         line = record(
             name, round(rate, 1), "perturbations/s", round(baseline, 1), round(rate / baseline, 2), results,
@@ -63,3 +66,19 @@ def gene_tables_of(n_perturbations: int, n_cells: int, n_rounds: int, results: P
         )  # fmt: skip
         faults.append(reported(line, at_least=least))
     return faults
+
+
+def on_threads(n_threads: int, tasks: Sequence[Any], done: Callable[[], None]) -> list[Any]:
+    """Computes in this process."""
+    import dask
+
+    return list(dask.compute(*tasks, scheduler="threads", num_workers=n_threads))
+
+
+@contextmanager
+def workers(n: int) -> Iterator[Compute]:
+    """Processes of one thread, as those of `deg --workers`."""
+    from dask.distributed import Client, LocalCluster
+
+    with LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+        yield lambda tasks, done: list(client.gather(client.compute(list(tasks))))

@@ -64,7 +64,7 @@ def worst_error(screen: Screen) -> float:
     return worst
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**31))
 def test_in_float64_changes_are_the_plain_models(seed: int) -> None:
     screen = nasty_screen(seed)
@@ -72,7 +72,7 @@ def test_in_float64_changes_are_the_plain_models(seed: int) -> None:
         assert worst_error(screen) <= 1e-9
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**31))
 def test_everything_that_is_kept_is_the_references(seed: int) -> None:
     screen = nasty_screen(seed)

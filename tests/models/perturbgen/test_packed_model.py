@@ -32,7 +32,7 @@ def packed(
     budget: int,
     fuse: bool = False,
     precision: Precision = "float32",
-    reuse: frozenset[str] = REUSE,
+    reuse: frozenset[str] | None = None,
 ) -> dict[str, np.ndarray]:
     """Everything that upstream says of a case's cells, from packed batches."""
     rows, adapter = engine(case, golden_model(case["variant"]))
@@ -45,7 +45,7 @@ def packed(
     batching = Batching(frozenset({frozenset(edited_states(p))}), True, window.pool_everywhere)
     attention_from = dict.fromkeys(ATTENTION_CHOICES.values(), 1 if backend == "onednn" else None)
     model = adapter.packed(CPU, Arithmetic(precision, backend, attention_from), batching, fuse)
-    model = replace(model, reuse=reuse)
+    model = model if reuse is None else replace(model, reuse=reuse)
     controls = [
         predict_controls(model, resident, b, adapter.schema.expression_scale, True)
         for b in pack_controls(lengths, np.arange(N_CELLS), budget)
