@@ -3,8 +3,8 @@
 python -m benchmarks.engine.delta            # about ten minutes; appends to benchmarks/results.jsonl
 
 Error of an item's change of log expression over its root mean square, by mode and site: median, 90 % and the worst of
-the demo's checkpoint and cells, of that checkpoint with logits four times as large, of upstream's golden model with
-weights shaken by a thousandth (most of its weights are exact in float16), and of the published size with random weights.
+the demo's checkpoint and cells, of that checkpoint with logits four times as large, of it with weights shaken by a
+hundredth, and of the published size with random weights (8 edits of 2 cells each; --quick: this alone, at a tiny size).
 The yardstick is the plain model in float64, one item at a time.
 """
 
@@ -59,18 +59,18 @@ def larger_logits(model: torch.nn.Module, factor: float = 4.0) -> None:
             weight *= factor
 
 
-def shaken(model: torch.nn.Module, by: float = 1e-3) -> None:
+def shaken(model: torch.nn.Module, by: float = 1e-2) -> None:
     """Every weight times 1 plus a random number."""
     noise = torch.Generator().manual_seed(0)
     for weight in model.parameters():
         weight *= 1 + by * torch.randn(weight.shape, generator=noise)
 
 
-def demo(mode: str, site: Site, is_quick: bool) -> Screen:
+def demo(mode: str, site: Site) -> Screen:
     """Of the demo's cells, one mode at one site."""
     config, _ = load_config(DEMO)
     library = LibraryConfig(genes="all", modes=[mode], perturbation_sequence=[site])
-    return few(prepare(config.model_copy(update={"library": [library], "null": NullConfig(n=0)})), is_quick)
+    return few(prepare(config.model_copy(update={"library": [library], "null": NullConfig(n=0)})), 8, 8)
 
 
 def published(mode: str, site: Site, is_quick: bool) -> Screen:
@@ -80,20 +80,22 @@ def published(mode: str, site: Site, is_quick: bool) -> Screen:
     library = every_gene(synthetic_vocabulary(scale.sizes), [mode], [site], [1] if site == "tgt" else [], range(8))
     window = Window((1,), (), scale.sizes.max_len)
     model = random_model(sizes_of(scale.sizes))
-    return few(prepared(model, scale, bank_of(length, scale, 4), library, window, dtype="float32"), is_quick, 2, 4)
+    return few(prepared(model, scale, bank_of(length, scale, 4), library, window, dtype="float32"), 2, 4)
 
 
-def few(screen: Screen, is_quick: bool, n_cells: int = 8, items_per_cell: int = 8) -> Screen:
+def few(screen: Screen, n_cells: int, items_per_cell: int) -> Screen:
     """A sample of it, changes kept in float32."""
     layout = replace(screen.layout, dtype="float32", keep_gene_cosine=False)
-    return sample(screen.altered(layout=layout), *((2, 2) if is_quick else (n_cells, items_per_cell)))
+    return sample(screen.altered(layout=layout), n_cells, items_per_cell)
 
 
-def cases() -> Iterator[tuple[str, Callable[[str, Site, bool], Screen]]]:
-    yield "demo", demo
-    yield "demo_logits_x4", lambda *wanted: altered_model(demo(*wanted), larger_logits)
-    yield "demo_shaken", lambda *wanted: altered_model(demo(*wanted), partial(shaken, by=1e-2))
-    yield "published", published
+def cases(is_quick: bool) -> Iterator[tuple[str, Callable[[str, Site], Screen]]]:
+    """Name -> what makes its screen of a mode and a site."""
+    yield "published", partial(published, is_quick=is_quick)
+    if not is_quick:
+        yield "demo", demo
+        yield "demo_logits_x4", lambda *wanted: altered_model(demo(*wanted), larger_logits)
+        yield "demo_shaken", lambda *wanted: altered_model(demo(*wanted), shaken)
 
 
 def changes(screen: Screen, engine: PackedEngine | ReferenceEngine) -> tuple[np.ndarray, int]:
@@ -113,8 +115,8 @@ def errors_of(screen: Screen) -> dict[str, tuple[np.ndarray, int]]:
             executor = replace(executor, scales=find_scales(screen, executor))
         ours_IG, n_other = changes(screen, PackedEngine(screen, executor))
         off_I = np.sqrt(np.square(ours_IG - exact_IG).mean(1))
-        # an edit that changes nothing must be said to change nothing
-        assert precision not in DELTA or (off_I[rms_I == 0] == 0).all()
+        # an edit that changes nothing does so in any precision of changes; the head rounds by the batch, in float64
+        assert precision not in DELTA or (off_I[rms_I == 0] <= 1e-12).all()
         found[precision] = off_I[rms_I > 0] / rms_I[rms_I > 0], n_other
     return found
 
@@ -124,8 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = options(__doc__, arguments)
     torch.set_num_threads(1)
     wrong = []
-    for case, screen_of in cases():
-        found = {(m, s): errors_of(screen_of(m, s, given.quick)) for m in MODES for s in ("src", "tgt")}
+    for case, screen_of in cases(given.quick):
+        found = {(m, s): errors_of(screen_of(m, s)) for m in MODES for s in ("src", "tgt")}
         for precision in PRECISIONS:
             of_group = {f"{s}:{m}": errors[precision] for (m, s), errors in found.items()}
             every_I = np.concatenate([e for e, _ in of_group.values()])

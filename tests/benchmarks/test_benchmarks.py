@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import cases, record, run_all, table
-from benchmarks.engine import bare, plans, precision, real_size, reference, scale_out
+from benchmarks.engine import bare, delta, plans, precision, real_size, reference, scale_out
 from benchmarks.stats import differential, power
 from benchmarks.store import store
 from screen.config.sections import ComputeConfig
@@ -83,6 +83,15 @@ def test_each_precision_is_recorded_for_short_and_for_long_cells(tmp_path: Path)
     for n in (0, 4):
         errors = [found[name]["value"] for name in names[n : n + 4]]
         assert errors == sorted(errors)
+
+
+def test_changes_that_are_carried_are_recorded_beside_cells(tmp_path: Path) -> None:
+    found = figures(delta, tmp_path)
+    assert set(found) == {f"delta_error_{p}_published" for p in ("float32", "delta32", "delta16")}
+    float32, delta32, delta16 = (line["value"] for line in found.values())
+    assert delta32 < float32 < delta16 < 0.01
+    # one of the 64 moves a gene to where it is
+    assert {line["n_edits"] for line in found.values()} == {63}
 
 
 def test_the_engines_are_compared_on_the_demo(tmp_path: Path) -> None:
