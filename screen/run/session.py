@@ -54,7 +54,8 @@ def run(config: ScreenConfig, config_text: str, directory: Path, listener: Liste
         figures = None if decision.agreement is None else decision.agreement.figures()
         store = open_store(screen, directory, config_text, decision.executor, figures, add)
         _compute(screen, store, decision, workers, listener)
-        _describe_recomputed(store, listener)
+        if decision.executor.is_delta:
+            _describe_recomputed(store, listener)
         write_coverage(coverage_of(screen, store), store, directory)
         table, _ = make_tables(store, directory, listener, workers.tables)
     return result_of(store, directory, table, reasons(screen, screen.unscreened()))
