@@ -78,13 +78,14 @@ def attention_change(
     score = c.query_CHLA @ c.key_CHKA.mT * scale
     before = torch.where(c.keep_CK[:, None, None], torch.exp(score - c.log_sum_CHL1), 0.0)
     # dq (k + dk)' + q dk', as one product
-    asked = [x for x in (dq, None if dk is None else q) if x is not None]
-    offered = [x for x, is_there in ((k1, dq is not None), (dk, dk is not None)) if is_there and x is not None]
-    if asked:
-        asked, offered = ([x.expand(n_items, -1, -1, -1) for x in some] for some in (asked, offered))
-        shift = torch.cat(asked, -1) @ torch.cat(offered, -1).mT * scale
+    terms = ([] if dq is None else [(dq, k1)]) + ([] if dk is None else [(q, dk)])
+    if terms:
+        asked, offered = (
+            torch.cat([x.expand(n_items, -1, -1, -1) for x in some], -1) for some in zip(*terms, strict=True)
+        )
+        shift = asked @ offered.mT * scale
     else:
-        shift = score.new_zeros((n_items, 1, 1, 1)).expand(-1, *score.shape[1:])
+        shift = score.new_zeros(()).expand(n_items, *score.shape[1:])
     is_kept = keep_BK[:, None, None]
     # what becomes of keys that are not kept is of no use, and may be anything
     weight = torch.where(is_kept, before * torch.expm1(shift), -before)
@@ -100,7 +101,11 @@ def attention_change(
     whole = whole | (keep_BK.any(1) & ~c.keep_CK.any(1))[:, None]
     whole = whole if anew_BL is None else whole | anew_BL
     change = change.expand(n_items, -1, -1, -1)
-    return _whole_rows(c, q if dq is None else c.query_CHLA + dq, k1, v1, keep_BK, whole, change)
+    # as they are: whole rows are few, and their scores as large as the control's
+    query, key, value = (
+        x if d is None else x + d for x, d in ((c.query_CHLA, dq), (c.key_CHKA, dk), (c.value_CHKA, dv))
+    )
+    return _whole_rows(c, query, key, value, keep_BK, whole, change)
 
 
 def _rounded(weight: Tensor, operand: Round) -> Tensor:

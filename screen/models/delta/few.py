@@ -12,57 +12,59 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from screen.models.adapter import Row
+from screen.models.delta.change import Change
 from screen.models.delta.frame import Frame, frame_of
-from screen.models.delta.ops import MOST_FEW, Change, DeltaOps, Recording
+from screen.models.delta.ops import MOST_FEW, DeltaOps
+from screen.models.delta.recording import Recording
 from screen.models.ops import Ops, PlainOps
 from screen.models.products import Weights
 
 Activation = Change | Tensor
 
 
-def is_few(frame: Frame) -> bool:
-    """Whether every item changes a few rows and all tokens stay in their places, so that columns are positions."""
-    width, n_columns = frame.column_BW.shape[1], frame.ids_BF4.shape[1]
-    places = torch.arange(width, device=frame.column_BW.device)
-    is_in_place = ((frame.column_BW == places) | (frame.column_BW < 0)).all()
-    before, after = frame.keep_BF2.unbind(-1)
-    changed_BF = (before != after) | (frame.ids_BF4[..., 0] != frame.ids_BF4[..., 2])
-    fits = bool(frame.is_carried_B.all() & is_in_place) and n_columns > 0
-    return fits and int(changed_BF.sum(1).max()) <= MOST_FEW
-
-
 def few_rows(
-    run: Callable[[Ops[Activation], Row], Activation],
-    ops: PlainOps,
-    recording: Recording,
-    control_L: Tensor,
+    run: Callable[[Ops[Activation], Row], Activation], ops: PlainOps, recording: Recording, control_L: Tensor,
     edited_BW: Tensor,
-) -> Tensor | None:
+) -> Tensor | None:  # fmt: skip
     """(B, W, D) what part of a network makes of the edited rows of one cell; None where an edit changes more than a few.
 
     run        the part, given ops and a row
     recording  of this part, for the cell's own row `control_L`
     """
+    n = min(len(control_L), edited_BW.shape[1])
+    if int((edited_BW[:, :n] != control_L[:n]).sum(1).max()) > MOST_FEW:
+        # most edits that move tokens are told from this alone
+        return None
     nothing_L, nothing_BW = (torch.zeros_like(x, dtype=torch.bool) for x in (control_L, edited_BW))
     frame = frame_of(control_L, nothing_L, edited_BW, nothing_BW, 0)
-    if not is_few(frame):
+    if not _is_in_place(frame):
         return None
-    found = plain(run(FewOps(ops, recording), Row(frame.ids_BF4, frame.keep_BF2)))
+    found = plain(run(FewOps(ops, DeltaOps(ops, recording)), Row(frame.ids_BF4, frame.keep_BF2)))
     # pads beyond the cell's own row are read by nobody
     n_more = edited_BW.shape[1] - found.shape[1]
     return F.pad(found, (0, 0, 0, n_more)).expand(len(edited_BW), -1, -1)
 
 
-class FewOps(Ops[Activation]):
-    """Items of one cell, whose rows come from a frame as those of `DeltaOps` do; results are plain, (B, F, D)."""
+def _is_in_place(frame: Frame) -> bool:
+    """Whether all tokens stay where they are, so that columns are positions, and few are others or leave."""
+    places = torch.arange(frame.column_BW.shape[1], device=frame.column_BW.device)
+    stays = (frame.column_BW == places) | (frame.column_BW < 0)
+    before, after = frame.keep_BF2.unbind(-1)
+    changed_BF = (before != after) | (frame.ids_BF4[..., 0] != frame.ids_BF4[..., 2])
+    return bool(frame.is_carried_B.all() & stays.all()) and int(changed_BF.sum(1).max()) <= MOST_FEW
 
-    def __init__(self, plain: PlainOps, recording: Recording) -> None:
-        self._plain, self._delta = plain, DeltaOps(plain, recording)
+
+class FewOps(Ops[Activation]):
+    """Items of one cell, whose rows come from a frame as those of `DeltaOps` do; results are plain, (B, F, D).
+
+    What is done of plain activations is counted as well: a recording's places must not depend on the edits.
+    """
+
+    def __init__(self, plain: PlainOps, delta: DeltaOps) -> None:
+        self._plain, self._delta = plain, delta
 
     def within(self, *place: object) -> "FewOps":
-        inner = FewOps.__new__(FewOps)
-        inner._plain, inner._delta = self._plain.within(*place), self._delta.within(*place)
-        return inner
+        return FewOps(self._plain.within(*place), self._delta.within(*place))
 
     def embed(self, ids_BL: Tensor, table_VD: Tensor) -> Activation:
         return self._delta.embed(ids_BL, table_VD)
@@ -72,13 +74,22 @@ class FewOps(Ops[Activation]):
         return self._delta.add_position(x, position)
 
     def scale(self, x: Activation, factor: float) -> Activation:
-        return self._delta.scale(x, factor) if isinstance(x, Change) else self._plain.scale(x, factor)
+        if isinstance(x, Change):
+            return self._delta.scale(x, factor)
+        self._delta.skip("scale")
+        return self._plain.scale(x, factor)
 
     def product(self, x: Activation, linear: Weights) -> Activation:
-        return self._delta.product(x, linear) if isinstance(x, Change) else self._plain.product(x, linear)
+        if isinstance(x, Change):
+            return self._delta.product(x, linear)
+        self._delta.skip("product")
+        return self._plain.product(x, linear)
 
     def products(self, x: Activation, *linears: Weights) -> tuple[Activation, ...]:
-        return self._delta.products(x, *linears) if isinstance(x, Change) else self._plain.products(x, *linears)
+        if isinstance(x, Change):
+            return self._delta.products(x, *linears)
+        self._delta.skip(*["product"] * len(linears))
+        return self._plain.products(x, *linears)
 
     def split(self, x: Activation, n_parts: int) -> tuple[Activation, ...]:
         return self._delta.split(x, n_parts) if isinstance(x, Change) else self._plain.split(x, n_parts)
@@ -91,6 +102,8 @@ class FewOps(Ops[Activation]):
             found = self._delta.attend_few(query, key, value, n_heads, keep_BK)
             if found is not None:
                 return found
+        else:
+            self._delta.skip("attend")
         q, k, v = (plain(x).expand(len(keep_BK), -1, -1) for x in (query, key, value))
         return self._plain.attend(q, k, v, n_heads, keep_BK[..., 1])
 
@@ -98,10 +111,16 @@ class FewOps(Ops[Activation]):
         return self._plain.add(plain(x), plain(update))
 
     def norm(self, x: Activation, norm: nn.LayerNorm) -> Activation:
-        return self._delta.norm(x, norm) if isinstance(x, Change) else self._plain.norm(x, norm)
+        if isinstance(x, Change):
+            return self._delta.norm(x, norm)
+        self._delta.skip("norm")
+        return self._plain.norm(x, norm)
 
     def activate(self, x: Activation, kind: Literal["gelu", "relu"] = "gelu") -> Activation:
-        return self._delta.activate(x, kind) if isinstance(x, Change) else self._plain.activate(x, kind)
+        if isinstance(x, Change):
+            return self._delta.activate(x, kind)
+        self._delta.skip("activate")
+        return self._plain.activate(x, kind)
 
     def join(self, pieces: Sequence[Activation]) -> Activation:
         return self._plain.join([plain(x) for x in pieces])
@@ -110,6 +129,7 @@ class FewOps(Ops[Activation]):
         return self._plain.pool(plain(x), counted_BL[..., 1])
 
     def add_norm(self, x: Activation, update: Activation, norm: nn.LayerNorm) -> Activation:
+        self._delta.skip("norm")
         before, by = plain(x), plain(update)
         n_items = max(len(before), len(by))
         return self._plain.add_norm(before.expand(n_items, -1, -1), by.expand(n_items, -1, -1), norm)
@@ -117,6 +137,7 @@ class FewOps(Ops[Activation]):
     def feed_forward(self, x: Activation, first: Weights, second: Weights) -> Activation:
         if isinstance(x, Change):
             return self._delta.feed_forward(x, first, second)
+        self._delta.skip("product", "activate", "product")
         return self._plain.feed_forward(x, first, second)
 
 

@@ -1,6 +1,5 @@
 """DeltaForward: batches of any model, items as changes of their cell's control."""
 
-import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +11,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from screen.cells.bank import SOURCE
 from screen.models.adapter import Batching, BatchRows, ModelAdapter, PackedModel, Readout, Row, Rows, row_of
+from screen.models.delta.change import Change
 from screen.models.delta.frame import Frame, frame_of, unchanged_frame
-from screen.models.delta.ops import Change, DeltaOps, Recording
+from screen.models.delta.ops import DeltaOps
+from screen.models.delta.recording import LatestRecordings, Recording
 from screen.models.delta.rounding import EXACT, Rounding
 from screen.models.ops import PLAIN, PlainOps
 
@@ -52,7 +53,7 @@ class DeltaForward:
     n_slots: Mapping[int, int]
     rounding: Rounding = EXACT
     ops: PlainOps = PLAIN
-    _recent: threading.local = field(default_factory=threading.local, compare=False)
+    _recordings: LatestRecordings = field(default_factory=LatestRecordings, compare=False)
 
     @torch.inference_mode()
     def control(self, rows: BatchRows, length_B: Mapping[int, Sequence[int]]) -> tuple[Readout, list[CellRow]]:
@@ -110,7 +111,7 @@ class DeltaForward:
         is_finite_B = torch.ones(len(part.at), dtype=torch.bool, device=part.at.device)
         if not len(part.at):
             return is_finite_B
-        hidden = self._hidden(part.frames, self._recording(cell))
+        hidden = self._hidden(part.frames, self._recordings.of(cell))
         for t in self.adapter.reads_out:
             change = self._pooled(hidden, part.frames, t).d
             if change is not None:
@@ -138,13 +139,6 @@ class DeltaForward:
             after[t][at] = before_D[t] + change_BD
             if t in kept:
                 kept[t][at] = found.hidden_BLD[t].to(kept[t].dtype)
-
-    def _recording(self, cell: CellRow) -> Recording:
-        """What this thread recorded of a cell, as long as no other cell comes."""
-        if getattr(self._recent, "cell", None) is not cell:
-            self._recent.cell, self._recent.recording = cell, Recording()
-        found: Recording = self._recent.recording
-        return found
 
     def _hidden(self, frames: Mapping[int, Frame], recording: Recording) -> Mapping[int, Change]:
         ops = DeltaOps(self.ops, recording, self.rounding)

@@ -30,11 +30,6 @@ class Frame:
         """That of some items."""
         return Frame(*(getattr(self, f.name)[items] for f in fields(self)))
 
-    def edited_ids(self) -> Tensor:
-        """(B, W) the edited rows, read back from the frame."""
-        found = self.ids_BF4[..., 2].expand(len(self.column_BW), -1).gather(1, self.column_BW.clamp_min(0))
-        return torch.where(self.column_BW >= 0, found, PAD)
-
 
 def frame_of(control_L: Tensor, counted_L: Tensor, edited_BW: Tensor, counted_BW: Tensor, n_slots: int) -> Frame:
     """The rows of B items over a cell's row; ids are PAD where there is no token, and a pad is never a key.

@@ -2,8 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import torch
 from screen_kernels.delta import (
@@ -23,62 +22,14 @@ from screen_kernels.delta import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from screen.models.delta.change import Change, merged
+from screen.models.delta.recording import Recording
 from screen.models.delta.rounding import EXACT, Rounding
 from screen.models.ops import Ops, PlainOps
 from screen.models.products import Weights
 
-T = TypeVar("T")
 MOST_FEW = 8
 """Rows of an item that change, up to which they are taken one by one."""
-
-
-@dataclass(frozen=True)
-class Change:
-    """An activation of one cell, and by how much B items change it.
-
-    x           the control's, (1, L, D)
-    d           the difference, (B, L, D); None: nothing changes
-    anew_BL     rows that the edits fill; None: none
-    places_BL2  each row's place before and after, until positions are added
-    at_BM       where there is one, d is (B, M, D), of these rows alone: the others do not change
-    few         the difference after an attention in which few keys changed, which has no `d` until it is asked for
-    """
-
-    x: Tensor
-    d: Tensor | None = None
-    anew_BL: Tensor | None = None
-    places_BL2: Tensor | None = None
-    at_BM: Tensor | None = None
-    few: tuple[FewKeys, AttentionControl] | None = None
-
-    def whole(self) -> "Change":
-        """The same with all rows of the difference."""
-        if self.few is not None:
-            return Change(self.x, merged(self.few[0].whole()), self.anew_BL)
-        if self.d is None or self.at_BM is None:
-            return self
-        d = self.d.new_zeros((len(self.d), self.x.shape[1], self.d.shape[2]))
-        return Change(self.x, d.scatter(1, self.at_BM[..., None].expand_as(self.d), self.d), self.anew_BL)
-
-    def of_rows(self, x: Tensor) -> Tensor:
-        """Numbers of the control's rows (1, L, ...), at the rows that `d` is of."""
-        if self.at_BM is None:
-            return x
-        return x.expand(len(self.at_BM), -1, -1).gather(1, self.at_BM[..., None].expand(-1, -1, x.shape[-1]))
-
-
-@dataclass
-class Recording:
-    """What the control's pass leaves, by place in the network, operation, and how manieth it is there."""
-
-    kept: dict[tuple[object, ...], Any] = field(default_factory=dict)
-
-    def once(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
-        """What was made the first time."""
-        if key not in self.kept:
-            self.kept[key] = make()
-        found: T = self.kept[key]
-        return found
 
 
 class DeltaOps(Ops[Change]):
@@ -257,6 +208,11 @@ class DeltaOps(Ops[Change]):
         d = x.x.new_zeros(()).expand(len(counted_BL), *x.x.shape[1:]) if x.d is None else x.d
         return Change(mean, pool_change(x.x, d, before[:1], after))
 
+    def skip(self, *operations: str) -> None:
+        """Operations that are done elsewhere: those that follow keep their numbers."""
+        for operation in operations:
+            self._key(operation)
+
     def _key(self, operation: str) -> tuple[object, ...]:
         """Which operation this is: its place, its kind, how many of these there were before."""
         kind = (*self._place, operation)
@@ -269,11 +225,6 @@ class DeltaOps(Ops[Change]):
 
 def _heads(x: Tensor, n_heads: int) -> Tensor:
     return x.view(*x.shape[:2], n_heads, -1).transpose(1, 2)
-
-
-def merged(x_BHLA: Tensor) -> Tensor:
-    """(B, H, L, A) -> (B, L, I), heads side by side."""
-    return x_BHLA.transpose(1, 2).flatten(2)
 
 
 def _first(is_so_BL: Tensor, n: int) -> Tensor:

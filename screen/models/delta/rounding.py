@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 import torch
-from screen_kernels.delta.attention import as_they_are
+from screen_kernels.delta.attention import Round, as_they_are
 from torch import Tensor
 
 LARGEST_HALF, HEADROOM, MOST_EXPONENT = 65504.0, 32.0, 16
@@ -24,9 +24,10 @@ class Rounding:
         """A weight as products read it."""
         return weight
 
-    def operand(self, x: Tensor) -> Tensor:
+    @property
+    def operand(self) -> Round:
         """What attention's products read."""
-        return as_they_are(x)
+        return as_they_are
 
 
 EXACT = Rounding()
@@ -67,11 +68,17 @@ class HalfRounding(Rounding):
     def weight(self, weight: Tensor) -> Tensor:
         known = self._weights.get(id(weight))
         if known is None:
-            known = self._weights[id(weight)] = (weight, weight.half().float())
+            known = self._weights[id(weight)] = (weight, to_half(weight))
         return known[1]
 
-    def operand(self, x: Tensor) -> Tensor:
-        return x.half().float()
+    @property
+    def operand(self) -> Round:
+        return to_half
+
+
+def to_half(x: Tensor) -> Tensor:
+    """Rounded to float16, as float32."""
+    return x.half().float()
 
 
 def name_of(key: tuple[object, ...]) -> str:

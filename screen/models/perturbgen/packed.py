@@ -1,10 +1,10 @@
 """PackedPerturbGen: batches of edited items with only the work that an edit makes necessary.
 
 What the plain model does for one item, computed once per cell where no edit reaches it: encoder output, keys and values
-of unchanged context, first self-attention of an unedited target, whole decoder passes. Never any token logits.
+of unchanged context, first self-attention of an unedited target, whole decoder passes. Of the first self-attention of
+an edited row, what the rows get that a few edited tokens do not touch. Never any token logits.
 """
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from screen.models.adapter import Batching, BatchRows, Readout, Row, keep_of
 from screen.models.delta.few import few_rows
-from screen.models.delta.ops import Recording
+from screen.models.delta.recording import LatestRecordings
 from screen.models.ops import Ops, PlainOps, X
 from screen.models.packed import pooled
 from screen.models.perturbgen.adapter import PerturbGenAdapter
@@ -52,7 +52,7 @@ class PackedPerturbGen:
     ops: PlainOps
     batching: Batching
     reuse: frozenset[str] = REUSE
-    _recent: threading.local = field(default_factory=threading.local, compare=False)
+    _recordings: LatestRecordings = field(default_factory=LatestRecordings, compare=False)
 
     @property
     def chains(self) -> dict[int, Chain]:
@@ -75,8 +75,8 @@ class PackedPerturbGen:
     def predict(self, rows: BatchRows, before_CD: Mapping[int, Tensor], shared: Sequence[Shared]) -> Readout:
         """Readouts of B items, from the control embeddings and shared activations of the C cells they belong to."""
         need = needs(self.chains.values(), rows.edited, self.reuse)
-        recorded = self._recorded if "few" in self.reuse else None
-        one = _Pass(self.adapter.model, self.ops, rows, shared, need, recorded)
+        recordings = self._recordings if "few" in self.reuse else None
+        one = _Pass(self.adapter.model, self.ops, rows, shared, need, recordings)
         unchanged = frozenset[int]() if self.batching.pools_anew else frozenset(c[-1] for c in need.unchanged)
         wanted = {t: c for t, c in self.chains.items() if t not in unchanged or self.batching.keeps_hidden}
         hidden = {t: one.hidden(c).expand(len(rows), -1, -1) for t, c in wanted.items()}
@@ -107,13 +107,6 @@ class PackedPerturbGen:
         edited = {s for e in self.batching.edits for s in e}
         return Shared(first, context, hidden, {s: one.rows.row(s).ids_BL[b, : length[s]].clone() for s in edited})
 
-    def _recorded(self, cell: Shared, state: int) -> Recording:
-        """What this thread recorded of the first attention of a cell's row, as long as no other cell comes."""
-        if getattr(self._recent, "cell", None) is not cell:
-            self._recent.cell, self._recent.recordings = cell, {}
-        found: Recording = self._recent.recordings.setdefault(state, Recording())
-        return found
-
 
 def _state(piece: Chain) -> int:
     """The state whose tokens a piece of context holds."""
@@ -130,10 +123,10 @@ class _Pass:
 
     def __init__(
         self, model: PerturbGen, ops: PlainOps, rows: BatchRows, shared: Sequence[Shared] | None, need: Needs,
-        recorded: Callable[[Shared, int], Recording] | None,
+        recordings: LatestRecordings | None,
     ) -> None:  # fmt: skip
         self.model, self.ops, self.rows, self.shared, self.need = model, ops, rows, shared, need
-        self._recorded = recorded
+        self._recordings = recordings
         self._first: dict[int, Tensor] = {}
         self._hidden: dict[Chain, Tensor] = {}
         self._context: dict[tuple[Chain, int], KeysValues[Tensor]] = {}
@@ -164,22 +157,25 @@ class _Pass:
         return self._block(0).attend_itself(ops, self.model.embedded(ops, row.ids_BL, time), row.keep_BL)
 
     def _edited(self, state: int, run: Callable[[Ops[Any], Row], Any]) -> Tensor:
-        """What a part of the network makes of the rows of a state, (B, L, D): cell by cell where edits change few tokens."""
-        row = self.rows.row(state)
-        if self._recorded is None or self.shared is None or state not in self.rows.edited:
+        """What a part of the network makes of the rows of a state, (B, L, D); cells whose edits change few tokens by themselves."""
+        row, index_B = self.rows.row(state), self.rows.index_B
+        few: list[tuple[Tensor, Tensor]] = []
+        if self._recordings is not None and self.shared is not None and state in self.rows.edited:
+            for c, cell in enumerate(self.shared):
+                at, recording = (index_B == c).nonzero()[:, 0], self._recordings.of(cell, state)
+                found = few_rows(run, self.ops, recording, cell.ids[state], row.ids_BL[at])
+                if found is not None:
+                    few.append((at, found))
+        if not few:
             return cast(Tensor, run(self.ops, row))
-        parts, index_B = [], self.rows.index_B
-        for c, cell in enumerate(self.shared):
-            at = (index_B == c).nonzero()[:, 0]
-            found = few_rows(run, self.ops, self._recorded(cell, state), cell.ids[state], row.ids_BL[at])
-            if found is None:
-                found = run(self.ops, Row(row.ids_BL[at], None if row.keep_BL is None else row.keep_BL[at]))
-            parts.append((at, found))
-        if len(parts) == 1:
-            return parts[0][1]
-        out = parts[0][1].new_empty((len(index_B), *parts[0][1].shape[1:]))
-        for at, found in parts:
-            out[at] = found
+        out = few[0][1].new_empty((len(index_B), *few[0][1].shape[1:]))
+        is_left_B = torch.ones_like(index_B, dtype=torch.bool)
+        for at, found in few:
+            out[at], is_left_B[at] = found, False
+        if is_left_B.any():
+            out[is_left_B] = run(
+                self.ops, Row(row.ids_BL[is_left_B], None if row.keep_BL is None else row.keep_BL[is_left_B])
+            )
         return out
 
     def context(self, piece: Chain, i: int) -> KeysValues[Tensor]:

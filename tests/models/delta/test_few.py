@@ -14,6 +14,7 @@ from screen.models.delta.few import few_rows
 from screen.models.delta.ops import Recording
 from screen.models.ops import PLAIN
 from screen.models.perturbgen.random import random_model, sizes_of
+from screen.models.products import Pair
 from screen.models.synthetic import SyntheticSizes
 
 SIZES = SyntheticSizes(
@@ -66,3 +67,25 @@ def test_edits_that_move_other_tokens_are_not_few(mode: str) -> None:
     row = torch.tensor([7, 9, 11, 13])
     edited = edit_row_reference(row, [11], mode, "tgt")[None]
     assert few_rows(lambda ops, r: MODELS["scmaskgit"].encoded(ops, r), PLAIN, Recording(), row, edited) is None
+
+
+def test_a_recording_serves_edits_that_leave_the_few_at_different_places() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value, out, aside = (
+        Pair(torch.randn(8, 8, generator=generator, dtype=torch.float64), None) for _ in range(5)
+    )
+    table = torch.randn(40, 8, generator=generator, dtype=torch.float64)
+
+    def network(ops: Any, row: Any) -> Any:
+        x = ops.add_position(ops.embed(row.ids_BL, table), lambda n: torch.zeros(n, 8, dtype=torch.float64))
+        attended = ops.attend(*(ops.product(x, w) for w in (query, key, value)), 2, row.keep_BL)
+        # the second product is of x itself, which is a change whatever became of attention
+        return ops.add(ops.product(attended, out), ops.product(x, aside))
+
+    row, recording = torch.tensor([7]), Recording()
+    for mode in ("pad", "mask"):
+        edited = edit_row_reference(row, [7], mode, "src")[None]
+        found = few_rows(network, PLAIN, recording, row, edited)
+        assert found is not None
+        if mode == "mask":
+            assert float((found - network(PLAIN, row_of(edited))).abs().max()) <= 1e-12

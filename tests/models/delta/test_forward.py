@@ -17,7 +17,7 @@ from screen.engine.screen import Screen
 from screen.models.delta.forward import DeltaForward
 from screen.planning.batches import Batch, pack_controls, pack_unit
 from tests.unit.engine.test_engine import quiet
-from tests.unit.engine.test_nasty_screens import CPU, assert_near, controls_of, nasty_screen
+from tests.unit.engine.test_nasty_screens import CPU, assert_same, nasty_screen
 
 DELTA64 = Executor(CPU, "delta64", batch_tokens=200)
 
@@ -81,14 +81,7 @@ def test_everything_that_is_kept_is_the_references(seed: int) -> None:
     numbers = range(screen.plan.n_units)
     exact = list(ReferenceEngine(screen, Executor(CPU, "float64", n_lanes=1)).units(numbers, quiet))
     ours = list(PackedEngine(screen, DELTA64).units(numbers, quiet))
-    for one, two in zip(exact, ours, strict=True):
-        assert set(one.columns) == set(two.columns)
-        for name, values in one.columns.items():
-            assert_near(two.columns[name], values, name)
-    theirs = controls_of(exact)
-    for cell, columns in controls_of(ours).items():
-        for name, values in columns.items():
-            assert_near(np.asarray(values), np.asarray(theirs[cell][name]), name)
+    assert_same(ours, exact)
 
 
 @pytest.mark.parametrize("precision", ["delta32", "delta16"])

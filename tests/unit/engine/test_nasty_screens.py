@@ -143,6 +143,19 @@ def controls_of(units: list[Unit]) -> dict[int, dict[str, Any]]:
     }
 
 
+def assert_same(ours: list[Unit], exact: list[Unit]) -> None:
+    """Everything that is kept of items and of controls is near."""
+    for one, two in zip(exact, ours, strict=True):
+        assert set(one.columns) == set(two.columns)
+        for name, values in one.columns.items():
+            assert_near(two.columns[name], values, name)
+    theirs, found = controls_of(exact), controls_of(ours)
+    assert set(theirs) == set(found)
+    for cell, columns in found.items():
+        for name, values in columns.items():
+            assert_near(np.asarray(values), np.asarray(theirs[cell][name]), name)
+
+
 @settings(max_examples=18, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**31))
 @example(40)
@@ -159,15 +172,7 @@ def test_packed_equals_reference_on_nasty_screens(seed: int) -> None:
         Executor(CPU, cpu_products="onednn", attention_from=dict.fromkeys(ATTENTION_CHOICES.values(), 1)),
     ):
         ours = list(PackedEngine(screen, executor).units(numbers, quiet))
-        for one, two in zip(exact, ours, strict=True):
-            assert set(one.columns) == set(two.columns)
-            for name, values in one.columns.items():
-                assert_near(two.columns[name], values, name)
-        theirs = controls_of(exact)
-        assert set(theirs) == set(controls_of(ours))
-        for cell, columns in controls_of(ours).items():
-            for name, values in columns.items():
-                assert_near(np.asarray(values), np.asarray(theirs[cell][name]), name)
+        assert_same(ours, exact)
 
 
 def wild(weight: float) -> PerturbGen:
