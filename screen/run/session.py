@@ -132,8 +132,11 @@ def _workers(
 def _describe_decision(decision: Decision, listener: Listener) -> None:
     if decision.agreement is None:
         return
-    if decision.executor.device.type == "cpu" and decision.executor.precision != "float32":
-        listener.note(f"{decision.executor.precision} is emulated on a CPU: the numbers of a GPU, slower than float32")
+    precision = decision.executor.precision
+    if precision == "delta32":
+        listener.note("delta32 carries changes: nearer to the exact answer than float32 is, and slower on a CPU")
+    elif decision.executor.device.type == "cpu" and precision != "float32":
+        listener.note(f"{precision} is emulated on a CPU: the numbers of a GPU, slower than float32")
     listener.note(f"{decision.agreement}{'' if decision.agreement.is_close else '; float32 is used'}")
 
 
