@@ -44,12 +44,18 @@ def choose_executor(compute: ComputeConfig, screen: Screen, decided: Mapping[str
                     "remove the setting, or choose another --out"
                 )
         return Executor.of_store(device, decided, compute.lanes)
-    usual: AnyPrecision = "float32" if device.type == "cpu" else "fp16x2"
-    precision: AnyPrecision = usual if compute.precision == "auto" else compute.precision
+    precision: AnyPrecision = candidates(compute, device)[0] if compute.precision == "auto" else compute.precision
     batch_tokens = compute.batch_tokens or default_batch_tokens(device)
     if device.type != "cpu":
         return Executor(device, precision, "torch", never, batch_tokens, compute.lanes)
     return replace(_on_cpu(compute, screen), precision=precision, batch_tokens=batch_tokens, n_lanes=compute.lanes)
+
+
+def candidates(compute: ComputeConfig, device: torch.device) -> tuple[AnyPrecision, ...]:
+    """What `precision: auto` tries on a device, in order; the last is never tried, but taken where nothing else agrees."""
+    if device.type == "cpu":
+        return ("float32",)
+    return ("fp16x2", "float32") if compute.engine == "packed" else ("delta16", "fp16x2", "float32")
 
 
 def _on_cpu(compute: ComputeConfig, screen: Screen) -> Executor:

@@ -1,6 +1,6 @@
 """Pilot: whether a precision says the same as the plain model, on this model and these cells."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from screen.config.sections import ComputeConfig
-from screen.engine.choose import choose_executor
-from screen.engine.executor import DELTA, Executor
+from screen.engine.choose import candidates, choose_executor
+from screen.engine.executor import DELTA, AnyPrecision, Executor
 from screen.engine.packed import PackedEngine
 from screen.engine.reference import ReferenceEngine
 from screen.engine.sample import sample
@@ -128,7 +128,7 @@ def find_scales(screen: Screen, executor: Executor) -> dict[str, int]:
     engine = PackedEngine(small, replace(executor, precision="delta32"))
     model, seen = engine.computer.model, LargestSeen()
     assert isinstance(model, DeltaForward)
-    engine.computer.model = replace(model, rounding=seen)
+    engine.computer.model = replace(model, rounding=seen, at_once=False)
     _changes(small, engine)
     return seen.scales()
 
@@ -171,28 +171,43 @@ def _quantiles(error_I: NDArray[np.float64]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Decision:
-    """Who computes, what it says of itself, and how the precision that was tried agreed with float32 (None: none was)."""
+    """Who computes, what it says of itself, and how the precisions that were tried agreed, the last one last.
+
+    Where the last did not agree either, float32 is what computes.
+    """
 
     executor: Executor
     record: Mapping[str, Any]
-    agreement: Agreement | None = None
+    tried: tuple[Agreement, ...] = ()
 
 
 def executor_for(compute: ComputeConfig, screen: Screen, decided: Mapping[str, Any] | None) -> Decision:
     """Who computes a screen here; `decided` is what an existing store was created with. Raises ConfigError.
 
-    Any precision but float32 is tried first; where it does not agree, float32 is taken, unless the user asked for it.
+    Any precision but float32 is tried first; where it does not agree the next is, at last float32, unless the user asked for it.
     """
     executor = choose_executor(compute, screen, decided)
     if executor.precision in ("float32", "float64") or decided is not None:
         return Decision(executor, executor.record())
-    if executor.precision == "delta16":
-        executor = replace(executor, scales=find_scales(screen, executor))
-    found = pilot(screen, executor)
-    if compute.precision != "auto":
-        require_agreement(found)
-    executor = executor if found.is_close else replace(executor, precision="float32")
-    return Decision(executor, executor.record(), found)
+    if compute.precision == "auto":
+        return first_that_agrees(screen, executor, candidates(compute, executor.device))
+    found = first_that_agrees(screen, executor, (executor.precision, "float32"))
+    require_agreement(found.tried[-1])
+    return found
+
+
+def first_that_agrees(screen: Screen, executor: Executor, precisions: Sequence[AnyPrecision]) -> Decision:
+    """Tries precisions in order; the last is not tried, but taken where no other agrees."""
+    tried: list[Agreement] = []
+    for precision in precisions[:-1]:
+        one = replace(executor, precision=precision)
+        if precision == "delta16":
+            one = replace(one, scales=find_scales(screen, one))
+        tried.append(pilot(screen, one))
+        if tried[-1].is_close:
+            return Decision(one, one.record(), tuple(tried))
+    last = replace(executor, precision=precisions[-1])
+    return Decision(last, last.record(), tuple(tried))
 
 
 def require_agreement(found: Agreement) -> None:

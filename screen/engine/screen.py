@@ -14,7 +14,7 @@ from screen.engine.executor import AnyPrecision, Executor
 from screen.engine.rows import RowBuilder
 from screen.models.adapter import Batching, ModelAdapter, PackedModel
 from screen.models.delta.forward import DeltaForward
-from screen.models.delta.rounding import EXACT, HalfRounding
+from screen.models.delta.rounding import HalfRounding, Rounding
 from screen.planning.index import BankIndex
 from screen.planning.layout import Layout
 from screen.planning.perturbations import Library, edited_states
@@ -74,8 +74,13 @@ class Screen:
             return packed
         exact = self.adapter.in_double().on(executor.device)
         own = exact if executor.precision == "delta64" else self.adapter.on(executor.device)
-        rounding = HalfRounding(executor.scales) if executor.precision == "delta16" else EXACT
-        return DeltaForward(own, exact, packed, batching, self._slots(), rounding)
+        rounding = (
+            HalfRounding(executor.scales)
+            if executor.precision == "delta16"
+            else Rounding(next(own.model.parameters()).dtype)
+        )
+        is_gpu = executor.device.type == "cuda"
+        return DeltaForward(own, exact, packed, batching, self._slots(), rounding, at_once=is_gpu)
 
     def _slots(self) -> dict[int, int]:
         """State -> most genes that an edit brings into its rows."""

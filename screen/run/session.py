@@ -51,7 +51,7 @@ def run(config: ScreenConfig, config_text: str, directory: Path, listener: Liste
     with only_writer(directory, scratch), _workers(config, cluster, screen, scratch, listener) as workers:
         decision = workers.decide(_decided(directory))
         _describe_decision(decision, listener)
-        figures = None if decision.agreement is None else decision.agreement.figures()
+        figures = decision.tried[-1].figures() if decision.tried else None
         store = open_store(screen, directory, config_text, decision.executor, figures, add)
         _compute(screen, store, decision, workers, listener)
         if decision.executor.is_delta:
@@ -130,14 +130,15 @@ def _workers(
 
 
 def _describe_decision(decision: Decision, listener: Listener) -> None:
-    if decision.agreement is None:
+    if not decision.tried:
         return
+    for agreement in decision.tried:
+        listener.note(f"{agreement}{'' if agreement.is_close else '; it is not used'}")
     precision = decision.executor.precision
     if precision == "delta32":
         listener.note("delta32 carries changes: nearer to the exact answer than float32 is, and slower on a CPU")
     elif decision.executor.device.type == "cpu" and precision != "float32":
         listener.note(f"{precision} is emulated on a CPU: the numbers of a GPU, slower than float32")
-    listener.note(f"{decision.agreement}{'' if decision.agreement.is_close else '; float32 is used'}")
 
 
 def _describe_recomputed(store: ScreenStore, listener: Listener) -> None:

@@ -42,6 +42,7 @@ from screen_kernels.delta.pool import (
 )
 from screen_kernels.delta.ragged import (
     RaggedRows,
+    even_rows,
     ragged_rows,
 )
 from screen_kernels.delta.scaled import (
@@ -66,6 +67,7 @@ __all__ = [
     "attention_change_rows_flops",
     "attention_change_rows_reference",
     "attention_control",
+    "even_rows",
     "few_keys_change",
     "gelu_change",
     "norm_change",

@@ -50,8 +50,7 @@ def ragged_rows(
 
     Raises ValueError for starts that decrease, cells that there are not, and a tile that is no power of two from 16 on.
     """
-    if tile < 16 or tile & (tile - 1):
-        raise ValueError(f"tile is {tile}; it must be a power of two, at least 16")
+    _check_tile(tile)
     start_C1, cell_B = np.asarray(start_C1, dtype=np.int64), np.asarray(cell_B, dtype=np.int64)
     n_cells, length_C = len(start_C1) - 1, np.diff(start_C1)
     if n_cells < 0 or (length_C < 0).any():
@@ -67,6 +66,25 @@ def ragged_rows(
     control_T = row_T + start_C1[cell_B[item_T]]
     starts, rows = ([torch.from_numpy(x).to(device) for x in xs] for xs in ((start_B1, start_C1), (control_T, tile_X2)))
     return RaggedRows(starts[0], starts[1], torch.from_numpy(cell_B).to(device), rows[0], rows[1], tile)
+
+
+def even_rows(cell_B: Tensor, n_cells: int, n_rows: int, tile: int = TILE) -> RaggedRows:
+    """Items of n_cells cells that all have as many rows; nothing is read back from the device.
+
+    Raises ValueError for a tile that is no power of two from 16 on.
+    """
+    _check_tile(tile)
+    n_items, n_tiles, device = len(cell_B), -(-n_rows // tile), cell_B.device
+    first_X = torch.arange(0, n_tiles * tile, tile, device=device).repeat(n_items)
+    item_X = torch.arange(n_items, device=device).repeat_interleave(n_tiles, output_size=n_items * n_tiles)
+    control_BF = (cell_B * n_rows)[:, None] + torch.arange(n_rows, device=device)
+    start_B1, start_C1 = (torch.arange(n + 1, device=device) * n_rows for n in (n_items, n_cells))
+    return RaggedRows(start_B1, start_C1, cell_B, control_BF.flatten(), torch.stack([item_X, first_X], 1).int(), tile)
+
+
+def _check_tile(tile: int) -> None:
+    if tile < 16 or tile & (tile - 1):
+        raise ValueError(f"tile is {tile}; it must be a power of two, at least 16")
 
 
 def _laid_out(n_B: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from screen_kernels.delta import AttentionControl, FewKeys
+from screen_kernels.delta import AttentionControl, FewKeys, Scaled
 from torch import Tensor
 
 
@@ -34,11 +34,38 @@ class Change:
         d = self.d.new_zeros((len(self.d), self.x.shape[1], self.d.shape[2]))
         return Change(self.x, d.scatter(1, self.at_BM[..., None].expand_as(self.d), self.d), self.anew_BL)
 
+    def difference(self) -> Tensor | None:
+        """(B, L, D) or, pooled, (B, D); None: nothing changes."""
+        return self.whole().d
+
     def of_rows(self, x: Tensor) -> Tensor:
         """Numbers of the control's rows (1, L, ...), at the rows that `d` is of."""
         if self.at_BM is None:
             return x
         return x.expand(len(self.at_BM), -1, -1).gather(1, self.at_BM[..., None].expand(-1, -1, x.shape[-1]))
+
+
+@dataclass(frozen=True)
+class CellsChange:
+    """An activation of C cells, and by how much their B items change it, as memory keeps it.
+
+    x           the controls', (C, L, D)
+    d           the difference, (B, L, D); None: nothing changes
+    anew_BL     rows that the edits fill; None: none
+    places_BL2  each row's place before and after, until positions are added
+    """
+
+    x: Tensor
+    d: Scaled | None = None
+    anew_BL: Tensor | None = None
+    places_BL2: Tensor | None = None
+
+    def difference(self) -> Tensor | None:
+        """(B, L, D) or, pooled, (B, D), float32 or float64; None: nothing changes."""
+        return None if self.d is None else self.d.unscaled()
+
+
+AnyChange = Change | CellsChange
 
 
 def merged(x_BHLA: Tensor) -> Tensor:

@@ -35,8 +35,9 @@ def few_rows(
     if int((edited_BW[:, :n] != control_L[:n]).sum(1).max()) > MOST_FEW:
         # most edits that move tokens are told from this alone
         return None
-    nothing_L, nothing_BW = (torch.zeros_like(x, dtype=torch.bool) for x in (control_L, edited_BW))
-    frame = frame_of(control_L, nothing_L, edited_BW, nothing_BW, 0)
+    control_CL, cell_B = control_L[None], torch.zeros(len(edited_BW), dtype=torch.long, device=edited_BW.device)
+    nothing_CL, nothing_BW = (torch.zeros_like(x, dtype=torch.bool) for x in (control_CL, edited_BW))
+    frame = frame_of(control_CL, nothing_CL, cell_B, edited_BW, nothing_BW, 0)
     if not _is_in_place(frame):
         return None
     found = plain(run(FewOps(ops, DeltaOps(ops, recording)), Row(frame.ids_BF4, frame.keep_BF2)))

@@ -1,8 +1,9 @@
-"""DeltaForward: batches of any model, items as changes of their cell's control."""
+"""DeltaForward: batches of any model, items as changes of their cells' controls."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,8 +12,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from screen.cells.bank import SOURCE
 from screen.models.adapter import Batching, BatchRows, ModelAdapter, PackedModel, Readout, Row, Rows, row_of
-from screen.models.delta.change import Change
-from screen.models.delta.frame import Frame, frame_of, unchanged_frame
+from screen.models.delta.change import AnyChange
+from screen.models.delta.frame import Frame, frame_of
+from screen.models.delta.kernel_ops import ItemsOfCells, KernelOps
 from screen.models.delta.ops import DeltaOps
 from screen.models.delta.recording import LatestRecordings, Recording
 from screen.models.delta.rounding import EXACT, Rounding
@@ -37,13 +39,38 @@ class CellRow:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Items whose changes are carried together.
+
+    cells    theirs; every one of them has an item
+    at_B     the items' places in the batch
+    cell_B   which of `cells` each belongs to
+    """
+
+    cells: tuple[CellRow, ...]
+    at_B: Tensor
+    cell_B: Tensor
+
+    def of(self, is_so_B: Tensor) -> "Group":
+        """That of some items."""
+        left, cell_B = torch.unique(self.cell_B[is_so_B], return_inverse=True)
+        return Group(tuple(self.cells[c] for c in left.tolist()), self.at_B[is_so_B], cell_B)
+
+    def padded(self, part_of: Callable[[CellRow], Tensor]) -> Tensor:
+        """(C, L) a part of every cell."""
+        return pad_sequence([part_of(cell) for cell in self.cells], batch_first=True)
+
+
+@dataclass(frozen=True)
 class DeltaForward:
-    """Runs batches cell by cell.
+    """Runs batches of changes.
 
     adapter    the network, in the numbers that changes are computed in
     exact      the same in float64: its head turns embeddings into counts
     packed     computes the items whose change cannot be carried
     n_slots    by state, most genes that an edit may bring into a row
+    at_once    all cells of a batch together, by `KernelOps`, as a GPU needs it; else cell by cell, by `DeltaOps`
+    backend    of the kernels: None, the device decides
     """
 
     adapter: ModelAdapter
@@ -53,22 +80,36 @@ class DeltaForward:
     n_slots: Mapping[int, int]
     rounding: Rounding = EXACT
     ops: PlainOps = PLAIN
+    at_once: bool = False
+    backend: str | None = None
     _recordings: LatestRecordings = field(default_factory=LatestRecordings, compare=False)
 
     @torch.inference_mode()
     def control(self, rows: BatchRows, length_B: Mapping[int, Sequence[int]]) -> tuple[Readout, list[CellRow]]:
         """Readouts of B unedited cells; their items take over the rows, and record what they need when they come."""
-        cells = [_cell_row(rows, length_B, b) for b in range(len(rows))]
-        found = []
-        for cell in cells:
-            frames = {s: unchanged_frame(ids, cell.counted_L.get(s)) for s, ids in cell.ids_L.items()}
-            hidden = self._hidden(frames, Recording())
-            found.append({t: (hidden[t].x, self._pooled(hidden, frames, t).x) for t in self.adapter.reads_out})
-        embedding = {t: torch.cat([f[t][1] for f in found]).double() for t in self.adapter.reads_out}
+        if self.at_once:
+            hidden = dict(self.adapter.forward(self.ops, rows))
+            embedding = {t: self.ops.pool(hidden[t], rows.counted_BL[t]).double() for t in self.adapter.reads_out}
+        else:
+            hidden, embedding = self._one_by_one(rows, length_B)
         value, size_factor = self.exact.values(embedding, rows)
-        kept = {t: pad_sequence([f[t][0][0] for f in found], batch_first=True) for t in self._kept()}
-        kept = {t: F.pad(x, (0, 0, 0, rows.row(t).ids_BL.shape[1] - x.shape[1])) for t, x in kept.items()}
-        return Readout(embedding, value, size_factor, kept), cells
+        kept = {t: hidden[t] for t in self._kept()}
+        return Readout(embedding, value, size_factor, kept), [_cell_row(rows, length_B, b) for b in range(len(rows))]
+
+    def _one_by_one(
+        self, rows: BatchRows, length_B: Mapping[int, Sequence[int]]
+    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """(last layers (B, L, D), pooled embeddings) of cells whose numbers must not depend on each other's lengths."""
+        found = []
+        for b in range(len(rows)):
+            one, _ = _cell_row(rows, length_B, b).batch(rows.index_B[:1])
+            hidden = self.adapter.forward(self.ops, one)
+            found.append(
+                {t: (hidden[t][0], self.ops.pool(hidden[t], one.counted_BL[t])) for t in self.adapter.reads_out}
+            )
+        embedding = {t: torch.cat([f[t][1] for f in found]).double() for t in self.adapter.reads_out}
+        padded = {t: pad_sequence([f[t][0] for f in found], batch_first=True) for t in self.adapter.reads_out}
+        return {t: F.pad(x, (0, 0, 0, rows.row(t).ids_BL.shape[1] - x.shape[1])) for t, x in padded.items()}, embedding
 
     @torch.inference_mode()
     def predict(self, rows: BatchRows, before_CD: Mapping[int, Tensor], shared: Sequence[CellRow]) -> Readout:
@@ -76,17 +117,20 @@ class DeltaForward:
         after = {t: before_CD[t][rows.index_B] for t in self.adapter.reads_out}
         kept = {t: before_CD[t].new_zeros((*rows.row(t).ids_BL.shape, self.adapter.schema.width)) for t in self._kept()}
         recomputed = Counter[str]()
-        for c, cell in enumerate(shared):
-            at = (rows.index_B == c).nonzero()[:, 0]
-            frames = self._frames(cell, rows, at)
-            fits = torch.stack([f.is_carried_B for f in frames.values()]).all(0)
-            part = _Part(at[fits], {s: f.of(fits) for s, f in frames.items()})
-            is_finite = self._carried(cell, part, after, kept)
-            rest = {"its row does not fit a frame": at[~fits], "its change is not finite": part.at[~is_finite]}
-            for reason, items in rest.items():
-                if len(items):
-                    self._recompute(cell, rows, items, {t: x[c] for t, x in before_CD.items()}, after, kept)
-                    recomputed[reason] += len(items)
+        for group in self._groups(rows.index_B, shared):
+            frames = self._frames(group, rows)
+            fits_B = torch.stack([f.is_carried_B for f in frames.values()]).all(0)
+            carried = group
+            if not bool(fits_B.all()):
+                carried, rest = group.of(fits_B), group.of(~fits_B)
+                self._recompute(rest, rows, before_CD, after, kept)
+                recomputed["its row does not fit a frame"] += len(rest.at_B)
+                frames = self._frames(carried, rows) if carried.cells else {}
+            is_finite_B = self._carried(carried, rows, frames, after, kept)
+            if not bool(is_finite_B.all()):
+                rest = carried.of(~is_finite_B)
+                self._recompute(rest, rows, before_CD, after, kept)
+                recomputed["its change is not finite"] += len(rest.at_B)
         cosine = {t: F.cosine_similarity(before_CD[t][rows.index_B], x, dim=1) for t, x in after.items()}
         value, size_factor = self.exact.values(after, rows)
         return Readout(after, value, size_factor, kept, cosine, recomputed=recomputed)
@@ -94,67 +138,89 @@ class DeltaForward:
     def _kept(self) -> tuple[int, ...]:
         return self.adapter.reads_out if self.batching.keeps_hidden else ()
 
-    def _frames(self, cell: CellRow, rows: BatchRows, at: Tensor) -> dict[int, Frame]:
-        """By state, of some items of one cell."""
+    def _groups(self, index_B: Tensor, shared: Sequence[CellRow]) -> Iterator[Group]:
+        at_B = torch.arange(len(index_B), device=index_B.device)
+        batch = Group(tuple(shared), at_B, index_B)
+        yield from [batch] if self.at_once else [batch.of(index_B == c) for c in range(len(shared))]
+
+    def _frames(self, group: Group, rows: BatchRows) -> dict[int, Frame]:
+        """By state."""
         found = {}
-        for s, ids_L in cell.ids_L.items():
-            ids_BL, counted_L, counted_BL = rows.row(s).ids_BL[at], cell.counted_L.get(s), rows.counted_BL.get(s)
-            if counted_L is None or counted_BL is None:
-                counted_L, counted_BL = (torch.zeros_like(x, dtype=torch.bool) for x in (ids_L, ids_BL))
+        for s in (SOURCE, *rows.target):
+            control_CL, ids_BL = group.padded(partial(_ids, state=s)), rows.row(s).ids_BL[group.at_B]
+            if s in rows.counted_BL:
+                counted_CL, counted_BL = group.padded(partial(_counted, state=s)), rows.counted_BL[s][group.at_B]
             else:
-                counted_BL = counted_BL[at]
-            found[s] = frame_of(ids_L, counted_L, ids_BL, counted_BL, self.n_slots[s])
+                counted_CL, counted_BL = (torch.zeros_like(x, dtype=torch.bool) for x in (control_CL, ids_BL))
+            found[s] = frame_of(control_CL, counted_CL, group.cell_B, ids_BL, counted_BL, self.n_slots[s])
         return found
 
-    def _carried(self, cell: CellRow, part: "_Part", after: Mapping[int, Tensor], kept: Mapping[int, Tensor]) -> Tensor:
-        """Adds the changes of a cell's items to its embeddings; which of them are finite (B,)."""
-        is_finite_B = torch.ones(len(part.at), dtype=torch.bool, device=part.at.device)
-        if not len(part.at):
+    def _carried(
+        self, group: Group, rows: BatchRows, frames: Mapping[int, Frame], after: Mapping[int, Tensor],
+        kept: Mapping[int, Tensor],
+    ) -> Tensor:  # fmt: skip
+        """Adds the changes of a group's items to its embeddings; which of them are finite (B,)."""
+        is_finite_B = torch.ones_like(group.at_B, dtype=torch.bool)
+        if not len(group.at_B):
             return is_finite_B
-        hidden = self._hidden(part.frames, self._recordings.of(cell))
+        hidden, pooled = self._changes(group, rows, frames)
         for t in self.adapter.reads_out:
-            change = self._pooled(hidden, part.frames, t).d
+            change = pooled[t].difference()
             if change is not None:
                 # without anything to pool there is no embedding, and nothing to compute again
-                is_pooled_B = part.frames[t].counted_BF2.any(1).all(-1)
+                is_pooled_B = frames[t].counted_BF2.any(1).all(-1)
                 is_finite_B &= torch.isfinite(change).all(1) | ~is_pooled_B
-                after[t][part.at] += change.to(after[t].dtype)
+                after[t][group.at_B] += change.to(after[t].dtype)
             if t in kept:
                 width = kept[t].shape[1]
-                kept[t][part.at] = _in_order(hidden[t], part.frames[t])[:, :width].to(kept[t].dtype)
+                kept[t][group.at_B] = _in_order(hidden[t], group.cell_B, frames[t])[:, :width].to(kept[t].dtype)
         return is_finite_B
 
+    def _changes(
+        self, group: Group, rows: BatchRows, frames: Mapping[int, Frame]
+    ) -> tuple[Mapping[int, AnyChange], dict[int, AnyChange]]:
+        """(last layers, pooled embeddings) of every state that is read out."""
+        recording = self._recordings.of(group.cells)
+        if not self.at_once:
+            delta = DeltaOps(self.ops, recording, self.rounding)
+            found = self.adapter.forward(delta, _rows_of(frames, set(frames)))
+            return found, {t: DeltaOps(self.ops, Recording()).pool(x, frames[t].counted_BF2) for t, x in found.items()}
+        items = ItemsOfCells(group.cell_B, len(group.cells))
+        by_kernels = KernelOps(self.ops, recording, items, self.rounding, self.backend)
+        carried = self.adapter.forward(by_kernels, _rows_of(frames, rows.edited))
+        return carried, {t: by_kernels.pool(x, frames[t].counted_BF2) for t, x in carried.items()}
+
     def _recompute(
-        self, cell: CellRow, rows: BatchRows, at: Tensor, before_D: Mapping[int, Tensor], after: Mapping[int, Tensor],
+        self, group: Group, rows: BatchRows, before_CD: Mapping[int, Tensor], after: Mapping[int, Tensor],
         kept: Mapping[int, Tensor],
     ) -> None:  # fmt: skip
-        """Some items of one cell by the packed engine, in float32; their change is added to the embedding of the others."""
-        control_rows, length = cell.batch(at.new_zeros(1))
-        control, shared = self.packed.control(control_rows, length)
-        found = self.packed.predict(_some(rows, at), control.embedding_BD, shared)
-        for t in self.adapter.reads_out:
-            # no change where the edit does not reach
-            new = control.embedding_BD[t] if t in found.unchanged else found.embedding_BD[t]
-            change_BD = new.to(after[t].dtype) - control.embedding_BD[t].to(after[t].dtype)
-            after[t][at] = before_D[t] + change_BD
-            if t in kept:
-                kept[t][at] = found.hidden_BLD[t].to(kept[t].dtype)
-
-    def _hidden(self, frames: Mapping[int, Frame], recording: Recording) -> Mapping[int, Change]:
-        ops = DeltaOps(self.ops, recording, self.rounding)
-        row = {s: Row(f.ids_BF4, f.keep_BF2) for s, f in frames.items()}
-        return self.adapter.forward(ops, Rows(row[SOURCE], {s: r for s, r in row.items() if s != SOURCE}, {}, {}))
-
-    def _pooled(self, hidden: Mapping[int, Change], frames: Mapping[int, Frame], state: int) -> Change:
-        return DeltaOps(self.ops, Recording()).pool(hidden[state], frames[state].counted_BF2)
+        """Items by the packed engine, in float32; their change is added to the embedding of the others."""
+        for c, cell in enumerate(group.cells):
+            at = group.at_B[group.cell_B == c]
+            control_rows, length = cell.batch(at.new_zeros(1))
+            control, shared = self.packed.control(control_rows, length)
+            found = self.packed.predict(_some(rows, at), control.embedding_BD, shared)
+            for t in self.adapter.reads_out:
+                # no change where the edit does not reach
+                new = control.embedding_BD[t] if t in found.unchanged else found.embedding_BD[t]
+                change_BD = new.to(after[t].dtype) - control.embedding_BD[t].to(after[t].dtype)
+                after[t][at] = before_CD[t][rows.index_B[at]] + change_BD
+                if t in kept:
+                    kept[t][at] = found.hidden_BLD[t].to(kept[t].dtype)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Items of one cell that the frames hold, by their place in the batch."""
+def _ids(cell: CellRow, state: int) -> Tensor:
+    return cell.ids_L[state]
 
-    at: Tensor
-    frames: Mapping[int, Frame]
+
+def _counted(cell: CellRow, state: int) -> Tensor:
+    return cell.counted_L[state]
+
+
+def _rows_of(frames: Mapping[int, Frame], edited: Collection[int]) -> Rows:
+    """What a network reads of frames: of states that nothing edits, only what was before."""
+    row = {s: Row(f.ids_BF4 if s in edited else f.ids_BF4[..., :2], f.keep_BF2) for s, f in frames.items()}
+    return Rows(row[SOURCE], {s: r for s, r in row.items() if s != SOURCE}, {}, {})
 
 
 def _cell_row(rows: BatchRows, length_B: Mapping[int, Sequence[int]], b: int) -> CellRow:
@@ -164,11 +230,10 @@ def _cell_row(rows: BatchRows, length_B: Mapping[int, Sequence[int]], b: int) ->
     return CellRow(ids, counted, {s: x[b : b + 1] for s, x in rows.size_factor_B.items()})
 
 
-def _in_order(x: Change, frame: Frame) -> Tensor:
+def _in_order(x: AnyChange, cell_B: Tensor, frame: Frame) -> Tensor:
     """(B, W, D) the changed activations in the order of the edited rows; 0 where there is no token."""
-    n_items = len(frame.column_BW)
-    x = x.whole()
-    after = x.x.expand(n_items, -1, -1) if x.d is None else x.x + x.d
+    change, after = x.difference(), x.x[cell_B]
+    after = after if change is None else after + change
     at = frame.column_BW.clamp_min(0)[..., None].expand(-1, -1, after.shape[-1])
     return torch.where(frame.column_BW[..., None] >= 0, after.gather(1, at), 0.0)
 

@@ -1,15 +1,16 @@
-"""Frame: the rows of a cell's items laid over the cell's own row, gene by gene, so that what is the same stands together."""
+"""Frame: the rows of items laid over those of their cells, gene by gene, so that what is the same stands together."""
 
 from dataclasses import dataclass, fields
 
 import torch
 from screen_kernels import MASK, PAD
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One state of B items of one cell over F columns: those of the cell's row, then slots for what joins.
+    """One state of B items over F columns: those of their cell's row, then slots for what joins.
 
     ids_BF4      id and place before, id and place after
     keep_BF2     whether the column is a key before, and after
@@ -31,20 +32,21 @@ class Frame:
         return Frame(*(getattr(self, f.name)[items] for f in fields(self)))
 
 
-def frame_of(control_L: Tensor, counted_L: Tensor, edited_BW: Tensor, counted_BW: Tensor, n_slots: int) -> Frame:
-    """The rows of B items over a cell's row; ids are PAD where there is no token, and a pad is never a key.
+def frame_of(
+    control_CL: Tensor, counted_CL: Tensor, cell_B: Tensor, edited_BW: Tensor, counted_BW: Tensor, n_slots: int
+) -> Frame:
+    """The rows of B items over the rows of their cells; ids are PAD where there is no token, and a pad is never a key.
 
     A token stands in its own column where it did before, or in that of the same id; any other takes the column at its own
     place if that is free (a mask), else a slot: a column that the control fills with a MASK nobody reads.
     """
-    n_control, (n_items, width) = len(control_L), edited_BW.shape
-    control_L, edited_BW = control_L.long(), edited_BW.long()
+    n_control, (n_items, width) = control_CL.shape[1], edited_BW.shape
+    control_CL, edited_BW = control_CL.long(), edited_BW.long()
     is_token_BW = edited_BW != PAD
     place_W = torch.arange(width, device=edited_BW.device)
-    known_BW = torch.where(is_token_BW, _columns_by_id(control_L, edited_BW), -1)
-    opposite_W = torch.full_like(place_W, PAD)
-    opposite_W[: min(width, n_control)] = control_L[:width]
-    column_BW = torch.where(is_token_BW & (edited_BW == opposite_W), place_W, known_BW)
+    known_BW = torch.where(is_token_BW, _columns_by_id(control_CL, cell_B, edited_BW), -1)
+    opposite_BW = F.pad(control_CL[:, :width], (0, max(width - n_control, 0)), value=PAD)[cell_B]
+    column_BW = torch.where(is_token_BW & (edited_BW == opposite_BW), place_W, known_BW)
     # what is new, at its own place where nothing else stands
     taken_BF = torch.zeros((n_items, max(n_control, width) + 1), dtype=torch.bool, device=edited_BW.device)
     taken_BF.scatter_(1, torch.where(column_BW >= 0, column_BW, taken_BF.shape[1] - 1), True)
@@ -54,27 +56,28 @@ def frame_of(control_L: Tensor, counted_L: Tensor, edited_BW: Tensor, counted_BW
     joins_BW = is_new_BW & ~is_free_BW
     slot_BW = n_control + joins_BW.long().cumsum(1) - 1
     column_BW = torch.where(joins_BW, slot_BW, column_BW)
-    return _laid_out(control_L, counted_L, edited_BW, counted_BW, column_BW, n_slots)
+    return _laid_out(control_CL, counted_CL, cell_B, edited_BW, counted_BW, column_BW, n_slots)
 
 
-def _columns_by_id(control_L: Tensor, edited_BW: Tensor) -> Tensor:
-    """(B, W) the column of the same id in the control, -1 for none; a MASK is no gene, and stands for none."""
-    n_ids = 1 + int(max(control_L.max(), edited_BW.max())) if edited_BW.numel() else 1
-    column_V = torch.full((max(n_ids, MASK + 1),), -1, device=control_L.device)
-    column_V[control_L] = torch.arange(len(control_L), device=control_L.device)
-    column_V[[PAD, MASK]] = -1
-    return column_V[edited_BW]
+def _columns_by_id(control_CL: Tensor, cell_B: Tensor, edited_BW: Tensor) -> Tensor:
+    """(B, W) the column of the same id in the cell's row, -1 for none; a MASK is no gene, and stands for none."""
+    n_cells, length = control_CL.shape
+    n_ids = 1 + int(max(control_CL.max(), edited_BW.max())) if edited_BW.numel() and length else 1
+    column_CV = torch.full((n_cells, max(n_ids, MASK + 1)), -1, device=control_CL.device)
+    column_CV.scatter_(1, control_CL, torch.arange(length, device=control_CL.device).expand(n_cells, -1))
+    column_CV[:, [PAD, MASK]] = -1
+    return column_CV[cell_B[:, None], edited_BW]
 
 
 def _laid_out(
-    control_L: Tensor, counted_L: Tensor, edited_BW: Tensor, counted_BW: Tensor, column_BW: Tensor, n_slots: int
-) -> Frame:
-    n_items, width, n_columns = *edited_BW.shape, len(control_L) + n_slots
-    is_token_BW, device = edited_BW != PAD, edited_BW.device
-    before_F = torch.cat([control_L, control_L.new_full((n_slots,), MASK)])
-    place_F = torch.cat([torch.arange(len(control_L), device=device), control_L.new_zeros(n_slots)])
-    keep_F, counted_F = (torch.zeros(n_columns, dtype=torch.bool, device=device) for _ in range(2))
-    keep_F[: len(control_L)], counted_F[: len(control_L)] = control_L != PAD, counted_L
+    control_CL: Tensor, counted_CL: Tensor, cell_B: Tensor, edited_BW: Tensor, counted_BW: Tensor, column_BW: Tensor,
+    n_slots: int,
+) -> Frame:  # fmt: skip
+    (n_items, width), length, device = edited_BW.shape, control_CL.shape[1], edited_BW.device
+    n_columns, is_token_BW = length + n_slots, edited_BW != PAD
+    before_BF = F.pad(control_CL, (0, n_slots), value=MASK)[cell_B]
+    keep_BF, counted_BF = (F.pad(x, (0, n_slots))[cell_B] for x in (control_CL != PAD, counted_CL))
+    place_BF = F.pad(torch.arange(length, device=device), (0, n_slots)).expand(n_items, -1)
     # the last column is a bin for pads, and for what does not fit
     bin_BW = torch.where(is_token_BW & (column_BW < n_columns), column_BW, n_columns)
     filled = torch.zeros((n_items, n_columns + 1), dtype=torch.long, device=device)
@@ -82,13 +85,13 @@ def _laid_out(
     is_filled_BF = n_filled_BF > 0
     place_BW = torch.arange(width, device=device).expand(n_items, -1)
     after = [filled.scatter(1, bin_BW, x.long())[:, :n_columns] for x in (edited_BW, place_BW, counted_BW)]
-    before = [x.expand(n_items, -1) for x in (before_F, place_F)]
+    before = [before_BF, place_BF]
     ids = [*before, *(torch.where(is_filled_BF, a, b) for a, b in zip(after[:2], before, strict=True))]
     fits_B = (bin_BW < n_columns).eq(is_token_BW).all(1) & (n_filled_BF <= 1).all(1)
     return Frame(
         torch.stack(ids, -1),
-        torch.stack([keep_F.expand(n_items, -1), is_filled_BF], -1),
-        torch.stack([counted_F.expand(n_items, -1), is_filled_BF & after[2].bool()], -1),
+        torch.stack([keep_BF, is_filled_BF], -1),
+        torch.stack([counted_BF, is_filled_BF & after[2].bool()], -1),
         torch.where(bin_BW < n_columns, bin_BW, -1),
         fits_B,
     )
@@ -97,4 +100,5 @@ def _laid_out(
 def unchanged_frame(control_L: Tensor, counted_L: Tensor | None) -> Frame:
     """The frame of a row that nothing edits; None: it is not pooled."""
     counted_L = torch.zeros_like(control_L, dtype=torch.bool) if counted_L is None else counted_L
-    return frame_of(control_L, counted_L, control_L[None], counted_L[None], 0)
+    row, counted = control_L[None], counted_L[None]
+    return frame_of(row, counted, torch.zeros(1, dtype=torch.long, device=row.device), row, counted, 0)

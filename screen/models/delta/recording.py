@@ -1,7 +1,7 @@
-"""Recording: what the control's pass of one cell leaves, so that its items need not compute it again."""
+"""Recording: what the control's pass leaves of cells, so that their items need not compute it again."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -23,14 +23,14 @@ class Recording:
 
 
 class LatestRecordings(threading.local):
-    """For each thread, what it recorded of the cell that it met last: items of one cell come one behind the other."""
+    """For each thread, what it recorded of the cells that it met last: items of one cell come one behind the other."""
 
     def __init__(self) -> None:
-        self._cell: object = None
+        self._cells: Sequence[object] = ()
         self._found: dict[object, Recording] = {}
 
-    def of(self, cell: object, part: object = None) -> Recording:
-        """Of a cell, the very object, and a part of the network."""
-        if self._cell is not cell:
-            self._cell, self._found = cell, {}
+    def of(self, cells: Sequence[object], part: object = None) -> Recording:
+        """Of cells, the very objects, and a part of the network."""
+        if len(cells) != len(self._cells) or any(a is not b for a, b in zip(cells, self._cells, strict=True)):
+            self._cells, self._found = tuple(cells), {}
         return self._found.setdefault(part, Recording())

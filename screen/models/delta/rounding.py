@@ -14,7 +14,19 @@ UNSEEN_EXPONENT = 4
 
 
 class Rounding:
-    """Nothing is rounded: changes are as they are computed."""
+    """Nothing is rounded: changes are as they are computed, in numbers of a dtype."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        self.dtype = dtype
+        """What memory keeps."""
+
+    def scale(self, key: tuple[object, ...]) -> float:
+        """What the operation `key` multiplies changes by before memory keeps them."""
+        return 1.0
+
+    def kept_weight(self, weight: Tensor) -> Tensor:
+        """A weight as memory keeps it for products."""
+        return weight
 
     def stored(self, key: tuple[object, ...], d: Tensor) -> Tensor:
         """A change as the operation `key` keeps it."""
@@ -37,6 +49,7 @@ class LargestSeen(Rounding):
     """Nothing is rounded; remembers the largest change of every operation."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.largest: dict[str, float] = {}
 
     def stored(self, key: tuple[object, ...], d: Tensor) -> Tensor:
@@ -52,24 +65,37 @@ class LargestSeen(Rounding):
 
 
 class HalfRounding(Rounding):
-    """float16, as tensor cores read it and memory keeps it; sums stay float32. Emulated: the numbers are float32 again.
+    """float16, as tensor cores read it and memory keeps it; sums stay float32. `stored`, `weight` and `operand` emulate it:
+    the numbers are float32 again.
 
     `exponents` are of the power of two, by operation, that a change is multiplied by before it is rounded. What does not fit
     becomes infinite, and is found by that.
     """
 
     def __init__(self, exponents: Mapping[str, int]) -> None:
-        self._exponents, self._weights = exponents, dict[int, tuple[Tensor, Tensor]]()
+        super().__init__(torch.float16)
+        self._exponents = exponents
+        self._weights: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def scale(self, key: tuple[object, ...]) -> float:
+        return float(2 ** self._exponents.get(name_of(key), UNSEEN_EXPONENT))
 
     def stored(self, key: tuple[object, ...], d: Tensor) -> Tensor:
-        scale = 2.0 ** self._exponents.get(name_of(key), UNSEEN_EXPONENT)
+        scale = self.scale(key)
         return (d * scale).half().float() / scale
 
     def weight(self, weight: Tensor) -> Tensor:
-        known = self._weights.get(id(weight))
-        if known is None:
-            known = self._weights[id(weight)] = (weight, to_half(weight))
-        return known[1]
+        return self._half(weight, torch.float32)
+
+    def kept_weight(self, weight: Tensor) -> Tensor:
+        return self._half(weight, torch.float16)
+
+    def _half(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rounded the first time it is met; the weight is kept beside it: its address stands for it."""
+        key = id(weight), dtype
+        if key not in self._weights:
+            self._weights[key] = weight, weight.half().to(dtype)
+        return self._weights[key][1]
 
     @property
     def operand(self) -> Round:

@@ -162,7 +162,7 @@ class _Pass:
         few: list[tuple[Tensor, Tensor]] = []
         if self._recordings is not None and self.shared is not None and state in self.rows.edited:
             for c, cell in enumerate(self.shared):
-                at, recording = (index_B == c).nonzero()[:, 0], self._recordings.of(cell, state)
+                at, recording = (index_B == c).nonzero()[:, 0], self._recordings.of([cell], state)
                 found = few_rows(run, self.ops, recording, cell.ids[state], row.ids_BL[at])
                 if found is not None:
                     few.append((at, found))

@@ -1,5 +1,6 @@
 """Changes by the delta engine, in float64, are the plain model's: plain(edited) - plain(control)."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -9,16 +10,22 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from screen.engine.executor import Executor
+from screen.engine.executor import AnyPrecision, Executor
 from screen.engine.packed import PackedEngine
 from screen.engine.reference import ReferenceEngine
 from screen.engine.resident import Resident
 from screen.engine.screen import Screen
-from screen.models.delta.forward import DeltaForward
+from screen.models.adapter import BatchRows
+from screen.models.delta.forward import CellRow, DeltaForward, Group
 from screen.planning.batches import Batch, pack_controls, pack_unit
+from tests.kernels.test_delta_kernels import needs_triton
+from tests.kernels.test_kernels import python
+from tests.support.delta_engine_cases import CHECKS, MOST, SEEDS, mixed_batches, worst
 from tests.unit.engine.test_engine import quiet
 from tests.unit.engine.test_nasty_screens import CPU, assert_same, nasty_screen
 
+N_BATCHES = 10
+"""Of a screen, evenly spread."""
 DELTA64 = Executor(CPU, "delta64", batch_tokens=200)
 
 
@@ -28,13 +35,21 @@ def batches(screen: Screen) -> Iterator[Batch]:
             yield from some
 
 
-def worst_error(screen: Screen) -> float:
+def is_carried(model: DeltaForward, cell: CellRow, rows: BatchRows, b: int) -> bool:
+    """Whether frames hold item b of a batch."""
+    frames = model._frames(Group((cell,), torch.tensor([b]), torch.tensor([0])), rows)
+    return all(bool(f.is_carried_B) for f in frames.values())
+
+
+def worst_error(screen: Screen, at_once: bool) -> float:
     """Largest error of any number of a pooled change over the largest of that change, and of any token's embedding."""
     screen = screen.altered(layout=replace(screen.layout, keep_gene_cosine=True))
     model, exact = screen.packed(DELTA64), screen.adapter.in_double()
     assert isinstance(model, DeltaForward)
+    model = replace(model, at_once=at_once)
     resident, worst = Resident(screen.rows, screen.library, screen.lengths, CPU), 0.0
-    for batch in batches(screen):
+    every = list(mixed_batches(screen) if at_once else batches(screen))
+    for batch in every[:: math.ceil(len(every) / N_BATCHES)]:
         cells, index_B = np.unique(batch.cell_B, return_inverse=True)
         controls = [pack_controls(screen.lengths, cells[c : c + 1], 10**6)[0] for c in range(len(cells))]
         found = [model.control(resident.rows(b, np.zeros(1, int)), resident.own_lengths(b)) for b in controls]
@@ -42,10 +57,8 @@ def worst_error(screen: Screen) -> float:
         shared, rows = [cell for _, (cell,) in found], resident.rows(batch, index_B)
         readout = model.predict(rows, before, shared)
         for b in range(batch.n_items):
-            at = torch.tensor([b])
             # the others are float32
-            frames = model._frames(shared[index_B[b]], rows, at)
-            if not all(bool(f.is_carried_B) for f in frames.values()):
+            if not is_carried(model, shared[index_B[b]], rows, b):
                 continue
             cell, p = int(batch.cell_B[b]), screen.library.perturbations[int(batch.perturbation_B[b])]
             old = exact.predict(screen.rows.control(cell))
@@ -65,11 +78,11 @@ def worst_error(screen: Screen) -> float:
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.integers(0, 2**31))
-def test_in_float64_changes_are_the_plain_models(seed: int) -> None:
+@given(st.integers(0, 2**31), st.booleans())
+def test_in_float64_changes_are_the_plain_models(seed: int, at_once: bool) -> None:
     screen = nasty_screen(seed)
     if screen is not None:
-        assert worst_error(screen) <= 1e-9
+        assert worst_error(screen, at_once) <= 1e-9
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -111,6 +124,21 @@ def test_what_cannot_be_carried_is_computed_packed_and_counted() -> None:
             one = batch.cell_B[b : b + 1]
             (control,) = pack_controls(screen.lengths, one, 10**6)
             _, (cell,) = model.control(resident.rows(control, np.zeros(1, int)), resident.own_lengths(control))
-            frames = model._frames(cell, resident.rows(batch, np.zeros(batch.n_items, int)), torch.tensor([b]))
-            n_uncarried += not all(bool(f.is_carried_B) for f in frames.values())
+            rows = resident.rows(batch, np.zeros(batch.n_items, int))
+            n_uncarried += not is_carried(model, cell, rows, b)
     assert sum(n for reasons in found for n in reasons.values()) == n_uncarried > 0
+
+
+@pytest.mark.parametrize("precision", MOST)
+def test_kernels_carry_many_cells_in_half_precision(precision: AnyPrecision) -> None:
+    for seed in SEEDS.values():
+        screen = nasty_screen(seed)
+        assert screen is not None
+        assert worst(screen, precision, "cpu", "torch") <= MOST[precision]
+
+
+@needs_triton
+def test_networks_by_interpreted_kernels_agree_with_float64() -> None:
+    run = python("-m", "tests.support.delta_engine_cases", "cpu", "triton", TRITON_INTERPRET="1")
+    assert run.returncode == 0, run.stdout + run.stderr[-4000:]
+    assert run.stdout.count("passed") == len(CHECKS)

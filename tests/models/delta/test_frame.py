@@ -1,10 +1,13 @@
 """A frame holds the edited rows, id for id and place for place, whatever the rows are."""
 
+from random import Random
+
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from screen_kernels import PAD, edit_row_reference
+from torch.nn.utils.rnn import pad_sequence
 
 from screen.models.delta.frame import Frame, frame_of, unchanged_frame
 from tests.support.modes import EVERY
@@ -29,6 +32,12 @@ def rows(draw: st.DrawFn, unique: bool) -> tuple[torch.Tensor, torch.Tensor, int
     return row, torch.stack(edited), most
 
 
+def framed(row_L: torch.Tensor, edited_BW: torch.Tensor, n_slots: int) -> Frame:
+    """Of items of one cell."""
+    cell_B = torch.zeros(len(edited_BW), dtype=torch.long)
+    return frame_of(row_L[None], row_L[None] > 3, cell_B, edited_BW, edited_BW > 3, n_slots)
+
+
 def edited_ids(frame: Frame) -> torch.Tensor:
     """(B, W) the edited rows, read back from the frame."""
     found = frame.ids_BF4[..., 2].gather(1, frame.column_BW.clamp_min(0))
@@ -42,7 +51,7 @@ def test_a_frame_of_rows_without_repeats_reads_back_as_the_edited_rows(
 ) -> None:
     row, edited, n_slots = case
     counted = edited > 3
-    frame = frame_of(row, row > 3, edited, counted, n_slots)
+    frame = framed(row, edited, n_slots)
     assert frame.is_carried_B.all()
     assert torch.equal(edited_ids(frame), edited.long())
     # keys and counted columns are the tokens, each at its place
@@ -58,7 +67,7 @@ def test_a_frame_of_rows_without_repeats_reads_back_as_the_edited_rows(
 @given(rows(unique=False), st.integers(0, 3))
 def test_a_frame_says_which_rows_it_does_not_hold(case: tuple[torch.Tensor, torch.Tensor, int], n_slots: int) -> None:
     row, edited, _ = case
-    frame = frame_of(row, row > 3, edited, edited > 3, n_slots)
+    frame = framed(row, edited, n_slots)
     is_held = [
         torch.equal(ids, there.long()) and int(keep.sum()) == int((there != PAD).sum())
         for ids, there, keep in zip(edited_ids(frame), edited, frame.keep_BF2[..., 1], strict=True)
@@ -66,12 +75,30 @@ def test_a_frame_says_which_rows_it_does_not_hold(case: tuple[torch.Tensor, torc
     assert frame.is_carried_B.tolist() == is_held
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.lists(rows(unique=True), min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_items_of_several_cells_are_framed_as_each_by_itself(
+    cases: list[tuple[torch.Tensor, torch.Tensor, int]], random: Random
+) -> None:
+    n_slots = max(n for _, _, n in cases)
+    control = pad_sequence([row for row, _, _ in cases], batch_first=True)
+    items = [(c, ids) for c, (_, edited, _) in enumerate(cases) for ids in edited]
+    random.shuffle(items)
+    cell_B, edited = torch.tensor([c for c, _ in items]), pad_sequence([ids for _, ids in items], batch_first=True)
+    frame = frame_of(control, control > 3, cell_B, edited, edited > 3, n_slots)
+    assert frame.is_carried_B.all()
+    assert torch.equal(edited_ids(frame), edited.long())
+    assert torch.equal(frame.keep_BF2[..., 0].sum(1), (control != PAD).sum(1)[cell_B])
+    assert torch.equal(frame.keep_BF2[..., 1].sum(1), (edited != PAD).sum(1))
+    assert torch.equal(frame.counted_BF2.sum(1), torch.stack([(control > 3).sum(1)[cell_B], (edited > 3).sum(1)], 1))
+
+
 def test_a_mask_stays_in_its_column_and_a_moved_gene_keeps_its_own() -> None:
     row = torch.tensor([2, 10, 11, 12, 3], dtype=torch.int32)
     masked = edit_row_reference(row, [11], "mask", "src")
     moved = edit_row_reference(row, [12], "overexpress", "src")
     absent = edit_row_reference(row, [20], "overexpress", "src")
-    frame = frame_of(row, row > 3, torch.stack([masked, moved, absent]), torch.stack([masked, moved, absent]) > 3, 1)
+    frame = framed(row, torch.stack([masked, moved, absent]), 1)
     assert frame.column_BW.tolist() == [[0, 1, 2, 3, 4], [0, 3, 1, 2, 4], [0, 5, 1, 2, 3]]
     # the row is full: what an absent gene pushes out leaves
     assert frame.keep_BF2[2].tolist() == [[True, True]] * 4 + [[True, False], [False, True]]

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from screen.cli.main import main
+from screen.config.sections import ComputeConfig
+from screen.engine.choose import candidates
 from screen.engine.executor import Executor
-from screen.engine.precision import agreement, pilot, require_agreement
+from screen.engine.precision import agreement, first_that_agrees, pilot, require_agreement
 from screen.errors import ConfigError
 from screen.models.products import (
     HalfPairProduct,
@@ -129,6 +131,26 @@ def test_the_pilot_tells_precisions_apart() -> None:
     require_agreement(close)
     with pytest.raises(ConfigError, match=r"bf16 is not exact enough.*Use --precision float32"):
         require_agreement(rough)
+
+
+def test_the_first_precision_that_agrees_is_taken_and_float32_where_none_does() -> None:
+    screen = screen_of(("mask", "delete"), ("src",), (), False, 1000, 4)
+    second = first_that_agrees(screen, Executor(CPU), ("bf16", "fp16x2", "float32"))
+    assert second.executor.precision == second.record["precision"] == "fp16x2"
+    assert [(a.precision, a.is_close) for a in second.tried] == [("bf16", False), ("fp16x2", True)]
+    none = first_that_agrees(screen, Executor(CPU), ("bf16", "float32"))
+    assert none.executor.precision == "float32"
+    assert [a.is_close for a in none.tried] == [False]
+    first = first_that_agrees(screen, Executor(CPU), ("delta16", "fp16x2", "float32"))
+    assert first.executor.precision == "delta16"
+    assert first.executor.scales
+
+
+def test_what_auto_tries_depends_on_device_and_engine() -> None:
+    gpu = torch.device("cuda", 0)
+    assert candidates(ComputeConfig(), CPU) == ("float32",)
+    assert candidates(ComputeConfig(), gpu) == ("delta16", "fp16x2", "float32")
+    assert candidates(ComputeConfig(engine="packed"), gpu) == ("fp16x2", "float32")
 
 
 def test_agreement_measures_errors_ranks_and_the_top() -> None:
