@@ -27,8 +27,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest --numprocesses auto
 
-# Runs killed at random moments, forty times for each of two seeds; two minutes.
+# What takes minutes and has a quicker test beside it; then runs killed at random moments, forty times for each of two seeds.
 test-long: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest --numprocesses auto -m long
 	@$(BIN)/python -m pytest tests/system/faults_long.py
 
 # Damaged files of every format, for FUZZ_SECONDS in all (an hour), from a seed that is printed: make fuzz FUZZ_SECONDS=600

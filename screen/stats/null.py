@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screen.config.sections import FEWEST_NULLS
-from screen.stats.tail import tail_p
+from screen.stats.tail import counted_p, tail_p
 
 Values = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -46,7 +46,8 @@ def calibrate(strength_P: Values, covariate_PK: Values, is_null_P: Bools | None 
 
     Designated null perturbations are the pool, and their upper tail is p; a null perturbation is judged by the others.
     Without any, all perturbations are fitted, and the pool is the lower half of the residuals and its mirror image: hits
-    are strong, so the lower half is free of them (as in Efron 2004, the centre of the distribution is the null).
+    are strong, so the lower half is free of them (as in Efron 2004, the centre of the distribution is the null). Where the
+    upper half is shorter than that image, p is the rank among all: hits only make that larger, and alone it calls nothing.
     Fewer than FEWEST_NULLS of them give no p. Strengths of 0 are the weakest there are. NaN covariates take the median.
     """
     known_P = np.isfinite(strength_P) & (strength_P > 0)
@@ -63,7 +64,10 @@ def calibrate(strength_P: Values, covariate_PK: Values, is_null_P: Bools | None 
         pool, is_in_pool_P = np.concatenate([lower, -lower]), np.zeros(len(z_P), dtype=bool)
     else:
         pool, is_in_pool_P = outside_P[fit_P], fit_P
-    return Calibration(outside_P, tail_p(outside_P, pool, is_in_pool_P), len(pool))
+    p_P = tail_p(outside_P, pool, is_in_pool_P)
+    if is_null_P is None:
+        p_P = np.minimum(p_P, counted_p(outside_P, outside_P[fit_P], fit_P))
+    return Calibration(outside_P, p_P, len(pool))
 
 
 def _standardised(y_P: Values, covariate_PK: Values, fit_P: Bools) -> tuple[Values, Values]:

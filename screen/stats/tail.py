@@ -26,9 +26,7 @@ def tail_p(value_P: Values, pool_N: Values, is_in_pool_P: NDArray[np.bool_] | No
     What `is_in_pool_P` marks is a value of the pool, and is not counted against itself.
     """
     pool_N = np.sort(pool_N)
-    inside_P = np.zeros(len(value_P), dtype=bool) if is_in_pool_P is None else is_in_pool_P
-    n_larger_P = len(pool_N) - np.searchsorted(pool_N, value_P, side="left") - inside_P
-    p_P = (1 + n_larger_P) / (1 + len(pool_N) - inside_P)
+    p_P = counted_p(value_P, pool_N, is_in_pool_P)
     n_tail = min(max(int(TAIL_SHARE * len(pool_N)), FEWEST_IN_TAIL), MOST_IN_TAIL)
     if len(pool_N) >= FEWEST_FOR_TAIL:
         threshold = pool_N[-n_tail - 1]
@@ -36,7 +34,17 @@ def tail_p(value_P: Values, pool_N: Values, is_in_pool_P: NDArray[np.bool_] | No
         beyond = np.flatnonzero(value_P > threshold)
         if len(beyond) and excess_K.mean() > 0:
             p_P[beyond] = (1 + n_tail) / (1 + len(pool_N)) * exceedance(value_P[beyond] - threshold, excess_K)
-    return np.where(np.isnan(value_P), np.nan, p_P)
+    return p_P
+
+
+def counted_p(value_P: Values, pool_N: Values, is_in_pool_P: NDArray[np.bool_] | None = None) -> Values:
+    """p (P,) of values (P,) against a pool (N,): (1 + how many of the pool are as large) / (1 + N). NaN for NaN.
+
+    What `is_in_pool_P` marks is a value of the pool, and is not counted against itself.
+    """
+    inside_P = np.zeros(len(value_P), dtype=bool) if is_in_pool_P is None else is_in_pool_P
+    n_larger_P = len(pool_N) - np.searchsorted(np.sort(pool_N), value_P, side="left") - inside_P
+    return np.where(np.isnan(value_P), np.nan, (1 + n_larger_P) / (1 + len(pool_N) - inside_P))
 
 
 def exceedance(excess_P: Values, seen_K: Values) -> Values:

@@ -113,7 +113,7 @@ class DeltaForward:
 
     @torch.inference_mode()
     def predict(self, rows: BatchRows, before_CD: Mapping[int, Tensor], shared: Sequence[CellRow]) -> Readout:
-        """Readouts of B items of C cells, given the cells' control embeddings and rows."""
+        """Readouts of B items of C cells, each with an item, given the cells' control embeddings and rows."""
         after = {t: before_CD[t][rows.index_B] for t in self.adapter.reads_out}
         kept = {t: before_CD[t].new_zeros((*rows.row(t).ids_BL.shape, self.adapter.schema.width)) for t in self._kept()}
         recomputed = Counter[str]()

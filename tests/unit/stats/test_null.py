@@ -81,6 +81,25 @@ def test_without_any_effect_hardly_anything_is_called() -> None:
     assert np.mean(called) <= 0.3
 
 
+def test_where_the_upper_half_is_the_shorter_one_p_is_the_rank_and_hits_are_found_all_the_same() -> None:
+    shares, called, found = [], [], []
+    for seed in range(10):
+        _, covariate_PK, _ = noise(1000, seed)
+        rng = np.random.default_rng([1, seed])
+        # skewed to the left: what noise adds has an upper end
+        log_strength_P = 0.3 * np.log(rng.gamma(2.0, size=1000)) + 0.5 * covariate_PK[:, 1]
+        p_P = calibrate(np.exp(log_strength_P), covariate_PK).p_P
+        shares.append((p_P < 0.05).mean())
+        called.append((benjamini_hochberg(p_P) < 0.1).any())
+        is_hit_P = np.arange(1000) < 30
+        p_P = calibrate(np.exp(log_strength_P + np.where(is_hit_P, 2.0, 0.0)), covariate_PK).p_P
+        found.append((benjamini_hochberg(p_P) < 0.1)[is_hit_P].mean())
+        assert (p_P[~is_hit_P] < 0.05).mean() <= 0.05
+    assert 0.045 < np.mean(shares) < 0.055
+    assert np.mean(called) <= 0.3
+    assert np.mean(found) > 0.5
+
+
 def test_p_counts_the_pool_and_a_member_is_judged_by_the_others() -> None:
     rng = np.random.default_rng(0)
     strength_P, is_null_P = np.exp(rng.normal(size=60)), np.arange(60) < 40
