@@ -204,6 +204,7 @@ def test_the_table_is_made_at_the_end(tmp_path: Path, monkeypatch: pytest.Monkey
     assert asked == [["--results", results]]
 
 
+@pytest.mark.long
 def test_what_a_store_costs_is_recorded_beside_plain_files(tmp_path: Path) -> None:
     found = figures(store, tmp_path)
     compared = {"store_write_vs_synced_tofile", "store_scan_vs_raw", "store_bytes_per_1000_items"}
@@ -215,6 +216,7 @@ def test_what_a_store_costs_is_recorded_beside_plain_files(tmp_path: Path) -> No
     assert 0 < found["store_write_share_demo"]["value"] < 1
 
 
+@pytest.mark.long
 def test_workers_and_kills_leave_every_array_as_it_is(tmp_path: Path) -> None:
     line = figures(scale_out, tmp_path)["workers_same_arrays"]
     assert line["value"] == line["baseline"] > 20
@@ -222,6 +224,7 @@ def test_workers_and_kills_leave_every_array_as_it_is(tmp_path: Path) -> None:
     assert set(line["elapsed_s"]) == {"none", "1", "3"}
 
 
+@pytest.mark.long
 def test_statistics_are_recorded_beside_other_tools(tmp_path: Path) -> None:
     found = figures(differential, tmp_path)
     compared = {f"deg_paired_vs_{tool}{on}" for tool in ("illico", "pdex", "scanpy") for on in ("", "_same_cells")}

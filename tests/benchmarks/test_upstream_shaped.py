@@ -20,6 +20,7 @@ from benchmarks.engine.upstream_shaped import (
 )
 from screen.models.perturbgen.network.model import PerturbGen
 from tests.support.golden import golden, golden_json, scale_error
+from tests.support.long import combinations
 
 CASES = [c for c in golden_json("cases")["cases"] if not c["variant"].startswith("enc_transformer")]
 TIMES = (1, 2, 3)
@@ -72,8 +73,7 @@ def joined(results: list[Result], side: str, field: str, time: int) -> Any:
     return np.concatenate([getattr(getattr(r, side), field)[time].numpy() for r in results])
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c["name"])
-@pytest.mark.parametrize("batch_cells", [64, 4])
+@pytest.mark.parametrize(("case", "batch_cells"), combinations(CASES, [64, 4], every=3))
 def test_every_golden_case_is_reproduced_in_padded_batches(
     case: dict[str, Any], batch_cells: int, golden_model: Any
 ) -> None:

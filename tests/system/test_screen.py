@@ -28,6 +28,7 @@ from screen.stats import deg
 from screen.store.export import anndata_of
 from screen.store.store import ScreenStore
 from tests.support.golden import scale_error
+from tests.support.long import some_long
 from tests.support.places import ROOT
 from tests.support.stores import assert_same_arrays, every_array
 from tests.support.tiny import E2E, tiny, write
@@ -118,7 +119,7 @@ def uninterrupted(
     return request.param, screen, whole
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 150, 301])
+@pytest.mark.parametrize("stop_after", some_long([150, 0, 1, 301], every=4))
 def test_a_run_that_stops_and_continues_equals_an_uninterrupted_one(
     uninterrupted: tuple[type[Any], Screen, Path], tmp_path: Path, stop_after: int
 ) -> None:

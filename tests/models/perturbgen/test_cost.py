@@ -21,12 +21,12 @@ from screen.planning.perturbations import Library, edited_states
 from screen.planning.row_lengths import RowLengths
 from tests.models.perturbgen.test_golden_model import CASES, engine, perturbation
 from tests.support.golden import golden
+from tests.support.long import combinations
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c["name"])
-@pytest.mark.parametrize("one_cell", [True, False])
+@pytest.mark.parametrize(("case", "one_cell"), combinations(CASES, [True, False], every=5))
 def test_flops_of_batches_are_what_torch_counts(case: dict[str, Any], one_cell: bool, golden_model: Any) -> None:
     rows, adapter = engine(case, golden_model(case["variant"]))
     p = perturbation(case)

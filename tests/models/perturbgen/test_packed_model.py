@@ -20,6 +20,7 @@ from screen.planning.perturbations import Library, edited_states
 from screen.planning.row_lengths import RowLengths
 from tests.models.perturbgen.test_golden_model import CASES, TOLERANCE, engine, perturbation, vocabulary
 from tests.support.golden import golden, scale_error
+from tests.support.long import combinations
 
 CPU = torch.device("cpu")
 N_CELLS = 11
@@ -90,9 +91,9 @@ def predicted(
     return found
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c["name"])
-@pytest.mark.parametrize("backend", ["torch", "onednn"])
-@pytest.mark.parametrize("budget", [1, 60, 100_000])
+@pytest.mark.parametrize(
+    ("case", "backend", "budget"), combinations(CASES, ["torch", "onednn"], [1, 60, 100_000], every=7)
+)
 def test_packed_batches_equal_upstream(
     case: dict[str, Any], backend: CpuBackend, budget: int, golden_model: Any
 ) -> None:
@@ -103,8 +104,7 @@ def test_packed_batches_equal_upstream(
         assert scale_error(values, perturbed[f"{prefix}/{name}"]) <= TOLERANCE, name
 
 
-@pytest.mark.parametrize("case", CASES[::3], ids=lambda c: c["name"])
-@pytest.mark.parametrize("left_out", [*sorted(REUSE), "all"])
+@pytest.mark.parametrize(("case", "left_out"), combinations(CASES[::3], [*sorted(REUSE), "all"], every=6))
 def test_what_is_taken_over_from_the_control_is_what_would_be_computed(
     case: dict[str, Any], left_out: str, golden_model: Any
 ) -> None:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from screen.cli.main import main
 from screen.models.perturbgen.files.upstream_yaml import NO_EFFECT
 from tests.support.golden import GOLDEN, golden, scale_error
+from tests.support.long import some_long
 from tests.support.upstream_files import DROP, LONELY, Recipe, Upstream, ensembl_ids, refusal, snapshot, write_upstream
 
 GENE = ensembl_ids(19)
@@ -293,7 +294,7 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", some_long(CASES, every=3))
 def test_a_run_and_its_export_equal_the_naive_reading(name: str, files: Any, tmp_path: Path) -> None:
     case = CASES[name]
     u = files(case.recipe)

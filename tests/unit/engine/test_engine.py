@@ -28,6 +28,7 @@ from screen.planning.selection import select_items
 from screen.run.configuration import load_config
 from screen.run.prepare import prepare
 from tests.support.golden import scale_error
+from tests.support.long import some_long
 from tests.support.modes import EVERY
 from tests.support.places import ROOT
 
@@ -99,8 +100,9 @@ CASES = list(
 )
 
 
-@pytest.mark.parametrize(("modes", "where", "context_mode"), CASES, ids=str)
-def test_packed_equals_reference(modes: Any, where: Any, context_mode: bool) -> None:
+@pytest.mark.parametrize("case", some_long(CASES, every=3), ids=str)
+def test_packed_equals_reference(case: Any) -> None:
+    modes, where, context_mode = case
     screen = screen_of(modes, *where, context_mode, 10_000, 4)
     (exact,) = ReferenceEngine(screen, Executor(CPU)).units([0], quiet)
     for executor in (
