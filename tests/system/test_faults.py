@@ -133,6 +133,7 @@ def test_a_second_signal_right_after_ends_the_same_and_harms_nothing(screen: Scr
     assert leftovers(screen.directory) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_second_signal_while_the_disk_hangs_ends_the_run(
     screen: Screen, tmp_path: Path, number: int, code: int
@@ -177,6 +178,7 @@ def test_a_full_disk_stops_a_run_anywhere_and_it_continues_when_there_is_room(sc
     assert leftovers(screen.directory) == []
 
 
+@pytest.mark.long
 def test_a_file_that_may_not_grow_stops_a_run_anywhere_and_it_continues_when_it_may(screen: Screen) -> None:
     said = {}
     for moment in WORST_TO_BE_LIMITED:

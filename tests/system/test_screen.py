@@ -144,7 +144,7 @@ def test_a_run_that_stops_and_continues_equals_an_uninterrupted_one(
     assert_same_arrays(whole, broken)
 
 
-@pytest.mark.parametrize("make", [PackedEngine, ReferenceEngine])
+@pytest.mark.parametrize("make", some_long([PackedEngine, ReferenceEngine], every=2))
 def test_the_bytes_do_not_depend_on_how_many_lanes_there_are(
     finished: Path, tmp_path: Path, make: type[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -294,7 +294,7 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", some_long(CASES, every=3))
+@pytest.mark.parametrize("name", some_long(CASES, every=4))
 def test_a_run_and_its_export_equal_the_naive_reading(name: str, files: Any, tmp_path: Path) -> None:
     case = CASES[name]
     u = files(case.recipe)

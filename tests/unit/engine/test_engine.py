@@ -100,7 +100,7 @@ CASES = list(
 )
 
 
-@pytest.mark.parametrize("case", some_long(CASES, every=3), ids=str)
+@pytest.mark.parametrize("case", some_long(CASES, every=5), ids=str)
 def test_packed_equals_reference(case: Any) -> None:
     modes, where, context_mode = case
     screen = screen_of(modes, *where, context_mode, 10_000, 4)
