@@ -69,7 +69,7 @@ class H5adFile:
     def has(self, key: str) -> bool:
         """Whether there is such a matrix."""
         with file_errors(f"cannot read {key} of {self.path.name}"):
-            return key in self.file and self.file[key].attrs.get("encoding-type") != "null"
+            return key in self.file and _text(self.file[key], "encoding-type") != "null"
 
     def frame(self, key: str) -> Any:
         """A data frame of the file (obs, var, raw/var), in any layout that anndata has written."""
@@ -194,9 +194,16 @@ def _a_frame(found: Any, key: str) -> Any:
     return found
 
 
+def _text(node: Any, attribute: str) -> str:
+    """An attribute; where it is none, or no text, as in a damaged file, none: ""."""
+    found = node.attrs.get(attribute, "")
+    found = found.decode(errors="replace") if isinstance(found, bytes) else found
+    return found if isinstance(found, str) else ""
+
+
 def _format(group: Any) -> str:
     """ "csr" or "csc"."""
-    found = str(group.attrs.get("encoding-type") or group.attrs.get("h5sparse_format", "")).removesuffix("_matrix")
+    found = (_text(group, "encoding-type") or _text(group, "h5sparse_format")).removesuffix("_matrix")
     if found not in ("csr", "csc"):
         raise ValueError(f'it must be a dense, a csr or a csc matrix; it is "{found}"')
     return found
@@ -206,6 +213,8 @@ def _sparse_shape(group: Any) -> tuple[int, ...]:
     found = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
     if found is None:
         raise ValueError("it does not say its shape")
+    if np.ndim(found) != 1 or np.asarray(found).dtype.kind not in "iu":
+        raise ValueError(f"its shape is {str(found)[:40]}; it must be two whole numbers")
     return tuple(int(n) for n in found)
 
 

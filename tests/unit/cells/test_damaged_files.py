@@ -73,6 +73,15 @@ def test_an_encoding_that_lies_is_refused(file: Path) -> None:
         read(file)
 
 
+@pytest.mark.parametrize("value", [[0, 0], 3, [], b"\xff", "text", [[1, 2]], [1.5, 2.0], np.uint64(2**63)], ids=str)
+@pytest.mark.parametrize("attribute", ["encoding-type", "shape"])
+def test_an_attribute_that_is_something_else_is_refused(attribute: str, value: object, file: Path) -> None:
+    with h5py.File(file, "r+") as content:
+        content["X"].attrs[attribute] = value
+    with pytest.raises(CellError, match="X"):
+        read(file)
+
+
 @given(st.data())
 def test_a_checked_matrix_is_the_matrix_or_an_error(data: st.DataObject) -> None:
     """Against a reading that looks at one value after another."""
