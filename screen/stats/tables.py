@@ -58,8 +58,11 @@ def read_coverage(directory: Path, store: StoreReader) -> Coverage:
         table = _read_parquet(directory / COVERAGE)
         if {n: table.schema.get(n) for n in columns} != columns or any(table[n].null_count() for n in columns):
             raise ValueError(f"it must have the columns {some(columns, len(columns))}, complete")
-        if any(table[n].min() < 0 for n in numbers if len(table)):  # type: ignore[operator]
-            raise ValueError("it has negative numbers")
+        of_row_RN = table.select(numbers).to_numpy()
+        if of_row_RN.size and (of_row_RN.min() < 0 or of_row_RN.max() > store.n_cells):
+            raise ValueError(f"it has {of_row_RN.min()} and {of_row_RN.max()} cells, of {store.n_cells}")
+        if (of_row_RN[:, 1:].sum(1) != of_row_RN[:, 0]).any():
+            raise ValueError("what became of a stratum's cells does not add up to them")
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {directory / COVERAGE} ({error}); `perturbscreen run` writes it") from error
     ids, strata = store.perturbations("id"), table["stratum"].unique(maintain_order=True).to_list()

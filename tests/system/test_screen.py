@@ -25,7 +25,9 @@ from screen.run.prepare import prepare
 from screen.run.resume import open_store
 from screen.run.runner import Engine, run_units
 from screen.stats import deg
+from screen.stats.tables import read_coverage
 from screen.store.export import anndata_of
+from screen.store.reader import StoreReader
 from screen.store.store import ScreenStore
 from tests.support.golden import scale_error
 from tests.support.long import some_long
@@ -236,6 +238,16 @@ def test_coverage_classes_add_up_to_the_cells_of_the_stratum(finished: Path) -> 
     classes = table.select(pl.sum_horizontal("items", "n_absent", "n_truncated", "n_emptied")).to_series()
     assert (classes == table["n_stratum"]).all()
     assert (hits.filter(pl.col("mode") == "overexpress")["n_absent"] == 0).all()
+
+
+@pytest.mark.parametrize("change", [1, -1, 2**32, 2**62, -(2**62)])
+def test_coverage_that_does_not_add_up_is_refused(finished: Path, tmp_path: Path, change: int) -> None:
+    store, table = StoreReader.open(finished / "screen.zarr"), pl.read_parquet(finished / "coverage.parquet")
+    table.write_parquet(tmp_path / "coverage.parquet")
+    assert read_coverage(tmp_path, store).screened_PS.sum() == table["n_screened"].sum()
+    table.with_columns(pl.col("n_absent") + change).write_parquet(tmp_path / "coverage.parquet")
+    with pytest.raises(StoreError, match=r"add up|cells, of"):
+        read_coverage(tmp_path, store)
 
 
 def test_the_gene_table_follows_from_the_store(finished: Path) -> None:
