@@ -122,10 +122,12 @@ class BatchComputer:
 
 @contextmanager
 def float32_products(executor: Executor) -> Iterator[None]:
-    """On a GPU, float32 products read all their bits, except where the precision is tf32."""
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = executor.precision == "tf32"
+    """On a GPU, float32 products read all their bits, except where the precision is tf32, and float16 is summed in float32."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32, products.allow_fp16_reduced_precision_reduction
+    products.allow_tf32 = convolutions.allow_tf32 = executor.precision == "tf32"
+    products.allow_fp16_reduced_precision_reduction = False
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+        products.allow_tf32, convolutions.allow_tf32, products.allow_fp16_reduced_precision_reduction = before

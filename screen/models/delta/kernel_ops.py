@@ -3,7 +3,6 @@
 What `DeltaOps` defines for one cell: the numbers are the same in real arithmetic, and operations have the same names.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from screen.models.delta.change import CellsChange, merged
-from screen.models.delta.recording import Recording
+from screen.models.delta.recording import Places, Recording
 from screen.models.delta.rounding import EXACT, UNSEEN_EXPONENT, Rounding
 from screen.models.ops import Ops, PlainOps
 from screen.models.products import Weights
@@ -60,17 +59,15 @@ class KernelOps(Ops[CellsChange]):
 
     def __init__(
         self, plain: PlainOps, recording: Recording, items: ItemsOfCells, rounding: Rounding = EXACT,
-        backend: str | None = None,
+        backend: str | None = None, places: Places | None = None,
     ) -> None:  # fmt: skip
         self._plain, self._recording, self._items, self._rounding = plain, recording, items, rounding
         self._backend = backend
-        self._place: tuple[object, ...] = ()
-        self._n_done: Counter[tuple[object, ...]] = Counter()
+        self._places = Places() if places is None else places
 
     def within(self, *place: object) -> "KernelOps":
-        inner = KernelOps(self._plain, self._recording, self._items, self._rounding, self._backend)
-        inner._place, inner._n_done = (*self._place, *place), self._n_done
-        return inner
+        places = self._places.within(*place)
+        return KernelOps(self._plain, self._recording, self._items, self._rounding, self._backend, places)
 
     def embed(self, ids_BL: Tensor, table_VD: Tensor) -> CellsChange:
         x = F.embedding(ids_BL[self._items.first_C, :, 0], table_VD)
@@ -82,7 +79,7 @@ class KernelOps(Ops[CellsChange]):
 
     def add_position(self, x: CellsChange, position: Callable[[int], Tensor]) -> CellsChange:
         assert x.places_BL2 is not None, "positions are added to embeddings"
-        key, (before_BL, after_BL) = self._key("position"), x.places_BL2.unbind(-1)
+        key, (before_BL, after_BL) = self._places.next("position"), x.places_BL2.unbind(-1)
         # a place is a column of the frame, or of the edited row, which is no longer than the frame
         table = position(x.x.shape[1])
         there = x.x + table[before_BL[self._items.first_C]]
@@ -91,12 +88,12 @@ class KernelOps(Ops[CellsChange]):
         return CellsChange(there, self._stored(key, x.d.unscaled() + (table[after_BL] - table[before_BL])), x.anew_BL)
 
     def scale(self, x: CellsChange, factor: float) -> CellsChange:
-        key = self._key("scale")
+        key = self._places.next("scale")
         d = None if x.d is None else self._stored(key, factor * x.d.unscaled())
         return CellsChange(factor * x.x, d, x.anew_BL, x.places_BL2)
 
     def product(self, x: CellsChange, linear: Weights) -> CellsChange:
-        key = self._key("product")
+        key = self._places.next("product")
         there = self._recording.once(key, lambda: self._plain.product(x.x, linear))
         if x.d is None:
             return CellsChange(there, None, x.anew_BL)
@@ -114,7 +111,7 @@ class KernelOps(Ops[CellsChange]):
         self, query: CellsChange, key: CellsChange, value: CellsChange, n_heads: int, keep_BK: Tensor | None
     ) -> CellsChange:
         assert keep_BK is not None, "frames say which keys are kept"
-        place, asked = self._key("attend"), (query, key, value)
+        place, asked = self._places.next("attend"), (query, key, value)
         control, there = self._recording.once(place, lambda: self._attention(asked, n_heads, keep_BK))
         if all(c.d is None for c in asked):
             return CellsChange(there, None, query.anew_BL)
@@ -145,10 +142,10 @@ class KernelOps(Ops[CellsChange]):
         return CellsChange(x.x + update.x, d, x.anew_BL)
 
     def norm(self, x: CellsChange, norm: nn.LayerNorm) -> CellsChange:
-        return self._normed(self._key("norm"), x.x, norm, [x.d], x.anew_BL)
+        return self._normed(self._places.next("norm"), x.x, norm, [x.d], x.anew_BL)
 
     def add_norm(self, x: CellsChange, update: CellsChange, norm: nn.LayerNorm) -> CellsChange:
-        return self._normed(self._key("norm"), x.x + update.x, norm, [x.d, update.d], x.anew_BL)
+        return self._normed(self._places.next("norm"), x.x + update.x, norm, [x.d, update.d], x.anew_BL)
 
     def _normed(
         self, place: tuple[object, ...], x: Tensor, norm: nn.LayerNorm, changes: Sequence[Scaled | None],
@@ -166,7 +163,7 @@ class KernelOps(Ops[CellsChange]):
         return CellsChange(there, self._whole(found), anew_BL)
 
     def activate(self, x: CellsChange, kind: Literal["gelu", "relu"] = "gelu") -> CellsChange:
-        place = self._key("activate")
+        place = self._places.next("activate")
 
         def of_controls() -> tuple[Tensor, Tensor]:
             return self._control(x.x.flatten(0, 1)), self._plain.activate(x.x, kind)
@@ -200,12 +197,6 @@ class KernelOps(Ops[CellsChange]):
             rows, x.x.flatten(0, 1), total_CD, before_CL.flatten(), after_BL.flatten(), d, self._backend
         )
         return CellsChange(self._plain.pool(x.x, before_CL), Scaled(change_BD))
-
-    def _key(self, operation: str) -> tuple[object, ...]:
-        """Which operation this is: its place, its kind, how many of these there were before."""
-        kind = (*self._place, operation)
-        self._n_done[kind] += 1
-        return (*kind, self._n_done[kind])
 
     def _kept_as(self, key: tuple[object, ...]) -> dict[str, Any]:
         """How a kernel keeps the changes of an operation."""

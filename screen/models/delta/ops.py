@@ -1,6 +1,5 @@
 """DeltaOps: the arithmetic of changes. What a layer computes with is how much the edits of one cell change an activation."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from screen.models.delta.change import Change, merged
-from screen.models.delta.recording import Recording
+from screen.models.delta.recording import Places, Recording
 from screen.models.delta.rounding import EXACT, Rounding
 from screen.models.ops import Ops, PlainOps
 from screen.models.products import Weights
@@ -39,15 +38,14 @@ class DeltaOps(Ops[Change]):
     One object serves one forward pass: operations of one place are told apart by their order.
     """
 
-    def __init__(self, plain: PlainOps, recording: Recording, rounding: Rounding = EXACT) -> None:
+    def __init__(
+        self, plain: PlainOps, recording: Recording, rounding: Rounding = EXACT, places: Places | None = None
+    ) -> None:
         self._plain, self._recording, self._rounding = plain, recording, rounding
-        self._place: tuple[object, ...] = ()
-        self._n_done: Counter[tuple[object, ...]] = Counter()
+        self._places = Places() if places is None else places
 
     def within(self, *place: object) -> "DeltaOps":
-        inner = DeltaOps(self._plain, self._recording, self._rounding)
-        inner._place, inner._n_done = (*self._place, *place), self._n_done
-        return inner
+        return DeltaOps(self._plain, self._recording, self._rounding, self._places.within(*place))
 
     def embed(self, ids_BL: Tensor, table_VD: Tensor) -> Change:
         x = F.embedding(ids_BL[:1, :, 0], table_VD)
@@ -72,14 +70,14 @@ class DeltaOps(Ops[Change]):
             # places are as they were
             return Change(x.x + before, x.d, x.anew_BL, None, x.at_BM)
         d = x.d + (table[places[..., 1]] - before)
-        return Change(x.x + before, self._stored(self._key("position"), d), x.anew_BL)
+        return Change(x.x + before, self._stored(self._places.next("position"), d), x.anew_BL)
 
     def scale(self, x: Change, factor: float) -> Change:
-        d = None if x.d is None else self._stored(self._key("scale"), factor * x.d)
+        d = None if x.d is None else self._stored(self._places.next("scale"), factor * x.d)
         return Change(factor * x.x, d, x.anew_BL, x.places_BL2, x.at_BM)
 
     def product(self, x: Change, linear: Weights) -> Change:
-        key = self._key("product")
+        key = self._places.next("product")
         there = self._recording.once(key, lambda: self._plain.product(x.x, linear))
         weight = self._rounding.weight(linear.weight)
         if x.few is not None:
@@ -117,7 +115,7 @@ class DeltaOps(Ops[Change]):
         self, asked: Sequence[Change], n_heads: int, keep_BK: Tensor
     ) -> tuple[tuple[object, ...], AttentionControl, Tensor]:
         """(which operation this is, what the control's pass leaves of it, its output)."""
-        place = self._key("attend")
+        place = self._places.next("attend")
 
         def of_control() -> tuple[AttentionControl, Tensor]:
             q, k, v = (_heads(c.x, n_heads) for c in asked)
@@ -169,7 +167,7 @@ class DeltaOps(Ops[Change]):
         return Change(x.x + update.x, d, x.anew_BL)
 
     def norm(self, x: Change, norm: nn.LayerNorm) -> Change:
-        place = self._key("norm")
+        place = self._places.next("norm")
 
         def of_control() -> tuple[NormControl, Tensor]:
             return norm_control(x.x, norm.eps), self._plain.norm(x.x, norm)
@@ -182,7 +180,7 @@ class DeltaOps(Ops[Change]):
         return Change(there, self._stored(place, norm_change(here, x.d, norm.weight)), x.anew_BL, None, x.at_BM)
 
     def activate(self, x: Change, kind: Literal["gelu", "relu"] = "gelu") -> Change:
-        place = self._key("activate")
+        place = self._places.next("activate")
         there = self._recording.once(place, lambda: self._plain.activate(x.x, kind))
         x = x if x.few is None else x.whole()
         if x.d is None:
@@ -211,13 +209,7 @@ class DeltaOps(Ops[Change]):
     def skip(self, *operations: str) -> None:
         """Operations that are done elsewhere: those that follow keep their numbers."""
         for operation in operations:
-            self._key(operation)
-
-    def _key(self, operation: str) -> tuple[object, ...]:
-        """Which operation this is: its place, its kind, how many of these there were before."""
-        kind = (*self._place, operation)
-        self._n_done[kind] += 1
-        return (*kind, self._n_done[kind])
+            self._places.next(operation)
 
     def _stored(self, key: tuple[object, ...], d: Tensor) -> Tensor:
         return self._rounding.stored(key, d)

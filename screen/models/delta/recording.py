@@ -1,6 +1,7 @@
 """Recording: what the control's pass leaves of cells, so that their items need not compute it again."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -20,6 +21,26 @@ class Recording:
             self.kept[key] = make()
         found: T = self.kept[key]
         return found
+
+
+class Places:
+    """Names the operations of one forward pass: place in the network, kind, how manieth of its kind it is there."""
+
+    def __init__(self) -> None:
+        self._place: tuple[object, ...] = ()
+        self._n_done: Counter[tuple[object, ...]] = Counter()
+
+    def within(self, *place: object) -> "Places":
+        """A part's; what was counted there before counts."""
+        inner = Places()
+        inner._place, inner._n_done = (*self._place, *place), self._n_done
+        return inner
+
+    def next(self, operation: str) -> tuple[object, ...]:
+        """The name of the next operation of a kind."""
+        kind = (*self._place, operation)
+        self._n_done[kind] += 1
+        return (*kind, self._n_done[kind])
 
 
 class LatestRecordings(threading.local):
