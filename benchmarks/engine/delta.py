@@ -76,16 +76,14 @@ def demo(mode: str, site: Site) -> Screen:
 def published(mode: str, site: Site, is_quick: bool) -> Screen:
     """Random weights at the published size, rows of 120 to 200 tokens."""
     scale: Scale = QUICK if is_quick else REAL
-    rng = np.random.default_rng(0)
-    length = np.array([[12, 15], [9, 14]]) if is_quick else rng.integers(120, 201, (8, 2))
-    library = every_gene(
-        synthetic_vocabulary(scale.sizes), [mode], [site], [1] if site == "tgt" else [], range(8 if is_quick else 16)
-    )
+    n_cells, n_edits, shortest, longest = (2, 4, 9, 15) if is_quick else (8, 8, 120, 200)
+    length = np.random.default_rng(0).integers(shortest, longest + 1, (n_cells, 2))
+    # a cell holds half of the edited genes
+    genes, times = range(2 * n_edits), [1] if site == "tgt" else []
+    library = every_gene(synthetic_vocabulary(scale.sizes), [mode], [site], times, genes)
     window = Window((1,), (), scale.sizes.max_len)
-    model = random_model(sizes_of(scale.sizes))
-    return few(
-        prepared(model, scale, bank_of(length, scale, 4 if is_quick else 8), library, window, dtype="float32"), 8, 8
-    )
+    model, bank = random_model(sizes_of(scale.sizes)), bank_of(length, scale, n_edits)
+    return few(prepared(model, scale, bank, library, window, dtype="float32"), n_cells, n_edits)
 
 
 def few(screen: Screen, n_cells: int, items_per_cell: int) -> Screen:
