@@ -27,7 +27,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest --numprocesses auto
 
-# What takes minutes and has a quicker test beside it; then runs killed at random moments, forty times for each of two seeds.
+# Further combinations and whole benchmarks; then runs killed at random moments, forty times for each of two seeds.
 test-long: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest --numprocesses auto -m long
 	@$(BIN)/python -m pytest tests/system/faults_long.py

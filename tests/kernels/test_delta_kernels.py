@@ -1,5 +1,6 @@
 """Kernels of differences against their definitions: torch on named cases, Triton in the interpreter of its own process."""
 
+import dataclasses
 from collections.abc import Callable
 from importlib.util import find_spec
 
@@ -54,6 +55,20 @@ def test_rows_of_items_lie_one_behind_the_other_and_tiles_cover_them_once(
     ]
     assert tiles == covered
     assert all(first < length_C[cell_B[b]] for b, first in rows.tile_X2.tolist())
+
+
+@given(st.integers(0, 70), st.integers(1, 4), st.lists(st.integers(0, 3), min_size=1, max_size=6))
+def test_even_rows_are_ragged_rows_of_one_length(n_rows: int, n_cells: int, cells: list[int]) -> None:
+    cell_B = torch.tensor([c % n_cells for c in cells])
+    even = delta.even_rows(cell_B, n_cells, n_rows, tile=16)
+    ragged = delta.ragged_rows(rows_cases.starts([n_rows] * n_cells), cell_B.numpy(), "cpu", tile=16)
+    for field in dataclasses.fields(delta.RaggedRows):
+        ours, theirs = getattr(even, field.name), getattr(ragged, field.name)
+        if field.name == "tile":
+            assert ours == theirs
+        else:
+            assert ours.dtype == theirs.dtype, field.name
+            assert torch.equal(ours, theirs), field.name
 
 
 def test_rows_that_cannot_be_are_refused() -> None:

@@ -1,9 +1,8 @@
 """DeltaForward: batches of any model, items as changes of their cells' controls."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,54 +10,15 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from screen.cells.bank import SOURCE
-from screen.models.adapter import Batching, BatchRows, ModelAdapter, PackedModel, Readout, Row, Rows, row_of
+from screen.models.adapter import Batching, BatchRows, ModelAdapter, PackedModel, Readout, Row, Rows
 from screen.models.delta.change import AnyChange
 from screen.models.delta.frame import Frame, frame_of
+from screen.models.delta.group import CellRow, Group, cell_row, padded
 from screen.models.delta.kernel_ops import ItemsOfCells, KernelOps
 from screen.models.delta.ops import DeltaOps
 from screen.models.delta.recording import LatestRecordings, Recording
 from screen.models.delta.rounding import EXACT, Rounding
 from screen.models.ops import PLAIN, PlainOps
-
-
-@dataclass(frozen=True)
-class CellRow:
-    """The unedited rows of one cell by state, cut to their own lengths, and what pooling counts of those read out."""
-
-    ids_L: Mapping[int, Tensor]
-    counted_L: Mapping[int, Tensor]
-    size_factor_1: Mapping[int, Tensor]
-
-    def batch(self, index_B: Tensor) -> tuple[BatchRows, dict[int, list[int]]]:
-        """(the rows as a batch of one, their lengths)."""
-        row = {s: row_of(ids_L[None]) for s, ids_L in self.ids_L.items()}
-        counted = {s: counted_L[None] for s, counted_L in self.counted_L.items()}
-        target = {s: r for s, r in row.items() if s != SOURCE}
-        length = {s: [len(ids_L)] for s, ids_L in self.ids_L.items()}
-        return BatchRows(row[SOURCE], target, counted, self.size_factor_1, frozenset(), index_B), length
-
-
-@dataclass(frozen=True)
-class Group:
-    """Items whose changes are carried together.
-
-    cells    theirs; every one of them has an item
-    at_B     the items' places in the batch
-    cell_B   which of `cells` each belongs to
-    """
-
-    cells: tuple[CellRow, ...]
-    at_B: Tensor
-    cell_B: Tensor
-
-    def of(self, is_so_B: Tensor) -> "Group":
-        """That of some items."""
-        left, cell_B = torch.unique(self.cell_B[is_so_B], return_inverse=True)
-        return Group(tuple(self.cells[c] for c in left.tolist()), self.at_B[is_so_B], cell_B)
-
-    def padded(self, part_of: Callable[[CellRow], Tensor]) -> Tensor:
-        """(C, L) a part of every cell."""
-        return pad_sequence([part_of(cell) for cell in self.cells], batch_first=True)
 
 
 @dataclass(frozen=True)
@@ -87,22 +47,21 @@ class DeltaForward:
     @torch.inference_mode()
     def control(self, rows: BatchRows, length_B: Mapping[int, Sequence[int]]) -> tuple[Readout, list[CellRow]]:
         """Readouts of B unedited cells; their items take over the rows, and record what they need when they come."""
+        cells = [cell_row(rows, length_B, b) for b in range(len(rows))]
         if self.at_once:
             hidden = dict(self.adapter.forward(self.ops, rows))
             embedding = {t: self.ops.pool(hidden[t], rows.counted_BL[t]).double() for t in self.adapter.reads_out}
         else:
-            hidden, embedding = self._one_by_one(rows, length_B)
+            hidden, embedding = self._one_by_one(rows, cells)
         value, size_factor = self.exact.values(embedding, rows)
         kept = {t: hidden[t] for t in self._kept()}
-        return Readout(embedding, value, size_factor, kept), [_cell_row(rows, length_B, b) for b in range(len(rows))]
+        return Readout(embedding, value, size_factor, kept), cells
 
-    def _one_by_one(
-        self, rows: BatchRows, length_B: Mapping[int, Sequence[int]]
-    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    def _one_by_one(self, rows: BatchRows, cells: Sequence[CellRow]) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """(last layers (B, L, D), pooled embeddings) of cells whose numbers must not depend on each other's lengths."""
         found = []
-        for b in range(len(rows)):
-            one, _ = _cell_row(rows, length_B, b).batch(rows.index_B[:1])
+        for cell in cells:
+            one, _ = cell.batch(rows.index_B[:1])
             hidden = self.adapter.forward(self.ops, one)
             found.append(
                 {t: (hidden[t][0], self.ops.pool(hidden[t], one.counted_BL[t])) for t in self.adapter.reads_out}
@@ -125,6 +84,7 @@ class DeltaForward:
                 carried, rest = group.of(fits_B), group.of(~fits_B)
                 self._recompute(rest, rows, before_CD, after, kept)
                 recomputed["its row does not fit a frame"] += len(rest.at_B)
+                # as long as these cells need, as recordings of them are
                 frames = self._frames(carried, rows) if carried.cells else {}
             is_finite_B = self._carried(carried, rows, frames, after, kept)
             if not bool(is_finite_B.all()):
@@ -147,9 +107,9 @@ class DeltaForward:
         """By state."""
         found = {}
         for s in (SOURCE, *rows.target):
-            control_CL, ids_BL = group.padded(partial(_ids, state=s)), rows.row(s).ids_BL[group.at_B]
+            control_CL, ids_BL = padded(c.ids_L[s] for c in group.cells), rows.row(s).ids_BL[group.at_B]
             if s in rows.counted_BL:
-                counted_CL, counted_BL = group.padded(partial(_counted, state=s)), rows.counted_BL[s][group.at_B]
+                counted_CL, counted_BL = padded(c.counted_L[s] for c in group.cells), rows.counted_BL[s][group.at_B]
             else:
                 counted_CL, counted_BL = (torch.zeros_like(x, dtype=torch.bool) for x in (control_CL, ids_BL))
             found[s] = frame_of(control_CL, counted_CL, group.cell_B, ids_BL, counted_BL, self.n_slots[s])
@@ -209,25 +169,10 @@ class DeltaForward:
                     kept[t][at] = found.hidden_BLD[t].to(kept[t].dtype)
 
 
-def _ids(cell: CellRow, state: int) -> Tensor:
-    return cell.ids_L[state]
-
-
-def _counted(cell: CellRow, state: int) -> Tensor:
-    return cell.counted_L[state]
-
-
 def _rows_of(frames: Mapping[int, Frame], edited: Collection[int]) -> Rows:
     """What a network reads of frames: of states that nothing edits, only what was before."""
     row = {s: Row(f.ids_BF4 if s in edited else f.ids_BF4[..., :2], f.keep_BF2) for s, f in frames.items()}
     return Rows(row[SOURCE], {s: r for s, r in row.items() if s != SOURCE}, {}, {})
-
-
-def _cell_row(rows: BatchRows, length_B: Mapping[int, Sequence[int]], b: int) -> CellRow:
-    states = (SOURCE, *rows.target)
-    ids = {s: rows.row(s).ids_BL[b, : length_B[s][b]] for s in states}
-    counted = {s: counted_BL[b, : length_B[s][b]] for s, counted_BL in rows.counted_BL.items()}
-    return CellRow(ids, counted, {s: x[b : b + 1] for s, x in rows.size_factor_B.items()})
 
 
 def _in_order(x: AnyChange, cell_B: Tensor, frame: Frame) -> Tensor:

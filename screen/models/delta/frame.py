@@ -1,6 +1,6 @@
 """Frame: the rows of items laid over those of their cells, gene by gene, so that what is the same stands together."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from screen_kernels import MASK, PAD
@@ -26,10 +26,6 @@ class Frame:
     counted_BF2: Tensor
     column_BW: Tensor
     is_carried_B: Tensor
-
-    def of(self, items: Tensor) -> "Frame":
-        """That of some items."""
-        return Frame(*(getattr(self, f.name)[items] for f in fields(self)))
 
 
 def frame_of(
@@ -95,10 +91,3 @@ def _laid_out(
         torch.where(bin_BW < n_columns, bin_BW, -1),
         fits_B,
     )
-
-
-def unchanged_frame(control_L: Tensor, counted_L: Tensor | None) -> Frame:
-    """The frame of a row that nothing edits; None: it is not pooled."""
-    counted_L = torch.zeros_like(control_L, dtype=torch.bool) if counted_L is None else counted_L
-    row, counted = control_L[None], counted_L[None]
-    return frame_of(row, counted, torch.zeros(1, dtype=torch.long, device=row.device), row, counted, 0)

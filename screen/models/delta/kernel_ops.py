@@ -142,25 +142,27 @@ class KernelOps(Ops[CellsChange]):
         return CellsChange(x.x + update.x, d, x.anew_BL)
 
     def norm(self, x: CellsChange, norm: nn.LayerNorm) -> CellsChange:
-        return self._normed(self._places.next("norm"), x.x, norm, [x.d], x.anew_BL)
+        return self._normed([x], norm)
 
     def add_norm(self, x: CellsChange, update: CellsChange, norm: nn.LayerNorm) -> CellsChange:
-        return self._normed(self._places.next("norm"), x.x + update.x, norm, [x.d, update.d], x.anew_BL)
+        return self._normed([x, update], norm)
 
-    def _normed(
-        self, place: tuple[object, ...], x: Tensor, norm: nn.LayerNorm, changes: Sequence[Scaled | None],
-        anew_BL: Tensor | None,
-    ) -> CellsChange:  # fmt: skip
+    def _normed(self, parts: Sequence[CellsChange], norm: nn.LayerNorm) -> CellsChange:
+        """LayerNorm of one activation, or of the sum of two; the first says which rows are filled anew."""
+        place = self._places.next("norm")
+
         def of_controls() -> tuple[NormControl, Tensor]:
+            x = parts[0].x if len(parts) == 1 else parts[0].x + parts[1].x
             unit, deviation = norm_control(x, norm.eps)
             return NormControl(self._control(unit.flatten(0, 1)), deviation.flatten()), self._plain.norm(x, norm)
 
         control, there = self._recording.once(place, of_controls)
-        some = [_flat(d) for d in changes if d is not None]
+        some = [_flat(part.d) for part in parts if part.d is not None]
         if not some:
-            return CellsChange(there, None, anew_BL)
-        found = norm_change_rows(self._items.rows(x.shape[1]), *control, norm.weight, *some, **self._kept_as(place))
-        return CellsChange(there, self._whole(found), anew_BL)
+            return CellsChange(there, None, parts[0].anew_BL)
+        rows = self._items.rows(there.shape[1])
+        found = norm_change_rows(rows, *control, norm.weight, *some, **self._kept_as(place))
+        return CellsChange(there, self._whole(found), parts[0].anew_BL)
 
     def activate(self, x: CellsChange, kind: Literal["gelu", "relu"] = "gelu") -> CellsChange:
         place = self._places.next("activate")
@@ -191,12 +193,17 @@ class KernelOps(Ops[CellsChange]):
         """The change is (B, D), float64."""
         before_BL, after_BL = counted_BL.unbind(-1)
         before_CL = before_BL[self._items.first_C]
-        total_CD = torch.where(before_CL[..., None], x.x, 0.0).sum(1, dtype=torch.float64)
+
+        def of_controls() -> tuple[Tensor, Tensor]:
+            total_CD = torch.where(before_CL[..., None], x.x, 0.0).sum(1, dtype=torch.float64)
+            return self._plain.pool(x.x, before_CL), total_CD
+
+        mean, total_CD = self._recording.once(self._places.next("pool"), of_controls)
         d, rows = None if x.d is None else _flat(x.d), self._items.rows(x.x.shape[1])
         change_BD = pool_change_rows(
             rows, x.x.flatten(0, 1), total_CD, before_CL.flatten(), after_BL.flatten(), d, self._backend
         )
-        return CellsChange(self._plain.pool(x.x, before_CL), Scaled(change_BD))
+        return CellsChange(mean, Scaled(change_BD))
 
     def _kept_as(self, key: tuple[object, ...]) -> dict[str, Any]:
         """How a kernel keeps the changes of an operation."""

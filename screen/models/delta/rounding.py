@@ -1,6 +1,7 @@
 """Rounding: how changes are kept between operations, and what products read."""
 
 import math
+import threading
 from collections.abc import Mapping
 
 import torch
@@ -76,6 +77,7 @@ class HalfRounding(Rounding):
         super().__init__(torch.float16)
         self._exponents = exponents
         self._weights: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._lock = threading.Lock()
 
     def scale(self, key: tuple[object, ...]) -> float:
         return float(2 ** self._exponents.get(name_of(key), UNSEEN_EXPONENT))
@@ -91,11 +93,16 @@ class HalfRounding(Rounding):
         return self._half(weight, torch.float16)
 
     def _half(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """Rounded the first time it is met; the weight is kept beside it: its address stands for it."""
+        """Rounded the first time that a lane meets it; the weight is kept beside it: its address stands for it."""
         key = id(weight), dtype
-        if key not in self._weights:
-            self._weights[key] = weight, weight.half().to(dtype)
-        return self._weights[key][1]
+        with self._lock:
+            if key not in self._weights:
+                made = weight.half().to(dtype)
+                if made.is_cuda:
+                    # other lanes read it on other streams
+                    torch.cuda.current_stream(made.device).synchronize()
+                self._weights[key] = weight, made
+            return self._weights[key][1]
 
     @property
     def operand(self) -> Round:

@@ -16,7 +16,8 @@ from screen.engine.reference import ReferenceEngine
 from screen.engine.resident import Resident
 from screen.engine.screen import Screen
 from screen.models.adapter import BatchRows
-from screen.models.delta.forward import CellRow, DeltaForward, Group
+from screen.models.delta.forward import DeltaForward
+from screen.models.delta.group import CellRow, Group
 from screen.planning.batches import Batch, pack_controls, pack_unit
 from tests.kernels.test_delta_kernels import needs_triton
 from tests.kernels.test_kernels import python

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from screen_kernels import PAD, edit_row_reference
 from torch.nn.utils.rnn import pad_sequence
 
-from screen.models.delta.frame import Frame, frame_of, unchanged_frame
+from screen.models.delta.frame import Frame, frame_of
 from tests.support.modes import EVERY
 
 GENES = range(4, 30)
@@ -107,8 +107,8 @@ def test_a_mask_stays_in_its_column_and_a_moved_gene_keeps_its_own() -> None:
 
 def test_a_row_that_nothing_edits_is_its_own_frame() -> None:
     row = torch.tensor([2, 10, 0, 12], dtype=torch.int32)
-    frame = unchanged_frame(row, None)
+    frame = framed(row, row[None], 0)
     assert torch.equal(frame.ids_BF4[..., :2], frame.ids_BF4[..., 2:])
     assert torch.equal(frame.keep_BF2[..., 0], frame.keep_BF2[..., 1])
-    assert not frame.counted_BF2.any()
+    assert torch.equal(frame.counted_BF2[..., 0], frame.counted_BF2[..., 1])
     assert np.array_equal(edited_ids(frame)[0], row)
