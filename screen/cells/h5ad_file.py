@@ -205,7 +205,8 @@ def _format(group: Any) -> str:
     """ "csr" or "csc"."""
     found = (_text(group, "encoding-type") or _text(group, "h5sparse_format")).removesuffix("_matrix")
     if found not in ("csr", "csc"):
-        raise ValueError(f'it must be a dense, a csr or a csc matrix; it is "{found}"')
+        said = str(group.attrs.get("encoding-type", "nothing"))[:40]
+        raise ValueError(f'it must be a dense, a csr or a csc matrix; its encoding-type says "{said}"')
     return found
 
 

@@ -60,7 +60,7 @@ def read_coverage(directory: Path, store: StoreReader) -> Coverage:
             raise ValueError(f"it must have the columns {some(columns, len(columns))}, complete")
         of_row_RN = table.select(numbers).to_numpy()
         if of_row_RN.size and (of_row_RN.min() < 0 or of_row_RN.max() > store.n_cells):
-            raise ValueError(f"it has {of_row_RN.min()} and {of_row_RN.max()} cells, of {store.n_cells}")
+            raise ValueError(f"it counts {of_row_RN.min()} to {of_row_RN.max()} cells; the screen has {store.n_cells}")
         if (of_row_RN[:, 1:].sum(1) != of_row_RN[:, 0]).any():
             raise ValueError("what became of a stratum's cells does not add up to them")
     except (OSError, ValueError) as error:
