@@ -101,11 +101,15 @@ class Piece:
         self.is_changed_NG: Bools = (self.fdr_NG < DEG_FDR) & (np.abs(self.mean_NG) > DEG_MIN_DELTA)
 
     def _always(self, name: str) -> Values:
-        return np.stack([getattr(genes, name) for genes in self._genes])
+        return self._rows([getattr(genes, name) for genes in self._genes])
 
     def of(self, name: str) -> Values:
         """A value of a test; NaN where it was not computed."""
-        return np.stack([genes.of(name) for genes in self._genes])
+        return self._rows([genes.of(name) for genes in self._genes])
+
+    def _rows(self, values: Sequence[Values]) -> Values:
+        # half the time of `np.stack`, which looks at every row's shape
+        return np.concatenate(values).reshape(len(self._genes), -1)
 
     def has(self, name: str) -> bool:
         """Whether a value of a test was computed for any group."""

@@ -84,7 +84,7 @@ def _read_parquet(path: Path) -> pl.DataFrame:
 
     try:
         # this reader does not take a file's word for its lengths
-        found = pl.from_arrow(pq.read_table(path))
+        found = pl.from_arrow(pq.ParquetFile(path).read())
     except OSError:
         raise
     except Exception as error:

@@ -41,17 +41,17 @@ def two_sided(t_G: Genes, df: int) -> Genes:
     if df > MOST_BY_SUM:
         return np.asarray(2 * stdtr(df, -np.abs(t_G)))
     with np.errstate(over="ignore", invalid="ignore"):
-        cos2_G = 1 / (1 + np.square(t_G) / df)
-        sin_G = np.abs(t_G) / np.hypot(t_G, np.sqrt(df))
-    odd = df % 2
-    sum_G = np.zeros_like(cos2_G)
-    for coefficient in _coefficients(df):
-        sum_G *= cos2_G
-        sum_G += coefficient
-    if odd:
-        sum_G = (np.arctan(np.abs(t_G) / np.sqrt(df)) + sin_G * np.sqrt(cos2_G) * sum_G) * (2 / np.pi)
-    else:
-        sum_G *= sin_G
+        tan2_G = np.square(t_G) / df
+        cos2_G = 1 / (1 + tan2_G)
+        sum_G = np.zeros_like(cos2_G)
+        for coefficient in _coefficients(df):
+            sum_G *= cos2_G
+            sum_G += coefficient
+        if df % 2:
+            tan_G = np.sqrt(tan2_G)
+            sum_G = (np.arctan(tan_G) + tan_G * cos2_G * sum_G) * (2 / np.pi)
+        else:
+            sum_G *= np.sqrt(tan2_G * cos2_G)
     p_G = 1 - sum_G
     # infinite t too
     is_rest_G = ~(p_G > LEAST_BY_SUM)
