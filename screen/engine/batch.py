@@ -15,7 +15,7 @@ from screen.engine.columns import control_columns, item_columns
 from screen.engine.control import Control, padded, predict_controls
 from screen.engine.effects import Effect, change, gene_cosine, log_expression
 from screen.engine.executor import Executor
-from screen.engine.lanes import to_host
+from screen.engine.lanes import to_device, to_host
 from screen.engine.resident import Resident
 from screen.engine.screen import Screen
 from screen.engine.unit import Columns
@@ -53,19 +53,40 @@ class BatchComputer:
         cells, index_B = np.unique(batch.cell_B, return_inverse=True)
         place_C = control.places(cells)
         rows = self.resident.rows(batch, index_B)
-        at_C = torch.from_numpy(place_C).to(self.device)
+        at_C = to_device(place_C, self.device)
         before = {t: x[at_C] for t, x in control.embedding_CD.items()}
         readout = self.model.predict(rows, before, [control.shared_C[c] for c in place_C])
-        effects = {t: self._effect(t, readout, control, at_C[rows.index_B]) for t in self.screen.window.pred_tps}
+        host = self._kept(batch, rows, readout, control, place_C, at_C)
+        if host.pop("is unsure").any():
+            assert readout.again is not None
+            readout = readout.again()
+            host = self._kept(batch, rows, readout, control, place_C, at_C)
+            host.pop("is unsure")
+        self._require_finite(host.pop("is finite"), batch)
+        return host, readout.recomputed
+
+    def _kept(
+        self,
+        batch: Batch,
+        rows: BatchRows,
+        readout: Readout,
+        control: Control,
+        place_C: NDArray[np.int64],
+        at_C: Tensor,
+    ) -> Columns:
+        """What is kept of items, whether each is finite, and which must be computed again, on the host: waits once."""
+        times = self.screen.window.pred_tps
+        effects = {t: self._effect(t, readout, control, at_C[rows.index_B]) for t in times}
         for t in control.hidden_C:
             genes = self._gene_cosine(t, batch, rows, readout, control, place_C)
             effects[t] = replace(effects[t], gene_cosine_BG=genes)
-        screened = torch.from_numpy(self.screen.plan.is_screened_IT[batch.item_B]).to(self.device)
+        screened = to_device(self.screen.plan.is_screened_IT[batch.item_B], self.device)
         columns = item_columns(effects, screened, self.screen.layout)
-        finite = torch.stack([effects[t].is_finite_B for t in self.screen.window.pred_tps], dim=1) | ~screened
-        host = to_host({**columns, "is finite": finite.all(1)})
-        self._require_finite(host.pop("is finite"), batch)
-        return host, readout.recomputed
+        finite = torch.stack([effects[t].is_finite_B for t in times], dim=1) | ~screened
+        unsure = (
+            torch.zeros_like(rows.index_B, dtype=torch.bool) if readout.is_unsure_B is None else readout.is_unsure_B
+        )
+        return to_host({**columns, "is finite": finite.all(1), "is unsure": unsure})
 
     def _effect(self, t: int, readout: Readout, control: Control, at_B: Tensor) -> Effect:
         """What changed at one time point against the controls at these places."""
@@ -88,7 +109,7 @@ class BatchComputer:
     ) -> Tensor:
         hidden_CLD, ids_CL = padded([control.hidden_C[t][c] for c in place_C])
         n = self.resident.n_conditions(t)
-        skipped = torch.from_numpy(self._is_inserted_PT[t][batch.perturbation_B]).to(self.device)
+        skipped = to_device(self._is_inserted_PT[t][batch.perturbation_B], self.device)
         return gene_cosine(
             ids_CL[rows.index_B],
             hidden_CLD[rows.index_B],

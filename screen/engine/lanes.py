@@ -1,7 +1,9 @@
 """Lanes: threads that run batches side by side, one core of a CPU or one stream of a GPU each."""
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
@@ -32,6 +34,7 @@ class Lanes:
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(1)
         self._pool = ThreadPoolExecutor(self.n_lanes, initializer=self._enter)
+        self._first: deque[Callable[[], None]] = deque()
 
     def _enter(self) -> None:
         torch.set_num_threads(1)
@@ -41,7 +44,33 @@ class Lanes:
 
     def submit(self, task: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Runs a task in the first free lane, without autograd; its device work is finished when its result is there."""
-        return self._pool.submit(self._run, partial(task, *args, **kwargs))
+        return self._pool.submit(self._next, partial(task, *args, **kwargs))
+
+    def submit_first(self, task: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """As `submit`, before everything that waits: what others need to go on."""
+        found = Future[R]()
+
+        def run() -> None:
+            if found.set_running_or_notify_cancel():
+                try:
+                    found.set_result(self._run(partial(task, *args, **kwargs)))
+                except BaseException as error:
+                    found.set_exception(error)
+
+        self._first.append(run)
+        # for a lane that has nothing else to do
+        self._pool.submit(self._first_ones)
+        return found
+
+    def _next(self, task: Callable[[], R]) -> R:
+        self._first_ones()
+        return self._run(task)
+
+    def _first_ones(self) -> None:
+        while self._first:
+            # another lane may have taken the last
+            with suppress(IndexError):
+                self._first.popleft()()
 
     def _run(self, task: Callable[[], R]) -> R:
         with torch.inference_mode():
@@ -56,6 +85,12 @@ class Lanes:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
         torch.set_num_threads(self._threads_before)
+
+
+def to_device(x: NDArray[Any], device: torch.device) -> Tensor:
+    """A copy on the device, through pinned memory to a GPU, which nobody waits for; on a CPU the array itself."""
+    found = torch.from_numpy(x)
+    return found.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else found
 
 
 def to_host(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:

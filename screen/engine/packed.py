@@ -66,7 +66,8 @@ class PackedEngine:
                 return unit
 
     def _hand_out(self, unit: BegunUnit, lanes: Lanes, progress: Progress) -> None:
-        for block, batches in pack_unit(self.screen.lengths, self.plan, unit.number, unit.batch_tokens):
+        by_cell = self.executor.is_delta
+        for block, batches in pack_unit(self.screen.lengths, self.plan, unit.number, unit.batch_tokens, by_cell):
             control = self._control_of(block, unit, lanes)
             handed_out = [lanes.submit(self._batch, b, control, unit, progress) for b in batches]
             unit.tasks += handed_out
@@ -114,12 +115,12 @@ class PackedEngine:
             wait(self._in_flight.popleft())
         self._in_flight.append([])
         batches = pack_controls(self.screen.lengths, self.plan.cells_of_block(block), unit.batch_tokens)
-        done = [lanes.submit(self.computer.controls, b) for b in batches]
+        done = [lanes.submit_first(self.computer.controls, b) for b in batches]
         unit.tasks += done
-        control = lanes.submit(join, [d.result() for d in done], self.screen.bank.cell_id_C).result()
+        control = lanes.submit_first(join, [d.result() for d in done], self.screen.bank.cell_id_C).result()
         # their results must not outlive the block
         del unit.tasks[len(unit.tasks) - len(done) :]
-        columns = lanes.submit(self.computer.control_columns, control).result()
+        columns = lanes.submit_first(self.computer.control_columns, control).result()
         unit.controls.append((control.cell_C, columns))
         self._control = block, control
         return control

@@ -14,6 +14,7 @@ from torch import Tensor
 from screen.cells.bank import SOURCE, site_of
 from screen.cells.vocabulary import NO_TOKEN, PAD, SPECIAL_IDS
 from screen.edits import NO_EDIT, Site
+from screen.engine.lanes import to_device
 from screen.engine.rows import RowBuilder
 from screen.models.adapter import BatchRows, Row
 from screen.planning.batches import Batch
@@ -64,9 +65,9 @@ class Resident:
     def rows(self, batch: Batch, index_B: NDArray[np.int64]) -> BatchRows:
         """What the model reads for a batch; `index_B` numbers its different cells."""
         edits = self._edits
-        cell_B = torch.from_numpy(batch.cell_B.astype(np.int64)).to(self.device)
+        cell_B = to_device(batch.cell_B.astype(np.int64), self.device)
         # the row after the last perturbation is "no edit"
-        number_B = torch.from_numpy(batch.perturbation_B.astype(np.int64)).to(self.device) % edits.n_rows
+        number_B = to_device(batch.perturbation_B.astype(np.int64), self.device) % edits.n_rows
         edited = edits.states(batch.perturbation_B)
         source = self._source(batch, cell_B, number_B)
         target = {t: self._target(t, batch, cell_B, number_B) for t in self.times}
@@ -75,7 +76,7 @@ class Resident:
             for s in self.window.pred_tps
         }
         size_factor = {t: size_C[cell_B] for t, size_C in self._size_factor_C.items()}
-        return BatchRows(source, target, counted_BL, size_factor, edited, torch.from_numpy(index_B).to(self.device))
+        return BatchRows(source, target, counted_BL, size_factor, edited, to_device(index_B, self.device))
 
     def _source(self, batch: Batch, cell_B: Tensor, number_B: Tensor) -> Row:
         if self.exclude_src:
@@ -160,12 +161,7 @@ def _arrays(tokens: object) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
 
 def _counted(builder: RowBuilder, site: Site, device: torch.device) -> Tensor:
     """(V,) bool: whether pooling counts an id of one side."""
-    states, vocabulary = builder.bank.states, builder.vocabulary
-    highest = [int(state.tokens.token_T.max(initial=0)) for s, state in states.items() if site_of(s) == site]
     never = [*SPECIAL_IDS, *(builder.condition_ids if site == "tgt" else ())]
-    highest += [int(vocabulary.tokens(site).max(initial=0)), *never]
-    if site == "tgt":
-        highest += [int(id_CN.max(initial=0)) for id_CN in builder.condition_CN.values()]
-    counted_V = torch.ones(max(highest) + 1, dtype=torch.bool)
+    counted_V = torch.ones(builder.n_ids(site), dtype=torch.bool)
     counted_V[never] = False
     return counted_V.to(device)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from screen.cells.bank import SOURCE, TokenBank, site_of
 from screen.cells.vocabulary import EOS, PAD, SPECIAL_IDS, Vocabulary
+from screen.edits import Site
 from screen.models.adapter import Row, Rows, row_of
 from screen.planning.perturbations import Perturbation
 from screen.planning.window import Window
@@ -40,6 +41,14 @@ class RowBuilder:
     def n_conditions(self, state: int) -> int:
         """Condition tokens in front of every row of a state."""
         return 0 if state == SOURCE else int(self.condition_CN[state].shape[1])
+
+    def n_ids(self, site: Site) -> int:
+        """1 + the highest id that a row of one side can hold."""
+        of_side = [x.tokens.token_T for s, x in self.bank.states.items() if site_of(s) == site]
+        highest: list[NDArray[np.integer]] = [*of_side, self.vocabulary.tokens(site), np.array(SPECIAL_IDS)]
+        if site == "tgt":
+            highest += [np.array(self.condition_ids), *self.condition_CN.values()]
+        return 1 + max(int(x.max(initial=0)) for x in highest)
 
     def control(self, cell: int) -> Rows:
         """The unedited rows of one cell."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from screen.cells.bank import TokenBank
+from screen.cells.bank import TokenBank, site_of
 from screen.cells.vocabulary import Vocabulary
 from screen.config.sections import DegConfig, EnrichConfig, OutputConfig
 from screen.engine.executor import AnyPrecision, Executor
@@ -80,7 +80,8 @@ class Screen:
             else Rounding(next(own.model.parameters()).dtype)
         )
         is_gpu = executor.device.type == "cuda"
-        return DeltaForward(own, exact, packed, batching, self._slots(), rounding, at_once=is_gpu)
+        n_ids = {s: self.rows.n_ids(site_of(s)) for s in self.bank.states}
+        return DeltaForward(own, exact, packed, batching, self._slots(), n_ids, rounding, at_once=is_gpu)
 
     def _slots(self) -> dict[int, int]:
         """State -> most genes that an edit brings into its rows."""

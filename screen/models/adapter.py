@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, cast
 
@@ -82,6 +82,8 @@ class Readout:
     cosine_B      cosine of embedding_BD to the control's, where the model was given it
     unchanged     states that the edit does not reach: the control's numbers stand, nothing is repeated here
     recomputed    reason -> items that could not be computed as the others
+    is_unsure_B   items that could not be computed as the others, known on the device; None: all could
+    again         the readout with these computed otherwise
     """
 
     embedding_BD: Mapping[int, Tensor]
@@ -91,6 +93,8 @@ class Readout:
     cosine_B: Mapping[int, Tensor] = field(default_factory=dict)
     unchanged: frozenset[int] = frozenset()
     recomputed: Mapping[str, int] = field(default_factory=dict)
+    is_unsure_B: Tensor | None = None
+    again: Callable[[], "Readout"] | None = None
 
     def counts(self, state: int) -> Tensor:
         """Expected counts (B, G)."""

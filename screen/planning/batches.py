@@ -1,6 +1,6 @@
 """Batch: items that one forward pass reads; a unit's items -> batches under a token budget, almost without padding."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,12 +11,13 @@ from screen.planning.plan import Plan
 from screen.planning.row_lengths import NO_PERTURBATION, RowLengths
 
 Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 MAX_PADDED = 0.03
 """Share of padded tokens up to which small groups of unequal shape are put into one batch."""
 SMALL = 4
 """A group is small if it fills less than one SMALL-th of a batch."""
+MAX_PADDED_CELLS, FEWEST_ITEMS = 0.15, 64
+"""By cell: share of padded tokens up to which cells of unequal length share a batch, and items below which any do."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def pack(
     cell_B: NDArray[np.integer],
     perturbation_B: NDArray[np.integer],
     budget_tokens: int,
+    by_cell: bool = False,
 ) -> list[Batch]:
     """Batches that hold each item once; a pure function of the arguments, whatever the order of the items.
 
@@ -67,6 +69,8 @@ def pack(
     budget_tokens                   most tokens a batch may have in its widest state; one longer item is a batch alone
     Items of one shape (all widths equal, full or not) share batches of near-equal size. A group that fills less than
     a quarter of a batch is joined to the next shape where at most 3 % of the tokens of all states become pads.
+    `by_cell`: all items of a cell stand together, in one batch where they fit; cells of like length share batches, which
+    then have at least FEWEST_ITEMS items where there are as many.
     """
     assert len(item_B) == len(cell_B) == len(perturbation_B)
     if len(item_B) == 0:
@@ -75,12 +79,14 @@ def pack(
     length_BS = np.stack([length_B for length_B, _ in rows.values()], axis=1)
     is_full_BS = np.stack([is_full_B for _, is_full_B in rows.values()], axis=1)
     width_BS = np.maximum(length_BS, 1)
-    order = np.lexsort((item_B, cell_B, *~is_full_BS.T[::-1], *width_BS.T[::-1]))
+    by_shape = (*~is_full_BS.T[::-1], *width_BS.T[::-1])
+    order = np.lexsort((item_B, cell_B, *(_widest(cell_B, width_BS).T[::-1] if by_cell else by_shape)))
     length_BS, is_full_BS, width_BS = length_BS[order], is_full_BS[order], width_BS[order]
     items, cells = item_B[order].astype(np.int64), cell_B[order].astype(np.int32)
     perturbations = perturbation_B[order].astype(np.int32)
     batches = []
-    for part in _cuts(length_BS, is_full_BS, width_BS, budget_tokens):
+    key_BK = cells[:, None] if by_cell else np.hstack([width_BS, is_full_BS])
+    for part in _cuts(key_BK, length_BS, width_BS, budget_tokens, _is_alike if by_cell else _is_small):
         width_S, n_real = width_BS[part].max(0), int(length_BS[part].sum())
         is_full_S = (is_full_BS[part] & (length_BS[part] == width_S)).all(0).tolist()
         n_source, *n_target = width_S.tolist()
@@ -99,24 +105,49 @@ def pack(
     return batches
 
 
-def _cuts(length_BS: Ints, is_full_BS: Bools, width_BS: Ints, budget_tokens: int) -> Iterator[slice]:
-    """Consecutive slices of the sorted items, one per batch."""
-    differs_B = (width_BS[1:] != width_BS[:-1]).any(1) | (is_full_BS[1:] != is_full_BS[:-1]).any(1)
-    start_G = [0, *(np.flatnonzero(differs_B) + 1).tolist()]
+def _cuts(
+    key_BK: NDArray[np.integer], length_BS: Ints, width_BS: Ints, budget_tokens: int,
+    joins: Callable[[int, int, float], bool],
+) -> Iterator[slice]:  # fmt: skip
+    """Consecutive slices of the sorted items, one per batch.
+
+    Items of one key are a group. One that fits is put into the batch of the group before where `joins` says so, told how many
+    items the batch has, how many it has room for, and the share of its tokens that would be padded.
+    """
+    start_G = [0, *(np.flatnonzero((key_BK[1:] != key_BK[:-1]).any(1)) + 1).tolist()]
     stop_G = [*start_G[1:], len(width_BS)]
     n_real_B1 = [0, *np.cumsum(length_BS.sum(1)).tolist()]
-    first, last, width = 0, 0, [1]
-    for start, stop, width_S in zip(start_G, stop_G, width_BS[start_G].tolist(), strict=True):
-        joint = [max(pair) for pair in zip(width, width_S, strict=True)] if first < last else width_S
+    first, last, width = 0, 0, [1] * width_BS.shape[1]
+    for start, stop, width_S in zip(start_G, stop_G, np.maximum.reduceat(width_BS, start_G).tolist(), strict=True):
+        joint = [max(pair) for pair in zip(width, width_S, strict=True)]
         n_tokens = (stop - first) * sum(joint)
-        is_small = first < last and SMALL * (last - first) < max(1, budget_tokens // max(width))
-        can_join = (stop - first) * max(joint) <= budget_tokens
-        if is_small and can_join and n_tokens - (n_real_B1[stop] - n_real_B1[first]) <= MAX_PADDED * n_tokens:
+        padded = 1 - (n_real_B1[stop] - n_real_B1[first]) / n_tokens
+        fits = (stop - first) * max(joint) <= budget_tokens
+        if first < last and fits and joins(last - first, max(1, budget_tokens // max(width)), padded):
             last, width = stop, joint
             continue
         yield from _near_equal(first, last, max(1, budget_tokens // max(width)))
         first, last, width = start, stop, width_S
     yield from _near_equal(first, last, max(1, budget_tokens // max(width)))
+
+
+def _is_small(n_items: int, n_most: int, padded: float) -> bool:
+    """Of shapes."""
+    return SMALL * n_items < n_most and padded <= MAX_PADDED
+
+
+def _is_alike(n_items: int, n_most: int, padded: float) -> bool:
+    """Of cells."""
+    return n_items < FEWEST_ITEMS or padded <= MAX_PADDED_CELLS
+
+
+def _widest(cell_B: NDArray[np.integer], width_BS: Ints) -> Ints:
+    """(B, S) the largest width of any item of the same cell."""
+    cells, index_B = np.unique(cell_B, return_inverse=True)
+    widest_CS = np.zeros((len(cells), width_BS.shape[1]), dtype=np.int64)
+    np.maximum.at(widest_CS, index_B, width_BS)
+    found: Ints = widest_CS[index_B]
+    return found
 
 
 def _near_equal(first: int, last: int, max_items: int) -> Iterator[slice]:
@@ -130,7 +161,9 @@ def pack_controls(lengths: RowLengths, cell_C: NDArray[np.integer], budget_token
     return pack(lengths, cell_C, cell_C, np.full(len(cell_C), NO_PERTURBATION), budget_tokens)
 
 
-def pack_unit(lengths: RowLengths, plan: Plan, number: int, budget_tokens: int) -> list[tuple[int, list[Batch]]]:
+def pack_unit(
+    lengths: RowLengths, plan: Plan, number: int, budget_tokens: int, by_cell: bool = False
+) -> list[tuple[int, list[Batch]]]:
     """(block of cells, its batches) of a unit, in order. Items that edit other states never share a batch."""
     packed: list[tuple[int, list[Batch]]] = []
     for rows in plan.blocks(number):
@@ -139,6 +172,6 @@ def pack_unit(lengths: RowLengths, plan: Plan, number: int, budget_tokens: int) 
         batches = []
         for kind in np.unique(kind_I):
             at = kind_I == kind
-            batches += pack(lengths, item_I[at], cell_I[at], perturbation_I[at], budget_tokens)
+            batches += pack(lengths, item_I[at], cell_I[at], perturbation_I[at], budget_tokens, by_cell)
         packed.append((int(cell_I[0]) // plan.cells_per_block, batches))
     return packed

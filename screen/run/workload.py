@@ -8,12 +8,12 @@ from screen.planning.perturbations import edited_states
 
 
 def batches_by_block(
-    screen: Screen, batch_tokens: int, numbers: Iterable[int]
+    screen: Screen, batch_tokens: int, numbers: Iterable[int], by_cell: bool = False
 ) -> Iterator[tuple[list[Batch], list[Batch]]]:
-    """The batches of some units, block of cells by block: (of its controls, of its items)."""
+    """The batches of some units, block of cells by block: (of its controls, of its items). `by_cell`: as `pack` does."""
     items: dict[int, list[Batch]] = {}
     for number in numbers:
-        for block, batches in pack_unit(screen.lengths, screen.plan, number, batch_tokens):
+        for block, batches in pack_unit(screen.lengths, screen.plan, number, batch_tokens, by_cell):
             items.setdefault(block, []).extend(batches)
     for block, batches in items.items():
         yield pack_controls(screen.lengths, screen.plan.cells_of_block(block), batch_tokens), batches
@@ -34,12 +34,12 @@ def control_flops(screen: Screen, batch: Batch) -> float:
     return batch.n_items * float(screen.adapter.cost.control(batch.n_source, _target(screen, batch)))
 
 
-def total_flops(screen: Screen, batch_tokens: int) -> float:
+def total_flops(screen: Screen, batch_tokens: int, by_cell: bool = False) -> float:
     """Operations of every batch of a screen."""
     return float(
         sum(
             sum(control_flops(screen, b) for b in controls) + sum(item_flops(screen, b) for b in items)
-            for controls, items in batches_by_block(screen, batch_tokens, range(screen.plan.n_units))
+            for controls, items in batches_by_block(screen, batch_tokens, range(screen.plan.n_units), by_cell)
         )
     )
 

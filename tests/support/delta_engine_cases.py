@@ -4,7 +4,6 @@ import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -15,7 +14,6 @@ from screen.engine.resident import Resident
 from screen.engine.screen import Screen
 from screen.models.adapter import BatchRows, Readout
 from screen.models.delta.forward import DeltaForward
-from screen.planning import batches as planned
 from screen.planning.batches import Batch, pack_controls, pack_unit
 from tests.unit.engine.test_nasty_screens import nasty_screen
 
@@ -35,10 +33,9 @@ def model_of(screen: Screen, precision: AnyPrecision, device: str, backend: str 
 
 
 def mixed_batches(screen: Screen, batch_tokens: int = 200) -> list[Batch]:
-    """A screen's items, in every batch as many as fit, whatever their lengths: those of a block's cells stand together."""
-    numbers = range(screen.plan.n_units)
-    with patch.multiple(planned, MAX_PADDED=1.0, SMALL=1):
-        return [b for n in numbers for _, some in pack_unit(screen.lengths, screen.plan, n, batch_tokens) for b in some]
+    """A screen's items, by cell: cells of any length share batches while these are small."""
+    packed = (pack_unit(screen.lengths, screen.plan, n, batch_tokens, by_cell=True) for n in range(screen.plan.n_units))
+    return [b for unit in packed for _, some in unit for b in some]
 
 
 def predictions(

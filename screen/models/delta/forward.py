@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class DeltaForward:
     exact      the same in float64: its head turns embeddings into counts
     packed     computes the items whose change cannot be carried
     n_slots    by state, most genes that an edit may bring into a row
+    n_ids      by state, 1 + the highest id that a row can hold
     at_once    all cells of a batch together, by `KernelOps`, as a GPU needs it; else cell by cell, by `DeltaOps`
     backend    of the kernels: None, the device decides
     """
@@ -38,6 +40,7 @@ class DeltaForward:
     packed: PackedModel
     batching: Batching
     n_slots: Mapping[int, int]
+    n_ids: Mapping[int, int]
     rounding: Rounding = EXACT
     ops: PlainOps = PLAIN
     at_once: bool = False
@@ -72,35 +75,47 @@ class DeltaForward:
 
     @torch.inference_mode()
     def predict(self, rows: BatchRows, before_CD: Mapping[int, Tensor], shared: Sequence[CellRow]) -> Readout:
-        """Readouts of B items of C cells, each with an item, given the cells' control embeddings and rows."""
+        """Readouts of B items of C cells, each with an item, given the cells' control embeddings and rows.
+
+        Whether all could be carried nobody asks here: the host would wait for the device.
+        """
         after = {t: before_CD[t][rows.index_B] for t in self.adapter.reads_out}
         kept = {t: before_CD[t].new_zeros((*rows.row(t).ids_BL.shape, self.adapter.schema.width)) for t in self._kept()}
-        recomputed = Counter[str]()
+        fits_B, is_finite_B = torch.ones((2, len(rows)), dtype=torch.bool, device=rows.index_B.device)
         for group in self._groups(rows.index_B, shared):
             frames = self._frames(group, rows)
-            fits_B = torch.stack([f.is_carried_B for f in frames.values()]).all(0)
-            carried = group
-            if not bool(fits_B.all()):
-                carried, rest = group.of(fits_B), group.of(~fits_B)
-                self._recompute(rest, rows, before_CD, after, kept)
-                recomputed["its row does not fit a frame"] += len(rest.at_B)
-                # as long as these cells need, as recordings of them are
-                frames = self._frames(carried, rows) if carried.cells else {}
-            is_finite_B = self._carried(carried, rows, frames, after, kept)
-            if not bool(is_finite_B.all()):
-                rest = carried.of(~is_finite_B)
-                self._recompute(rest, rows, before_CD, after, kept)
-                recomputed["its change is not finite"] += len(rest.at_B)
+            fits_B[group.at_B] = torch.stack([f.is_carried_B for f in frames.values()]).all(0)
+            is_finite_B[group.at_B] = self._carried(group, rows, frames, after, kept)
+        uncarried = {"its row does not fit a frame": ~fits_B, "its change is not finite": fits_B & ~is_finite_B}
+        again = partial(self._again, rows, before_CD, shared, after, kept, uncarried)
+        found = self._readout(rows, before_CD, after, kept)
+        return replace(found, is_unsure_B=~(fits_B & is_finite_B), again=again)
+
+    @torch.inference_mode()
+    def _again(
+        self, rows: BatchRows, before_CD: Mapping[int, Tensor], shared: Sequence[CellRow], after: Mapping[int, Tensor],
+        kept: Mapping[int, Tensor], uncarried: Mapping[str, Tensor],
+    ) -> Readout:  # fmt: skip
+        """The readout with the items that could not be carried computed by the packed engine; reason -> which (B,)."""
+        batch, recomputed = _whole(rows.index_B, shared), Counter[str]()
+        for reason, is_so_B in uncarried.items():
+            rest = batch.of(is_so_B)
+            self._recompute(rest, rows, before_CD, after, kept)
+            recomputed[reason] += len(rest.at_B)
+        return replace(self._readout(rows, before_CD, after, kept), recomputed=+recomputed)
+
+    def _readout(
+        self, rows: BatchRows, before_CD: Mapping[int, Tensor], after: Mapping[int, Tensor], kept: Mapping[int, Tensor]
+    ) -> Readout:
         cosine = {t: F.cosine_similarity(before_CD[t][rows.index_B], x, dim=1) for t, x in after.items()}
         value, size_factor = self.exact.values(after, rows)
-        return Readout(after, value, size_factor, kept, cosine, recomputed=recomputed)
+        return Readout(after, value, size_factor, kept, cosine)
 
     def _kept(self) -> tuple[int, ...]:
         return self.adapter.reads_out if self.batching.keeps_hidden else ()
 
     def _groups(self, index_B: Tensor, shared: Sequence[CellRow]) -> Iterator[Group]:
-        at_B = torch.arange(len(index_B), device=index_B.device)
-        batch = Group(tuple(shared), at_B, index_B)
+        batch = _whole(index_B, shared)
         yield from [batch] if self.at_once else [batch.of(index_B == c) for c in range(len(shared))]
 
     def _frames(self, group: Group, rows: BatchRows) -> dict[int, Frame]:
@@ -112,7 +127,9 @@ class DeltaForward:
                 counted_CL, counted_BL = padded(c.counted_L[s] for c in group.cells), rows.counted_BL[s][group.at_B]
             else:
                 counted_CL, counted_BL = (torch.zeros_like(x, dtype=torch.bool) for x in (control_CL, ids_BL))
-            found[s] = frame_of(control_CL, counted_CL, group.cell_B, ids_BL, counted_BL, self.n_slots[s])
+            found[s] = frame_of(
+                control_CL, counted_CL, group.cell_B, ids_BL, counted_BL, self.n_slots[s], self.n_ids[s]
+            )
         return found
 
     def _carried(
@@ -121,8 +138,6 @@ class DeltaForward:
     ) -> Tensor:  # fmt: skip
         """Adds the changes of a group's items to its embeddings; which of them are finite (B,)."""
         is_finite_B = torch.ones_like(group.at_B, dtype=torch.bool)
-        if not len(group.at_B):
-            return is_finite_B
         hidden, pooled = self._changes(group, rows, frames)
         for t in self.adapter.reads_out:
             change = pooled[t].difference()
@@ -167,6 +182,11 @@ class DeltaForward:
                 after[t][at] = before_CD[t][rows.index_B[at]] + change_BD
                 if t in kept:
                     kept[t][at] = found.hidden_BLD[t].to(kept[t].dtype)
+
+
+def _whole(index_B: Tensor, shared: Sequence[CellRow]) -> Group:
+    """All items of a batch."""
+    return Group(tuple(shared), torch.arange(len(index_B), device=index_B.device), index_B)
 
 
 def _rows_of(frames: Mapping[int, Frame], edited: Collection[int]) -> Rows:

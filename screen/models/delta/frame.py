@@ -29,9 +29,17 @@ class Frame:
 
 
 def frame_of(
-    control_CL: Tensor, counted_CL: Tensor, cell_B: Tensor, edited_BW: Tensor, counted_BW: Tensor, n_slots: int
+    control_CL: Tensor,
+    counted_CL: Tensor,
+    cell_B: Tensor,
+    edited_BW: Tensor,
+    counted_BW: Tensor,
+    n_slots: int,
+    n_ids: int | None = None,
 ) -> Frame:
     """The rows of B items over the rows of their cells; ids are PAD where there is no token, and a pad is never a key.
+
+    Ids are below `n_ids`; None: they are looked at, for which the host waits.
 
     A token stands in its own column where it did before, or in that of the same id; any other takes the column at its own
     place if that is free (a mask), else a slot: a column that the control fills with a MASK nobody reads.
@@ -40,7 +48,7 @@ def frame_of(
     control_CL, edited_BW = control_CL.long(), edited_BW.long()
     is_token_BW = edited_BW != PAD
     place_W = torch.arange(width, device=edited_BW.device)
-    known_BW = torch.where(is_token_BW, _columns_by_id(control_CL, cell_B, edited_BW), -1)
+    known_BW = torch.where(is_token_BW, _columns_by_id(control_CL, cell_B, edited_BW, n_ids), -1)
     opposite_BW = F.pad(control_CL[:, :width], (0, max(width - n_control, 0)), value=PAD)[cell_B]
     column_BW = torch.where(is_token_BW & (edited_BW == opposite_BW), place_W, known_BW)
     # what is new, at its own place where nothing else stands
@@ -55,10 +63,11 @@ def frame_of(
     return _laid_out(control_CL, counted_CL, cell_B, edited_BW, counted_BW, column_BW, n_slots)
 
 
-def _columns_by_id(control_CL: Tensor, cell_B: Tensor, edited_BW: Tensor) -> Tensor:
+def _columns_by_id(control_CL: Tensor, cell_B: Tensor, edited_BW: Tensor, n_ids: int | None) -> Tensor:
     """(B, W) the column of the same id in the cell's row, -1 for none; a MASK is no gene, and stands for none."""
     n_cells, length = control_CL.shape
-    n_ids = 1 + int(max(control_CL.max(), edited_BW.max())) if edited_BW.numel() and length else 1
+    if n_ids is None:
+        n_ids = 1 + int(max(control_CL.max(), edited_BW.max())) if edited_BW.numel() and length else 1
     column_CV = torch.full((n_cells, max(n_ids, MASK + 1)), -1, device=control_CL.device)
     column_CV.scatter_(1, control_CL, torch.arange(length, device=control_CL.device).expand(n_cells, -1))
     column_CV[:, [PAD, MASK]] = -1

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from screen.cells.bank import site_of
 from screen.engine.resident import Resident
 from screen.models.adapter import Batching
 from screen.models.delta.forward import DeltaForward
@@ -41,8 +42,9 @@ def errors_of(case: dict[str, Any], network: torch.nn.Module, at_once: bool) -> 
     resident = Resident(rows, library, lengths, CPU)
     batching = Batching(frozenset({frozenset(edited_states(p))}), False, window.pool_everywhere)
     exact, slots = adapter.in_double(), dict.fromkeys(rows.bank.states, len(p.genes))
+    n_ids = {s: rows.n_ids(site_of(s)) for s in rows.bank.states}
     seen, packed = LargestSeen(), adapter.packed(CPU, Arithmetic(), batching)
-    model = DeltaForward(adapter, exact, packed, batching, slots, seen)
+    model = DeltaForward(adapter, exact, packed, batching, slots, n_ids, seen)
     batches = pack(lengths, np.arange(len(kept)), kept, np.zeros(len(kept), np.int32), 10**6)
     for batch in batches:
         predicted(model, resident, lengths, batch)

@@ -10,7 +10,16 @@ from torch import from_numpy
 from screen.cells.bank import SOURCE, Ragged, State, TokenBank
 from screen.cells.vocabulary import PAD, Vocabulary
 from screen.engine.rows import RowBuilder
-from screen.planning.batches import MAX_PADDED, Batch, pack, pack_controls, pack_unit, padded_share
+from screen.planning.batches import (
+    FEWEST_ITEMS,
+    MAX_PADDED,
+    MAX_PADDED_CELLS,
+    Batch,
+    pack,
+    pack_controls,
+    pack_unit,
+    padded_share,
+)
 from screen.planning.index import BankIndex
 from screen.planning.perturbations import Library, Perturbation, edited_states, make_perturbation
 from screen.planning.plan import order
@@ -125,13 +134,13 @@ def widths(batch: Batch) -> dict[int, tuple[int, bool]]:
     }
 
 
-@given(banks, libraries, st.integers(1, 60), st.randoms(use_true_random=False), st.data())
-def test_batches_hold_every_item_once_within_the_budget(bank, library, budget, random, data) -> None:  # type: ignore[no-untyped-def]
+@given(banks, libraries, st.integers(1, 60), st.booleans(), st.randoms(use_true_random=False), st.data())
+def test_batches_hold_every_item_once_within_the_budget(bank, library, budget, by_cell, random, data) -> None:  # type: ignore[no-untyped-def]
     cell_I, perturbation_I = every_item(library)
     chosen = np.array(data.draw(st.lists(st.integers(0, len(cell_I) - 1), unique=True, min_size=1)))
     item_B = np.sort(chosen)
     lengths = RowLengths(BankIndex(bank, VOCABULARY, MAX_LEN), WINDOW, library, TIMES)
-    batches = pack(lengths, item_B, cell_I[item_B], perturbation_I[item_B], budget)
+    batches = pack(lengths, item_B, cell_I[item_B], perturbation_I[item_B], budget, by_cell)
     assert sorted(i for b in batches for i in b.item_B.tolist()) == item_B.tolist()
     for b in batches:
         assert b.cell_B.tolist() == cell_I[b.item_B].tolist()
@@ -147,9 +156,12 @@ def test_batches_hold_every_item_once_within_the_budget(bank, library, budget, r
         assert b.n_tokens == b.n_items * sum(w for w, _ in widths(b).values())
         assert b.n_padded_tokens == b.n_tokens - length_BS.sum()
         is_one_shape = (np.maximum(length_BS, 1) == np.maximum(length_BS[0], 1)).all()
-        assert is_one_shape or b.n_padded_tokens <= MAX_PADDED * b.n_tokens
+        assert by_cell or is_one_shape or b.n_padded_tokens <= MAX_PADDED * b.n_tokens
+        if by_cell and len(set(b.cell_B.tolist())) > 1:
+            # whoever shares a batch is in no other
+            assert sorted(b.item_B.tolist()) == item_B[np.isin(cell_I[item_B], b.cell_B)].tolist()
     random.shuffle(chosen)
-    again = pack(lengths, chosen, cell_I[chosen], perturbation_I[chosen], budget)
+    again = pack(lengths, chosen, cell_I[chosen], perturbation_I[chosen], budget, by_cell)
     assert [b.item_B.tolist() for b in again] == [b.item_B.tolist() for b in batches]
 
 
@@ -183,6 +195,24 @@ def test_controls_have_the_lengths_of_unedited_rows(bank: TokenBank, library: Li
             row = bank.padded_row(state, int(b.cell_B[0]), MAX_LEN)
             used = int(np.flatnonzero(row != PAD).max(initial=-1)) + 1
             assert (width, is_full) == (max(used, 1), used > 0 and bool((row[:used] != PAD).all()))
+
+
+def test_cells_share_batches_until_there_are_enough_items() -> None:
+    """Cells of 10 to 99 genes with 16 edits each: four share a batch, whatever their lengths; equal ones fill it."""
+    n_cells, n_edits = 90, 16
+    vocabulary, library = singles(99, ["mask"])
+    tokens = vocabulary.tokens("tgt")
+
+    def batches(lengths: list[int], budget: int) -> list[Batch]:
+        bank = bank_of([[2, 3]] * n_cells, [tokens[:n].tolist() for n in lengths])
+        known = RowLengths(BankIndex(bank, vocabulary, 99), Window((1,), (1,), 99), library, (1,))
+        item_I = np.arange(n_cells * n_edits)
+        return pack(known, item_I, item_I // n_edits, item_I % n_edits, budget, by_cell=True)
+
+    unequal, equal = batches(list(range(10, 100)), 10**5), batches([50] * n_cells, 50 * 100)
+    assert min(b.n_items for b in unequal[:-1]) >= FEWEST_ITEMS
+    assert padded_share(unequal) <= MAX_PADDED_CELLS
+    assert [b.n_items for b in equal] == [96] * 15
 
 
 def test_no_item_makes_no_batch() -> None:
