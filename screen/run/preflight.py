@@ -6,17 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from screen.cells.bank import SOURCE
+from screen.engine.batch import BatchComputer, float32_products
 from screen.engine.executor import Executor
 from screen.engine.lanes import default_lanes
 from screen.engine.packed import BLOCKS_ALIVE, UNITS_AHEAD, PackedEngine
 from screen.engine.sample import sample
 from screen.engine.screen import Screen
-from screen.planning.batches import pack_unit
+from screen.models.delta.forward import DeltaForward
+from screen.planning.batches import pack_controls, pack_unit
 from screen.planning.layout import MOMENT_BYTES, SUMMARIES
 from screen.planning.segments import Segments, has_moments
-from screen.run.workload import item_flops, total_flops
+from screen.run.workload import batches_by_block, item_flops, total_flops
 
 SAMPLED_UNITS = 24
 CALIBRATION_S = 2.0
@@ -136,7 +139,7 @@ def _count(screen: Screen, executor: Executor) -> _Counted:
     for number in numbers:
         rows = plan.unit(number)
         n_items += rows.stop - rows.start
-        for _, batches in pack_unit(screen.lengths, plan, number, executor.batch_tokens):
+        for _, batches in pack_unit(screen.lengths, plan, number, executor.batch_tokens, executor.is_delta):
             n_batches += len(batches)
             tokens += sum(b.n_tokens for b in batches)
             padded += sum(b.n_padded_tokens for b in batches)
@@ -168,7 +171,7 @@ def _flops_per_s(screen: Screen, executor: Executor) -> float:
         start = time.perf_counter()
         list(engine.units([0], lambda n, tokens, padded: None))
         elapsed_s = time.perf_counter() - start
-        rate = total_flops(small, executor.batch_tokens) / elapsed_s
+        rate = total_flops(small, executor.batch_tokens, executor.is_delta) / elapsed_s
         if elapsed_s >= CALIBRATION_S or small.plan.n_items == screen.plan.n_items:
             break
     return rate
@@ -186,9 +189,32 @@ def _memory(screen: Screen, executor: Executor) -> tuple[int, int]:
     mean = {
         s: float(np.minimum(state.tokens.length_C, screen.window.max_len).mean()) for s, state in bank.states.items()
     }
-    per_cell = cost.shared_bytes(screen.edits, mean[SOURCE], {t: n for t, n in mean.items() if t != SOURCE})
-    block = int(per_cell * min(plan.cells_per_block, bank.n_cells))
-    device = n_lanes * cost.working_bytes(executor.batch_tokens) + BLOCKS_ALIVE * block
+    if executor.is_delta:
+        # the head, and what checks it, is float64
+        shared = n_lanes * recorded_bytes(screen, executor) + 2 * cost.weight_bytes()
+    else:
+        per_cell = cost.shared_bytes(screen.edits, mean[SOURCE], {t: n for t, n in mean.items() if t != SOURCE})
+        shared = BLOCKS_ALIVE * int(per_cell * min(plan.cells_per_block, bank.n_cells))
+    device = n_lanes * cost.working_bytes(executor.batch_tokens) + shared
     if executor.device.type == "cpu":
         return host + device, 0
     return host, device + cost.weight_bytes() + 2 * tokens
+
+
+def recorded_bytes(screen: Screen, executor: Executor) -> int:
+    """Bytes that a lane keeps of the controls whose items it computes: measured on one cell, for the most tokens there are."""
+    if not screen.plan.n_items:
+        return 0
+    one = sample(screen, 1, 1)
+    computer = BatchComputer(one, executor)
+    ((_, (batch,)),) = pack_unit(one.lengths, one.plan, 0, executor.batch_tokens, by_cell=True)
+    (of_cell,) = pack_controls(one.lengths, batch.cell_B, executor.batch_tokens)
+    with float32_products(executor), torch.inference_mode():
+        computer.items(batch, computer.controls(of_cell))
+    model = computer.model
+    assert isinstance(model, DeltaForward)
+    per_token = model.recorded_bytes / of_cell.n_tokens
+    numbers = range(0, screen.plan.n_units, -(-screen.plan.n_units // SAMPLED_UNITS))
+    some = (batches for _, batches in batches_by_block(screen, executor.batch_tokens, numbers, by_cell=True))
+    most = max(b.n_tokens / b.n_items * (len(np.unique(b.cell_B)) if model.at_once else 1) for bs in some for b in bs)
+    return int(per_token * most)

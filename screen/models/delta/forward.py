@@ -111,6 +111,11 @@ class DeltaForward:
         value, size_factor = self.exact.values(after, rows)
         return Readout(after, value, size_factor, kept, cosine)
 
+    @property
+    def recorded_bytes(self) -> int:
+        """Of the cells whose items this thread predicted last."""
+        return self._recordings.n_bytes
+
     def _kept(self) -> tuple[int, ...]:
         return self.adapter.reads_out if self.batching.keeps_hidden else ()
 

@@ -2,9 +2,11 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
+
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -21,6 +23,21 @@ class Recording:
             self.kept[key] = make()
         found: T = self.kept[key]
         return found
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that is kept."""
+        return _tensors(self.kept.values())
+
+
+def _tensors(x: object) -> Iterator[Tensor]:
+    if isinstance(x, Tensor):
+        yield x
+    elif is_dataclass(x):
+        for part in fields(x):
+            yield from _tensors(getattr(x, part.name))
+    elif isinstance(x, Iterable) and not isinstance(x, str):
+        for one in x:
+            yield from _tensors(one)
 
 
 class Places:
@@ -55,3 +72,9 @@ class LatestRecordings(threading.local):
         if len(cells) != len(self._cells) or any(a is not b for a, b in zip(cells, self._cells, strict=True)):
             self._cells, self._found = tuple(cells), {}
         return self._found.setdefault(part, Recording())
+
+    @property
+    def n_bytes(self) -> int:
+        """Of this thread's, memory that several tensors are views of counted once."""
+        kept = [t.untyped_storage() for recording in self._found.values() for t in recording.tensors()]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in kept}.values())

@@ -1,6 +1,7 @@
 """What `plan` says before anything runs is what running then does."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,13 @@ import pytest
 import torch
 
 from screen.cli.main import main
+from screen.engine.batch import BatchComputer
+from screen.engine.control import join
 from screen.engine.executor import Executor
+from screen.engine.lanes import default_lanes
+from screen.models.delta.forward import DeltaForward
 from screen.run.configuration import load_config
-from screen.run.preflight import disk_bytes, forecast, n_files
+from screen.run.preflight import disk_bytes, forecast, n_files, recorded_bytes
 from screen.run.prepare import prepare
 from screen.run.workload import batches_by_block, total_flops
 from screen.store.store import ScreenStore
@@ -71,6 +76,23 @@ def test_a_finished_store_has_the_files_and_about_the_bytes_that_were_forecast(
     # a shard ends in its index, and the last rows of an array fill up a chunk
     most = disk_bytes(screen) + len(files) * (128 * 61 * 4 + 1024)
     assert disk_bytes(screen) <= size <= most
+
+
+def test_what_a_lane_keeps_of_controls_is_forecast(tmp_path: Path) -> None:
+    screen = prepare(load_config(write(tiny(library=LIBRARY), tmp_path / "s.yaml"))[0])
+    executor = Executor(torch.device("cpu"), "delta32", batch_tokens=300)
+    computer, most = BatchComputer(screen, executor), 0
+    for controls, items in batches_by_block(screen, 300, range(screen.plan.n_units), by_cell=True):
+        with torch.inference_mode():
+            control = join([computer.controls(b) for b in controls], screen.bank.cell_id_C)
+            for batch in items:
+                computer.items(batch, control)
+                assert isinstance(computer.model, DeltaForward)
+                most = max(most, computer.model.recorded_bytes)
+    # what attention keeps grows with the number of tokens, other things do not
+    assert 0.5 * recorded_bytes(screen, executor) <= most <= 2 * recorded_bytes(screen, executor)
+    kept = forecast(screen, executor).host_bytes - forecast(screen, replace(executor, n_lanes=1)).host_bytes
+    assert kept >= recorded_bytes(screen, executor) or default_lanes(executor.device) == 1
 
 
 def test_the_forecast_is_machine_readable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
