@@ -60,7 +60,7 @@ bench: $(VENV)/.installed
 	@$(BIN)/python -m benchmarks.run_all $(addprefix --only ,$(ONLY))
 
 # What only a GPU can show: kernels and engine checked, then bandwidth, speed and precision. No installation: PYTHON, by
-# default python3, has torch >= 2.11, triton >= 3.6, numpy, pydantic, yaml and rich. Under 8 minutes; writes $OUT/gpu.json.
+# default python3, has torch >= 2.11, triton >= 3.6, numpy, pydantic, yaml and rich. By parts: `python -m benchmarks.gpu --only changes upstream`; writes $OUT/gpu.json.
 .PHONY: bench-gpu
 bench-gpu:
 	@PYTHONPATH=.:kernels $(if $(filter file,$(origin PYTHON)),python3,$(PYTHON)) -m benchmarks.gpu

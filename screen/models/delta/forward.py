@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from screen.cells.bank import SOURCE
 from screen.models.adapter import Batching, BatchRows, ModelAdapter, PackedModel, Readout, Row, Rows
 from screen.models.delta.change import AnyChange
-from screen.models.delta.frame import Frame, frame_of
+from screen.models.delta.frame import Frame, frame_of, same_frame
 from screen.models.delta.group import CellRow, Group, cell_row, padded
 from screen.models.delta.kernel_ops import ItemsOfCells, KernelOps
 from screen.models.delta.ops import DeltaOps
@@ -132,6 +132,9 @@ class DeltaForward:
                 counted_CL, counted_BL = padded(c.counted_L[s] for c in group.cells), rows.counted_BL[s][group.at_B]
             else:
                 counted_CL, counted_BL = (torch.zeros_like(x, dtype=torch.bool) for x in (control_CL, ids_BL))
+            if s not in rows.edited:
+                found[s] = same_frame(control_CL, counted_CL, group.cell_B, counted_BL, self.n_slots[s])
+                continue
             found[s] = frame_of(
                 control_CL, counted_CL, group.cell_B, ids_BL, counted_BL, self.n_slots[s], self.n_ids[s]
             )

@@ -63,6 +63,23 @@ def frame_of(
     return _laid_out(control_CL, counted_CL, cell_B, edited_BW, counted_BW, column_BW, n_slots)
 
 
+def same_frame(control_CL: Tensor, counted_CL: Tensor, cell_B: Tensor, counted_BW: Tensor, n_slots: int) -> Frame:
+    """`frame_of` items that leave this state as it is, whatever pooling counts: a token's column is its place."""
+    (n_cells, length), width = control_CL.shape, counted_BW.shape[1]
+    n_both, n_columns = min(length, width), length + n_slots
+    ids_CF, keep_CF = F.pad(control_CL.long(), (0, n_slots), value=MASK), F.pad(control_CL != PAD, (0, n_slots))
+    place_CF = F.pad(torch.arange(length, device=control_CL.device), (0, n_slots)).expand(n_cells, -1)
+    counted_BF = F.pad(counted_BW[:, :n_both], (0, n_columns - n_both)) & keep_CF[cell_B]
+    column_CL = torch.where(keep_CF[:, :n_both], place_CF[:, :n_both], -1)
+    return Frame(
+        torch.stack([ids_CF, place_CF, ids_CF, place_CF], -1)[cell_B],
+        torch.stack([keep_CF, keep_CF], -1)[cell_B],
+        torch.stack([F.pad(counted_CL, (0, n_slots))[cell_B], counted_BF], -1),
+        F.pad(column_CL, (0, width - n_both), value=-1)[cell_B],
+        torch.ones_like(cell_B, dtype=torch.bool),
+    )
+
+
 def _columns_by_id(control_CL: Tensor, cell_B: Tensor, edited_BW: Tensor, n_ids: int | None) -> Tensor:
     """(B, W) the column of the same id in the cell's row, -1 for none; a MASK is no gene, and stands for none."""
     n_cells, length = control_CL.shape

@@ -40,7 +40,14 @@ class ItemsOfCells:
         item_B = torch.arange(n_items, device=cell_B.device)
         self.first_C = cell_B.new_full((n_cells,), n_items).scatter_reduce(0, cell_B, item_B, "amin")
         """An item of every cell."""
+        self._zero: dict[torch.dtype, Tensor] = {}
         self._rows: dict[int, RaggedRows] = {}
+
+    def zero(self, dtype: torch.dtype) -> Tensor:
+        """The number, on their device: made once."""
+        if dtype not in self._zero:
+            self._zero[dtype] = torch.zeros((), dtype=dtype, device=self.cell_B.device)
+        return self._zero[dtype]
 
     def rows(self, length: int) -> RaggedRows:
         """Their rows in flat tensors, every item and every cell with so many."""
@@ -100,7 +107,7 @@ class KernelOps(Ops[CellsChange]):
         d, weight, scale = self._operand(x.d), self._rounding.kept_weight(linear.weight), self._rounding.scale(key)
         flat = d.values.reshape(-1, d.values.shape[-1])
         # sums are scaled before they are rounded
-        values = torch.addmm(flat.new_zeros(()), flat, weight.T, beta=0, alpha=scale / d.scale)
+        values = torch.addmm(self._items.zero(flat.dtype), flat, weight.T, beta=0, alpha=scale / d.scale)
         return CellsChange(there, Scaled(values.view(*d.values.shape[:2], -1), scale), x.anew_BL)
 
     def split(self, x: CellsChange, n_parts: int) -> tuple[CellsChange, ...]:

@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from screen_kernels import PAD, edit_row_reference
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from screen.models.delta.frame import Frame, frame_of
+from screen.models.delta.frame import Frame, frame_of, same_frame
 from tests.support.modes import EVERY
 
 GENES = range(4, 30)
@@ -91,6 +92,24 @@ def test_items_of_several_cells_are_framed_as_each_by_itself(
     assert torch.equal(frame.keep_BF2[..., 0].sum(1), (control != PAD).sum(1)[cell_B])
     assert torch.equal(frame.keep_BF2[..., 1].sum(1), (edited != PAD).sum(1))
     assert torch.equal(frame.counted_BF2.sum(1), torch.stack([(control > 3).sum(1)[cell_B], (edited > 3).sum(1)], 1))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(rows(unique=False), min_size=1, max_size=4), st.integers(0, 3), st.integers(0, 2), st.integers(0, 2**31)
+)
+def test_a_state_that_nobody_edits_has_the_frame_of_rows_as_they_are(
+    cases: list[tuple[torch.Tensor, torch.Tensor, int]], n_more: int, n_slots: int, seed: int
+) -> None:
+    control = pad_sequence([row for row, _, _ in cases], batch_first=True)
+    cell_B = torch.randint(len(cases), (5,), generator=torch.Generator().manual_seed(seed))
+    edited = F.pad(control[cell_B], (0, n_more))
+    # pooling may leave out the genes that are edited elsewhere
+    counted = (edited > 3) & (edited != 7)
+    whole = frame_of(control, control > 3, cell_B, edited, counted, n_slots)
+    same = same_frame(control, control > 3, cell_B, counted, n_slots)
+    for name in ("ids_BF4", "keep_BF2", "counted_BF2", "column_BW", "is_carried_B"):
+        assert torch.equal(getattr(same, name), getattr(whole, name)), name
 
 
 def test_a_mask_stays_in_its_column_and_a_moved_gene_keeps_its_own() -> None:

@@ -1,4 +1,4 @@
-"""`perturbscreen bench` and benchmarks/gpu.py run anywhere with few libraries, count what they ran, and fail where they must."""
+"""`perturbscreen bench` and benchmarks/gpu run anywhere with few libraries, count what they ran, and fail where they must."""
 
 import json
 import os
@@ -14,7 +14,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import gpu
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import checks, job, precisions
 from screen.bench import measure as bench
 from screen.bench.bare import control_call, item_call, taken_over
 from screen.bench.measure import SMALL, Wanted
@@ -169,13 +170,17 @@ def test_the_gpu_script_runs_all_its_parts_on_a_bare_node_without_a_gpu(tmp_path
     assert {"device", "driver", "commit", "machine", "versions", "date", "total seconds", "copy GB/s"} <= set(found)
     assert found["failures"] == []
     assert all(check["passed"] for check in found["checks"])
-    assert sum(check["name"].startswith("engine = reference") for check in found["checks"]) == len(gpu.EDITS)
+    assert sum(check["name"].startswith("engine = reference") for check in found["checks"]) == len(checks.EDITS)
     assert {name.split(",")[0] for name in found["kernels"]} == {"add_norm", "split_half", "pool_shift", "edit_tokens"}
-    assert set(found["precisions"]) == set(gpu.PRECISIONS)
+    assert set(found["precisions"]) == set(precisions.PRECISIONS)
     error = {name: p["delta error"]["250-420 tokens"]["median"] for name, p in found["precisions"].items()}
     assert error["float32"] == 0 < error["fp16x2"] < error["tf32"] < error["bf16"]
     assert all(p["projection"]["device_hours"] > 0 for p in found["precisions"].values())
     assert "projected, not run" in run.stdout
+    of_changes = found["changes"]["edits/s"]
+    assert set(of_changes["src mask, all genes"]) == {"float32", "fp16x2", "delta16"} and len(of_changes) == 10
+    assert all(case["delta16"]["computed otherwise"] == 0 < case["delta16"]["edits/s"] for case in of_changes.values())
+    assert set(found["upstream-shaped, edits/s"]) == {"float32, 64", "tf32, 64", "autocast, 64"}
 
 
 @pytest.mark.parametrize("limit", ["--readout", "--delta-rms", "--delta-worst", "--delta-relative"])
@@ -206,13 +211,13 @@ def test_a_part_that_breaks_is_reported_and_the_others_run(
 
 
 def test_an_engine_that_ignores_the_edit_is_caught() -> None:
-    screens = [gpu.twin(gpu.TINY, 3, (0, 50)) for _ in range(2)]
-    found = gpu.results(PackedEngine(screens[0], Executor(gpu.CPU)))
+    screens = [job.twin(checks.TINY, 3, (0, 50)) for _ in range(2)]
+    found = job.results(PackedEngine(screens[0], Executor(checks.CPU)))
     ignored = {name: np.zeros_like(x) if name.startswith(("delta", "items/rms")) else x for name, x in found.items()}
-    assert gpu.errors_of(found, found)["delta relative"] == 0
-    assert gpu.errors_of(ignored, found)["delta relative"] == pytest.approx(1)
-    assert gpu.errors_of({**found, "delta/t1": found["delta/t1"] * np.nan}, found)["readout"] == np.inf
-    assert gpu.errors_of({}, found)["columns missing"] == len(found)
+    assert job.errors_of(found, found)["delta relative"] == 0
+    assert job.errors_of(ignored, found)["delta relative"] == pytest.approx(1)
+    assert job.errors_of({**found, "delta/t1": found["delta/t1"] * np.nan}, found)["readout"] == np.inf
+    assert job.errors_of({}, found)["columns missing"] == len(found)
 
 
 def test_the_gpu_script_without_its_device_says_so(capsys: Any) -> None:

@@ -1,0 +1,72 @@
+"""Kernels against their definitions, the packed engine against the reference engine."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.job import Job, errors_of, results, twin
+from screen.engine.executor import Executor
+from screen.engine.packed import PackedEngine
+from screen.engine.reference import ReferenceEngine
+from screen.engine.screen import Screen
+from screen.models.synthetic import SyntheticSizes
+
+CPU = torch.device("cpu")
+TINY = SyntheticSizes(
+    width=64, n_heads=4, encoder_head_width=16, head_width=8, n_encoder_blocks=2, n_blocks=2, n_genes=300,
+    n_source_tokens=903, max_len=256, n_times=2,
+)  # fmt: skip
+EDITS: dict[str, dict[str, Any]] = {
+    "src": {"sites": ("src",)},
+    "src, context mode": {"sites": ("src",), "context_mode": True},
+    "tgt at both times": {"sites": ("tgt",), "pert_tps": (1, 2)},
+    "tgt at one of two times, context mode": {"sites": ("tgt",), "pert_tps": (1,), "context_mode": True},
+    "src and tgt": {"sites": ("src", "tgt"), "pert_tps": (1,)},
+}
+
+
+def kernels(job: Job) -> None:
+    """Every kernel against its definition: by Triton on a GPU, by torch on a CPU."""
+    from tests.support.kernel_cases import CHECKS, TRITON_CHECKS
+
+    backend = "triton" if job.device.type == "cuda" else "torch"
+    for check in (*CHECKS, *(TRITON_CHECKS if backend == "triton" else ())):
+        name = f"{check.__name__.removeprefix('check_')} by {backend}"
+        with job.part(name):
+            check(str(job.device), backend)
+            job.check(name, {})
+
+
+def engines(job: Job) -> None:
+    """PackedEngine on the device against ReferenceEngine on the CPU: all modes, sites, context mode, several units."""
+    from tests.support.modes import EVERY
+
+    genes = range(0, TINY.n_genes, 100 if job.is_quick else 40)
+    for name, edits in EDITS.items():
+        with job.part(f"engine = reference, {name}"):
+            # each has a model of its own, wherever the other one is moved
+            ours, definition = (everything_of(twin(TINY, 5, genes, modes=EVERY, **edits)) for _ in range(2))
+            found = results(PackedEngine(ours, Executor(job.device, batch_tokens=2000)))
+            expected = results(ReferenceEngine(definition, Executor(CPU)))
+            job.check(f"engine = reference, {name}", errors_of(found, expected))
+
+
+def everything_of(screen: Screen) -> Screen:
+    """Keeps embeddings and gene cosines too, and cuts the plan into several units."""
+    layout = replace(screen.layout, keep_embeddings=True, keep_gene_cosine=True)
+    return replace(screen, layout=layout, plan=replace(screen.plan, unit_rows=max(screen.plan.n_items // 3, 1)))
+
+
+def real_items(job: Job) -> None:
+    """A few items at real sizes against the CPU: float32 against the definition, fp16x2 against its emulation."""
+    genes = range(0, job.sizes.n_genes, job.sizes.n_genes // 4)
+    for precision in ("float32", "fp16x2"):
+        name = f"a few items at real sizes, {precision} = the CPU's"
+        with job.part(name):
+            ours, theirs = (twin(job.sizes, 3, genes) for _ in range(2))
+            on_cpu: PackedEngine | ReferenceEngine = ReferenceEngine(theirs, Executor(CPU))
+            if precision != "float32":
+                on_cpu = PackedEngine(theirs, Executor(CPU, precision))
+            there = PackedEngine(ours, Executor(job.device, precision, batch_tokens=job.batch_tokens))
+            job.check(name, errors_of(results(there), results(on_cpu)))
