@@ -33,8 +33,8 @@ from screen.engine.screen import Screen
 from screen.models.perturbgen.random import random_model, sizes_of
 from screen.models.synthetic import synthetic_vocabulary
 from screen.planning.window import Window
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
 
 CPU = torch.device("cpu")
 PRECISIONS: tuple[AnyPrecision, ...] = ("float32", "delta32", "delta16")

@@ -24,9 +24,9 @@ from screen.engine.screen import Screen
 from screen.machine import available_cores
 from screen.planning.perturbations import Library
 from screen.planning.selection import select_items
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
-from screen.run.unit_sizes import plan_units
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
+from screen.running.unit_sizes import plan_units
 
 DELTA = "delta/t1"
 MOST_RMS, MOST_WORST = 3e-6, 1e-5

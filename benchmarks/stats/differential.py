@@ -33,11 +33,11 @@ from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
 from screen.engine.precision import executor_for
 from screen.machine import available_cores
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
-from screen.run.resume import coverage_of, open_store
-from screen.run.runner import run_units
-from screen.run.tables import make_tables
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
+from screen.running.resume import coverage_of, open_store
+from screen.running.runner import run_units
+from screen.running.tables import make_tables
 from screen.stats import deg
 from screen.stats.gene_results import statistics_of
 from screen.stats.groups import GroupReader, Strata

@@ -25,8 +25,8 @@ from screen.config.sections import NullConfig
 from screen.planning.index import BankIndex
 from screen.planning.null_genes import NullPlan, null_perturbations
 from screen.planning.perturbations import Perturbation, make_perturbation
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
 from screen.stats.false_discovery import benjamini_hochberg
 from screen.stats.null import calibrate, covariates
 from screen.store.reader import STORE, StoreReader

@@ -34,12 +34,12 @@ from screen.models.perturbgen.random import random_model, sizes_of
 from screen.models.synthetic import SyntheticSizes, synthetic_vocabulary
 from screen.planning.perturbations import Library, make_library, make_perturbation
 from screen.planning.window import Window
-from screen.run.configuration import load_config
-from screen.run.preflight import n_files
-from screen.run.prepare import prepare
-from screen.run.resume import left, open_store
-from screen.run.runner import run_units
-from screen.run.summaries import with_moments
+from screen.running.configuration import load_config
+from screen.running.preflight import n_files
+from screen.running.prepare import prepare
+from screen.running.resume import left, open_store
+from screen.running.runner import run_units
+from screen.running.summaries import with_moments
 from screen.store.reader import Block
 from screen.store.store import Columns, ScreenStore, scratch_of
 

@@ -22,11 +22,11 @@ from screen.cli.ranking import describe_gene_sets, describe_result
 from screen.cli.terminal import Console
 
 if TYPE_CHECKING:
-    from screen.run.tables import Result
+    from screen.running.tables import Result
 
 
 def _config(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
-    from screen.run.configuration import load_config
+    from screen.running.configuration import load_config
 
     compute = {name: getattr(arguments, name) for name in ("engine", "device", "precision", "batch_tokens")}
     cluster = {name: getattr(arguments, name, None) for name in ("workers", "scheduler")}
@@ -36,7 +36,7 @@ def _config(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    from screen.run import session
+    from screen.running import session
 
     if threading.current_thread() is threading.main_thread():
         # importing polars makes waiting go on after Ctrl-C
@@ -60,9 +60,9 @@ def plan(arguments: argparse.Namespace, console: Console) -> int:
     from screen.engine.choose import choose_executor
     from screen.engine.precision import yardstick
     from screen.errors import CellError, ConfigError
-    from screen.run.preflight import forecast
-    from screen.run.prepare import prepare
-    from screen.run.unscreened import nothing_to_screen, reasons
+    from screen.running.preflight import forecast
+    from screen.running.prepare import prepare
+    from screen.running.unscreened import nothing_to_screen, reasons
 
     config, _ = _config(arguments)
     if config.compute.engine == "reference":
@@ -106,7 +106,7 @@ def status(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def deg(arguments: argparse.Namespace, console: Console) -> int:
-    from screen.run.tables import remake_tables
+    from screen.running.tables import remake_tables
 
     given = {name: getattr(arguments, name) for name in DEG_OPTIONS}
     workers = {name: getattr(arguments, name) for name in ("workers", "scheduler")}

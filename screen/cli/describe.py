@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from screen.bench.measure import Measured, Wanted
     from screen.cli.terminal import Console
     from screen.engine.screen import Screen
-    from screen.run.preflight import Forecast
+    from screen.running.preflight import Forecast
     from screen.store.audit import BlockStatus
 
 MANY_ROWS, ROW_BYTES = 100_000_000, 45

@@ -17,7 +17,7 @@ from screen.engine.choose import choose_executor
 from screen.engine.packed import PackedEngine
 from screen.models.ops import LaidOutOps
 from screen.models.perturbgen.random import random_model, sizes_of
-from screen.run.workload import total_flops
+from screen.running.workload import total_flops
 from tests.support.places import ROOT
 
 AGAINST_UPSTREAM = {

@@ -15,7 +15,7 @@ FLOORS = (
     ("models",),
     ("engine", "store"),
     ("stats",),
-    ("run",),
+    ("running",),
     ("bench",),
     ("cli",),
 )

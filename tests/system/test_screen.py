@@ -20,10 +20,10 @@ from screen.engine.screen import Screen
 from screen.engine.unit import Progress
 from screen.errors import StoreError
 from screen.planning.layout import counts
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
-from screen.run.resume import open_store
-from screen.run.runner import Engine, run_units
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
+from screen.running.resume import open_store
+from screen.running.runner import Engine, run_units
 from screen.stats import deg
 from screen.stats.tables import read_coverage
 from screen.store.export import anndata_of
@@ -114,7 +114,7 @@ def uninterrupted(
 ) -> tuple[type[Any], Screen, Path]:
     """(an engine, a screen of units of 128 rows, what a run of it left that nothing stopped)."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("screen.run.unit_sizes.MAX_ROWS", 128)
+        patch.setattr("screen.running.unit_sizes.MAX_ROWS", 128)
         screen = prepare(load_config(finished.parent / "s.yaml")[0])
     whole = tmp_path_factory.mktemp("uninterrupted")
     run_into(whole, screen, request.param(screen, Executor(CPU)), Executor(CPU))
@@ -150,7 +150,7 @@ def test_a_run_that_stops_and_continues_equals_an_uninterrupted_one(
 def test_the_bytes_do_not_depend_on_how_many_lanes_there_are(
     finished: Path, tmp_path: Path, make: type[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("screen.run.unit_sizes.MAX_ROWS", 256)
+    monkeypatch.setattr("screen.running.unit_sizes.MAX_ROWS", 256)
     screen = prepare(load_config(finished.parent / "s.yaml")[0])
     for n_lanes in (1, 3):
         executor = Executor(CPU, batch_tokens=200, n_lanes=n_lanes)

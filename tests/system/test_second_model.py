@@ -18,8 +18,8 @@ from scipy import sparse
 from screen.cli.main import main
 from screen.errors import ConfigError
 from screen.models.registry import family
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
 from screen.store.reader import StoreReader
 from tests.models.delta.test_forward import worst_error
 from tests.support.places import ROOT
@@ -82,8 +82,8 @@ def config(folder: Path, name: str = "screen.yaml", **changes: Any) -> Path:
 
 @pytest.fixture
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("screen.run.unit_sizes.MAX_ROWS", 64)
-    monkeypatch.setattr("screen.run.unit_sizes.MIN_CELLS", 4)
+    monkeypatch.setattr("screen.running.unit_sizes.MAX_ROWS", 64)
+    monkeypatch.setattr("screen.running.unit_sizes.MIN_CELLS", 4)
 
 
 @pytest.mark.usefixtures("tower")

@@ -10,8 +10,8 @@ import yaml
 from screen.cli.main import main
 from screen.config.screen_config import ScreenConfig, parse_config, read_yaml
 from screen.errors import ConfigError
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
 from tests.support.places import ROOT
 from tests.support.tiny import E2E, tiny, write
 

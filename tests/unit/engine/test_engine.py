@@ -25,8 +25,8 @@ from screen.models.perturbgen.random import random_model, sizes_of
 from screen.models.synthetic import SyntheticSizes
 from screen.planning.plan import order
 from screen.planning.selection import select_items
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
 from tests.support.golden import scale_error
 from tests.support.long import some_long
 from tests.support.modes import EVERY
@@ -168,7 +168,7 @@ from dataclasses import replace
 from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
 from screen.engine.sample import sample
-from screen.run.configuration import load_config
+from screen.running.configuration import load_config
 from screen.bench.synthetic import synthetic_screen
 from screen.models.synthetic import SyntheticSizes
 

@@ -13,8 +13,8 @@ import pytest
 from scipy import stats
 
 from screen.cli.main import main
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
 from screen.stats import deg
 from screen.store.store import ScreenStore
 from tests.support.tiny import tiny, write

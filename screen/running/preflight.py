@@ -16,7 +16,7 @@ from screen.engine.screen import Screen
 from screen.planning.batches import pack_unit
 from screen.planning.layout import MOMENT_BYTES, SUMMARIES
 from screen.planning.segments import Segments, has_moments
-from screen.run.workload import item_flops, total_flops
+from screen.running.workload import item_flops, total_flops
 
 SAMPLED_UNITS = 24
 CALIBRATION_S = 2.0

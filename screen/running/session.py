@@ -15,14 +15,14 @@ from screen.engine.precision import Decision, executor_for
 from screen.engine.screen import Screen
 from screen.engine.unit import Progress
 from screen.errors import CellError
-from screen.run.handoff import write_handoff
-from screen.run.listener import Listener
-from screen.run.preflight import disk_bytes
-from screen.run.prepare import prepare
-from screen.run.resume import coverage_of, has_work, left, open_store, other_executors
-from screen.run.runner import make_engine, run_units
-from screen.run.tables import Result, make_tables, result_of
-from screen.run.unscreened import nothing_to_screen, reasons
+from screen.running.handoff import write_handoff
+from screen.running.listener import Listener
+from screen.running.preflight import disk_bytes
+from screen.running.prepare import prepare
+from screen.running.resume import coverage_of, has_work, left, open_store, other_executors
+from screen.running.runner import make_engine, run_units
+from screen.running.tables import Result, make_tables, result_of
+from screen.running.unscreened import nothing_to_screen, reasons
 from screen.stats.parts import on_threads
 from screen.stats.tables import write_coverage
 from screen.store.audit import status
@@ -31,7 +31,7 @@ from screen.store.reader import STORE, Block
 from screen.store.store import ScreenStore, scratch_of
 
 if TYPE_CHECKING:
-    from screen.run.cluster.cluster import Cluster
+    from screen.running.cluster.cluster import Cluster
 
 
 def run(config: ScreenConfig, config_text: str, directory: Path, listener: Listener, add: bool = False) -> Result:
@@ -123,7 +123,7 @@ def _workers(
     if cluster is None:
         yield _Here(config, screen, listener)
         return
-    from screen.run.cluster.cluster import started
+    from screen.running.cluster.cluster import started
 
     with started(cluster, config.compute, listener.say) as workers:
         yield _There(config, screen, scratch, workers)

@@ -9,10 +9,10 @@ import torch
 
 from screen.cli.main import main
 from screen.engine.executor import Executor
-from screen.run.configuration import load_config
-from screen.run.preflight import disk_bytes, forecast, n_files
-from screen.run.prepare import prepare
-from screen.run.workload import batches_by_block, total_flops
+from screen.running.configuration import load_config
+from screen.running.preflight import disk_bytes, forecast, n_files
+from screen.running.prepare import prepare
+from screen.running.workload import batches_by_block, total_flops
 from screen.store.store import ScreenStore
 from tests.support.tiny import tiny, write
 
@@ -21,9 +21,9 @@ LIBRARY = {"genes": "all", "modes": ["mask", "overexpress"], "perturbation_seque
 
 @pytest.fixture(autouse=True)
 def many_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("screen.run.unit_sizes.MAX_ROWS", 128)
-    monkeypatch.setattr("screen.run.unit_sizes.MIN_CELLS", 4)
-    monkeypatch.setattr("screen.run.unit_sizes.ITEMS_PER_CELL", 32)
+    monkeypatch.setattr("screen.running.unit_sizes.MAX_ROWS", 128)
+    monkeypatch.setattr("screen.running.unit_sizes.MIN_CELLS", 4)
+    monkeypatch.setattr("screen.running.unit_sizes.ITEMS_PER_CELL", 32)
     monkeypatch.setattr("screen.planning.segments.MOST_MOMENTS", 4.0)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import polars as pl
 
 from screen.config.sections import ComputeConfig
-from screen.run.configuration import cluster_with
-from screen.run.listener import Listener
+from screen.running.configuration import cluster_with
+from screen.running.listener import Listener
 from screen.stats.enrich import shown_in
 from screen.stats.parts import Compute, on_threads
 from screen.stats.tables import described_view, donor_notes, set_presentation, write_all
@@ -69,7 +69,7 @@ def remake_tables(
             listener.say(note)
         compute = on_threads
         if cluster is not None:
-            from screen.run.cluster.cluster import started
+            from screen.running.cluster.cluster import started
 
             compute = stack.enter_context(started(cluster, ComputeConfig(), listener.say)).tables
         hits, is_new = make_tables(store, directory, listener, compute)
