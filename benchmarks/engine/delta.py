@@ -68,7 +68,7 @@ def shaken(model: torch.nn.Module, by: float = 1e-2) -> None:
 
 def demo(mode: str, site: Site) -> Screen:
     """Of the demo's cells, one mode at one site."""
-    config, _ = load_config(DEMO)
+    config = load_config(DEMO)
     library = LibraryConfig(genes="all", modes=[mode], perturbation_sequence=[site])
     return few(prepare(config.model_copy(update={"library": [library], "null": NullConfig(n=0)})), 8, 8)
 

@@ -260,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         sys.stdout.write(json.dumps({**found, "peak_gb": peak_gb()}) + "\n")
         return 0
-    demo = prepare(load_config(ROOT / "configs" / "demo.yaml")[0])
+    demo = prepare(load_config(ROOT / "configs" / "demo.yaml"))
     faults = [padding("padding_demo", demo, range(demo.plan.n_units), given.results)]
     wide = wide_screen(work)
     faults.append(padding("padding_genome_wide", wide, range(0, wide.plan.n_units, work.every), given.results))

@@ -328,7 +328,7 @@ def child(*values: object, is_quick: bool) -> dict[str, float]:
 
 def tables(is_quick: bool, results: Path) -> str:
     """From the committed store of the demo to deg/ and hits.parquet."""
-    config = load_config(ROOT / "configs" / "demo.yaml")[0]
+    config = load_config(ROOT / "configs" / "demo.yaml")
     if is_quick:
         library = [block.model_copy(update={"genes": ["CCL2", "CD14"]}) for block in config.library]
         config = config.model_copy(update={"library": library, "null": NullConfig(n=0)})

@@ -303,7 +303,7 @@ class TimedStore(ScreenStore):
 
 def write_share(n_rounds: int, is_quick: bool, results: Path) -> str:
     """The writer thread's seconds of the demo's wall time, markers and checksums included."""
-    config = load_config(ROOT / "configs" / "demo.yaml")[0]
+    config = load_config(ROOT / "configs" / "demo.yaml")
     library = [block.model_copy(update={"modes": ["mask"]}) for block in config.library]
     if is_quick:
         library = [block.model_copy(update={"genes": ["CCL2", "CD14"]}) for block in library]

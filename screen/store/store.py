@@ -187,9 +187,9 @@ class ScreenStore(StoreReader):
         metadata["attributes"]["provenance"] = self.provenance
         self._write_metadata(metadata)
 
-    def to_anndata(self, perturbation: str | None = None) -> Any:
+    def to_anndata(self, perturbation: str | None = None, mode: str | None = None) -> Any:
         """Predictions as an AnnData, one row per cell and time point; see `screen.store.export.anndata_of`."""
-        return anndata_of(self, perturbation)
+        return anndata_of(self, perturbation, mode)
 
 
 def _write(block: Block, name: str, rows: slice, values: NDArray[Any], scratch: Path) -> dict[str, str]:

@@ -167,7 +167,7 @@ def test_a_figure_that_falls_short_is_recorded_and_fails_the_run(
 ) -> None:
     monkeypatch.setattr(plans, "REAL", plans.TINY)
     monkeypatch.setattr(plans, "MOST_PADDED", -1.0)
-    monkeypatch.setattr(plans, "load_config", lambda _: [None])
+    monkeypatch.setattr(plans, "load_config", lambda _: None)
     monkeypatch.setattr(plans, "prepare", lambda _: plans.wide_screen(plans.TINY))
     monkeypatch.setattr(plans, "planning", lambda *_: [])
     monkeypatch.setattr(plans, "growth", lambda *_: "")

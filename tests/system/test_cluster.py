@@ -242,7 +242,7 @@ def test_shares_hold_every_unit_once_in_order_and_keep_blocks_of_cells_together(
 
 
 def test_a_screen_handed_over_computes_the_same_and_shares_its_arrays(tmp_path: Path) -> None:
-    screen = prepare(load_config(config_in(tmp_path))[0])
+    screen = prepare(load_config(config_in(tmp_path)))
     other = read_handoff(write_handoff(screen, tmp_path / "handoff"))
     assert other.identity("float32") == screen.identity("float32")
     assert other.plan.fingerprint() == screen.plan.fingerprint()
@@ -261,7 +261,7 @@ def test_a_screen_handed_over_computes_the_same_and_shares_its_arrays(tmp_path: 
 
 
 def test_two_who_compute_the_same_units_at_the_same_time_harm_nobody(whole: Path, tmp_path: Path) -> None:
-    screen, executor = prepare(load_config(config_in(tmp_path))[0]), Executor(torch.device("cpu"), n_lanes=1)
+    screen, executor = prepare(load_config(config_in(tmp_path))), Executor(torch.device("cpu"), n_lanes=1)
     (tmp_path / "out").mkdir()
     store = open_store(screen, tmp_path / "out", "", executor)
 

@@ -90,7 +90,7 @@ def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_its_changes_are_carried_without_a_line_of_its_own(folder: Path, tmp_path: Path) -> None:
     path = config(folder)
     for at_once in (False, True):
-        assert worst_error(prepare(load_config(path)[0]), at_once) <= 1e-9
+        assert worst_error(prepare(load_config(path)), at_once) <= 1e-9
     assert main(["run", str(path), "--out", str(tmp_path / "a"), "--precision", "delta32"]) == 0
     assert (
         main(["run", str(path), "--out", str(tmp_path / "b"), "--engine", "reference", "--precision", "float64"]) == 0

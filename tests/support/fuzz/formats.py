@@ -102,7 +102,7 @@ def _make_upstream(folder: Path) -> None:
 
 
 def _read_upstream(folder: Path) -> None:
-    config, _ = load_config(folder / "u/perturbation.yaml")
+    config = load_config(folder / "u/perturbation.yaml")
     screen = prepare(config)
     _valid(screen.bank.states, len(screen.vocabulary))
     items = screen.plan.cell_I

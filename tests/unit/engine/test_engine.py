@@ -151,7 +151,7 @@ def test_an_edit_that_reaches_no_prediction_changes_nothing_at_all() -> None:
 
 def test_the_engines_agree_on_the_demo() -> None:
     demo = ROOT / "configs" / "demo.yaml"
-    screen = sample(prepare(load_config(demo)[0]), 3, 12)
+    screen = sample(prepare(load_config(demo)), 3, 12)
     screen = screen.altered(layout=replace(screen.layout, dtype="float32", keep_embeddings=True))
     (exact,) = ReferenceEngine(screen, Executor(CPU)).units([0], quiet)
     (packed,) = PackedEngine(

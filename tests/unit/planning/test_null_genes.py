@@ -65,7 +65,7 @@ class Cells:
 
 
 def prepared(**changes: object) -> Cells:
-    config, _ = load_config(ROOT / "configs" / "demo.yaml")
+    config = load_config(ROOT / "configs" / "demo.yaml")
     return Cells(prepare(config.model_copy(update={"cells": config.cells.model_copy(update=changes), "enrich": None})))
 
 

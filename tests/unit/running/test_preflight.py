@@ -28,7 +28,7 @@ def many_units(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_batches_tokens_and_operations_are_those_of_the_engines_work(tmp_path: Path) -> None:
-    screen = prepare(load_config(write(tiny(library=LIBRARY), tmp_path / "s.yaml"))[0])
+    screen = prepare(load_config(write(tiny(library=LIBRARY), tmp_path / "s.yaml")))
     executor = Executor(torch.device("cpu"), batch_tokens=300)
     found = forecast(screen, executor)
     batches = [b for _, items in batches_by_block(screen, 300, range(screen.plan.n_units)) for b in items]
@@ -52,7 +52,7 @@ def test_a_finished_store_has_the_files_and_about_the_bytes_that_were_forecast(
     tmp_path: Path, output: dict[str, Any]
 ) -> None:
     config = write(tiny(library=LIBRARY, output=output), tmp_path / "s.yaml")
-    screen = prepare(load_config(config)[0])
+    screen = prepare(load_config(config))
     assert main(["run", str(config), "--out", str(tmp_path / "out")]) == 0
     (block,) = ScreenStore.open(tmp_path / "out/screen.zarr").blocks
     kept = ("items/effects", "delta", "embedding", "summaries", "moments", "control", "commits")
@@ -81,7 +81,7 @@ def test_the_forecast_is_machine_readable(tmp_path: Path, capsys: pytest.Capture
         "n_perturbations", "n_cells", "n_items", "n_units", "n_sampled", "n_batches", "padded_share", "tokens", "flops",
         "host_bytes", "device_bytes", "disk_bytes", "n_files", "flops_per_s", "seconds", "coverage", "executor",
     }  # fmt: skip
-    screen = prepare(load_config(config)[0])
+    screen = prepare(load_config(config))
     assert found["n_items"] == screen.plan.n_items
     assert found["n_files"] == n_files(screen)
     assert found["executor"]["device"] == "cpu"

@@ -317,7 +317,7 @@ def test_an_interrupted_screen_continues_to_the_same_bytes(screens: Kept, tmp_pa
 
 @pytest.mark.parametrize("n_first", [2, 4, 5, 10])
 def test_units_may_be_handed_out_in_parts_to_one_engine(screens: Kept, tmp_path: Path, n_first: int) -> None:
-    config, _ = load_config(write(kept("summaries"), tmp_path / "s.yaml"))
+    config = load_config(write(kept("summaries"), tmp_path / "s.yaml"))
     with small_units():
         screen = prepare(config)
     executor = Executor(torch.device("cpu"), batch_tokens=1)
