@@ -6,11 +6,10 @@ from typing import Any
 
 import polars as pl
 
-from screen.directory import COVERAGE, GENE_SETS, HITS, PARTS, RANKED, SCORES, STAMP, STORE, TARGETS
+from screen.directory import COVERAGE, GENE_SETS, GENES, HITS, PARTS, RANKED, SCORES, STAMP, STORE, TARGETS
 from screen.directory import described as described_files
 from screen.errors import ConfigError, RequestError, StoreError, nearest, some
 from screen.results.sentences import described_results
-from screen.stats import deg
 from screen.stats.deg import Names
 from screen.stats.tables import described_view, read_table
 from screen.store.find import find
@@ -153,7 +152,7 @@ class Results:
                 f"{self.directory} has no table of genes: its model predicts embeddings only; `hits` has the shift of each "
                 "perturbation"
             )
-        return self._collect(deg.scan(self.directory), perturbation, stratum, time, mode)
+        return self._collect(f"{GENES}/{PARTS}", perturbation, stratum, time, mode)
 
     @property
     def has_gene_sets(self) -> bool:
@@ -187,9 +186,7 @@ class Results:
             raise StoreError(f"no running-sum tests were asked for in {self.directory}; `enrich: {{ranked: N}}` does")
         if table == "targets" and perturbation is not None:
             raise ConfigError('the table "targets" is of no single perturbation; leave it out, or take another table')
-        return self._collect(
-            pl.scan_parquet(self.directory / GENE_SET_TABLES[table]), perturbation, stratum, time, mode
-        )
+        return self._collect(GENE_SET_TABLES[table], perturbation, stratum, time, mode)
 
     @cached_property
     def shifted(self) -> pl.DataFrame | None:
@@ -226,29 +223,27 @@ class Results:
             raise self._damaged(name, error) from error
 
     def _damaged(self, name: str, error: Exception) -> StoreError:
-        reason = str(error).partition("\n")[0]
-        remedy = "run" if name == COVERAGE else "deg"
-        return StoreError(f"cannot read {self.directory / name} ({reason}); `perturbscreen {remedy}` makes it again")
+        reason, command = str(error).partition("\n")[0], "run CONFIG --out" if name == COVERAGE else "deg"
+        return StoreError(
+            f"cannot read {self.directory / name} ({reason}); remove it, then `perturbscreen {command} {self.directory}` "
+            "makes it again"
+        )
 
     def _collect(
-        self, table: pl.LazyFrame, perturbation: str | None, stratum: str | None, time: int | None, mode: str | None
+        self, files: str, perturbation: str | None, stratum: str | None, time: int | None, mode: str | None
     ) -> pl.DataFrame:
         """The rows of a table that are asked for, after a look at whether they can be there."""
         if stratum is not None and stratum not in self.strata:
-            raise ConfigError(
-                f'no stratum "{stratum}"; there are {some(self.strata, 20)}{nearest(stratum, self.strata)}'
-            )
+            near = nearest(stratum, self.strata)
+            raise ConfigError(f'no stratum "{stratum}"; there are {some(self.strata, 20)}{near}')
         if time is not None and time not in self.times:
             raise ConfigError(f"no time point {time}; there are {some(self.times, 20)}")
-        if perturbation is not None:
-            wanted = find(self.store, perturbation, mode)
-            table = table.filter(pl.col("perturbation").is_in(self.store.perturbations("id")[wanted].tolist()))
-        elif mode is not None:
-            find(self.store, None, mode)
-        for column, value in (("stratum", stratum), ("time", time), ("mode", mode)):
-            if value is not None:
-                table = table.filter(pl.col(column) == value)
+        wanted = {"stratum": stratum, "time": time, "mode": mode}
+        chosen = [pl.col(column) == value for column, value in wanted.items() if value is not None]
+        if perturbation is not None or mode is not None:
+            ids = self.store.perturbations("id")[find(self.store, perturbation, mode)]
+            chosen += [] if perturbation is None else [pl.col("perturbation").is_in(ids.tolist())]
         try:
-            return table.collect()
+            return pl.scan_parquet(self.directory / files).filter(*chosen).collect()
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise self._damaged("", error) from error
+            raise self._damaged(files, error) from error

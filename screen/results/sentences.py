@@ -42,6 +42,8 @@ def described_results(results: Results) -> Iterator[str]:
         best = ranked.filter(mode=mode).unique("perturbation", keep="first", maintain_order=True).head(N_NAMED)
         if not best.is_empty():
             yield f"  strongest by {mode}: {', '.join(_named_hit(row) for row in best.iter_rows(named=True))}"
+    for sentence in described_null(hits, results.min_cells):
+        yield f"  {sentence}"
     if results.shifted is not None and not results.shifted.is_empty():
         yield f"  {gene_sets_shifted(results.shifted)}"
     if n_lost := results.unscreened.height:
