@@ -33,7 +33,7 @@ FAMILIES = ("perturb" + "gen",)
 """Words that only the model of that name, and the registry, may say."""
 NO_TORCH = (
     "screen.config.screen_config", "screen.planning.plan", "screen.store.store", "screen.store.export", "screen.stats.tables",
-    "screen.running.tables", "screen.cli.commands",
+    "screen.results.results", "screen.running.tables", "screen.cli.commands",
 )  # fmt: skip
 
 ids = {"ids": lambda p: str(p.relative_to(ROOT))}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 
+from screen.directory import HITS
 from screen.results.sentences import described_null, gene_sets_shifted, standing_out
 
 if TYPE_CHECKING:
@@ -46,9 +47,7 @@ def describe_result(hits: pl.DataFrame, has_counts: bool, min_cells: int, consol
     own = hits.filter(~pl.col("is_null"))
     n_unranked = own["strength"].count() - own["strength_rank"].count()
     if n_unranked and not ranked.is_empty():
-        console.say(
-            f"{n_unranked} more are in fewer than {min_cells} cells (output.min_cells): no rank, but in hits.parquet"
-        )
+        console.say(f"{n_unranked} more are in fewer than {min_cells} cells (output.min_cells): no rank, but in {HITS}")
 
 
 def describe_gene_sets(shown: pl.DataFrame, console: Console) -> None:

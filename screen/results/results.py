@@ -51,16 +51,23 @@ class Results:
     >>> results = screen.open_results("runs/demo")
     >>> results
     Results of runs/demo
-      32 perturbations (mask 12, overexpress 20) of 8 cells in 1 stratum, time point 1
+      8 perturbations (mask 4, overexpress 4) of 8 cells in 1 stratum, time point 1: 49 edits
+      ...
+      strongest by overexpress: CCL2 ...
+    >>> results.hits.filter(strength_rank=1).select("mode", "target_symbol", "n_cells").rows()
+    [('overexpress', 'CCL2', 8), ('mask', 'CD14', 6)]
+    >>> results.differential("CCL2", mode="mask").select("perturbation", "n_cells", "time").unique().rows()
+    [('src:mask:ENSG00000108691', 3, 1)]
+    >>> results.differential("CCL3")
+    Traceback (most recent call last):
     ...
-    >>> results.hits.select("target_symbol", "mode", "strength_rank").columns
-    ['target_symbol', 'mode', 'strength_rank']
-    >>> results.differential("CCL2", mode="mask").select("perturbation", "time").unique().rows()
-    [('src:mask:ENSG00000108691', 1)]
-    >>> results.gene_sets("CCL2").columns[7:10]
+    screen.errors.GeneError: "CCL3" was not perturbed in this screen (4 genes were; see the hits); did you mean "CCL2"?
+    >>> results.gene_sets("CCL2", mode="mask").columns[7:10]
     ['collection', 'gene_set', 'n_set']
-    >>> results.coverage.columns[:4]
-    ['perturbation', 'stratum', 'n_stratum', 'n_screened']
+    >>> results.coverage.filter(perturbation="src:mask:ENSG00000108691").select("n_screened", "n_absent").rows()
+    [(3, 5)]
+    >>> results.provenance["decided"]["precision"]
+    'float32'
     >>> results.anndata("CCL2", mode="mask").obs["target_gene"].unique().tolist()
     ['CCL2']
     """

@@ -24,11 +24,12 @@ def plan(config: Config) -> Preflight:
 
     >>> import screen
     >>> screen.plan("demo.yaml")
-    32 perturbations x 8 cells, time points [1]
+    8 perturbations x 8 cells, time points [1]
+                49 of 64 pairs (76.6%) screened
     ...
       about ... on this machine (...), timed on a few items: ...
-    >>> screen.plan("demo.yaml").forecast.n_perturbations
-    32
+    >>> screen.plan("demo.yaml").forecast.n_items
+    49
     """
     return preflight(_loaded(config))
 
@@ -51,10 +52,11 @@ def run(
 
     >>> import screen
     >>> results = screen.run("demo.yaml", "runs/again", progress=print)
-    32 perturbations x 8 cells, time points [1]
+    8 perturbations x 8 cells, time points [1]
     ...
+    49 of 49 edits, ...
     >>> results.hits.height
-    32
+    8
     """
     loaded = _loaded(config)
     directory = loaded.output.directory if out is None else Path(out)

@@ -75,4 +75,5 @@ def _instead(store: StoreReader, name: str, ids: list[str], wanted: set[tuple[st
     if ":" in name:
         return nearest(name, ids)
     n = len(set(store.perturbations("target_gene").tolist()))
-    return f" ({n:,} genes were){nearest(name, store.perturbations('target_symbol').tolist())}; see the hits"
+    near = nearest(name, store.perturbations("target_symbol").tolist())
+    return f" ({n:,} genes were; see the hits){near}"
