@@ -11,8 +11,10 @@ LINE_EVERY_S = 15.0
 
 @runtime_checkable
 class Listener(Protocol):
-    """Hears of a run; everything is for people, nothing is answered. It is called on the thread that called `run`,
-    and, of parts that are done, on others."""
+    """Hears of a run; everything is for people, nothing is answered.
+
+    It is called on the thread that called `run`, and on others about items and parts that are done.
+    """
 
     def say(self, text: str) -> None:
         """One line of result."""

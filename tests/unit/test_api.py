@@ -22,7 +22,7 @@ from screen.demo import DATA
 from screen.errors import CellError, ConfigError, StoreError
 from screen.running.configuration import text_of
 from screen.running.listener import Listener
-from tests.support.places import ROOT
+from tests.support.places import GOLDEN, ROOT
 from tests.support.store_fixture import FIRST, GENES, NEW, full_disk, opened, screen_of, small_units
 from tests.support.stores import assert_same_arrays
 from tests.support.tiny import tiny, write
@@ -126,6 +126,14 @@ def test_what_is_recorded_is_the_configuration(changes: dict[str, Any], tmp_path
     assert "min_cells" not in text
 
 
+@pytest.mark.parametrize("path", [*sorted((ROOT / "configs").glob("*.yaml")), GOLDEN / "e2e" / "tgt_overexpress.yaml"])
+def test_what_is_recorded_of_any_file_is_the_configuration(path: Path, tmp_path: Path) -> None:
+    text = path.read_text().replace("@GOLDEN@", str(GOLDEN)).replace("@OUT@", str(tmp_path))
+    (tmp_path / path.name).write_text(text)
+    config = screen.load_config(tmp_path / path.name)
+    assert parse_config(yaml.safe_load(text_of(config)), tmp_path / "far" / "elsewhere.yaml") == config
+
+
 def test_a_run_gives_the_bytes_of_the_command_and_records_its_configuration(tmp_path: Path) -> None:
     raw = screen_of(FIRST)
     path = write(raw, tmp_path / "s.yaml")
@@ -150,6 +158,8 @@ def test_a_stopped_run_goes_on_and_a_finished_one_grows(tmp_path: Path) -> None:
         grown = screen.run(screen_of(NEW), tmp_path / "out", add=True)
     assert len(grown.store.blocks) == 2
     assert set(grown.hits["mode"]) == {"mask", "overexpress"}
+    for name, ids in {GENES[8]: {f"src:mask:{GENES[8]}"}, GENES[2]: {f"src:mask:{GENES[2]}"}}.items():
+        assert set(grown.differential(name)["perturbation"]) == set(grown.anndata(name).obs["perturbation"]) == ids
 
 
 def test_it_runs_on_any_thread_and_leaves_signals_alone(tmp_path: Path) -> None:

@@ -131,6 +131,12 @@ def test_what_is_not_there_is_refused_naming_what_is(
         assert all(w in str(refused.value) for w in words), refused.value
 
 
+def test_a_name_that_means_too_many_genes_is_refused(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("screen.store.find.MANY", 3)
+    with pytest.raises(GeneError, match="means too many genes: their symbols are shared; use Ensembl IDs"):
+        results.differential("TWIN+TWIN+TWIN")
+
+
 def test_a_perturbation_that_no_cell_allows_has_no_row_and_is_named(results: Results) -> None:
     nobody = f"src:mask:{NOWHERE}"
     assert results.differential(NOWHERE).is_empty()
