@@ -250,7 +250,10 @@ class Results:
         if perturbation is not None or mode is not None:
             ids = self.store.perturbations("id")[find(self.store, perturbation, mode)]
             chosen += [] if perturbation is None else [pl.col("perturbation").is_in(ids.tolist())]
+        paths = sorted(self.directory.glob(files))
+        if not paths:
+            raise self._damaged(files, FileNotFoundError("it is not there"))
         try:
-            return pl.scan_parquet(self.directory / files).filter(*chosen).collect()
+            return pl.scan_parquet(paths, glob=False).filter(*chosen).collect()
         except (OSError, pl.exceptions.PolarsError) as error:
             raise self._damaged(files, error) from error

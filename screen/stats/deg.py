@@ -299,4 +299,4 @@ def _top_genes(mean_NG: Values, names: Names) -> list[tuple[list[str], list[str]
 
 def scan(directory: str | Path) -> pl.LazyFrame:
     """The differential-expression table of a screen directory, read lazily."""
-    return pl.scan_parquet(Path(directory) / GENES / PARTS)
+    return pl.scan_parquet(sorted(Path(directory, GENES).glob(PARTS)), glob=False)

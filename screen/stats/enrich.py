@@ -52,9 +52,9 @@ RANKED_SCHEMA = (
 
 def scan(directory: str | Path) -> pl.LazyFrame:
     """Over-representation among the genes that each perturbation of a screen directory changes, CHANGED_SCHEMA."""
-    return pl.scan_parquet(Path(directory) / GENE_SETS / PARTS)
+    return pl.scan_parquet(sorted(Path(directory, GENE_SETS).glob(PARTS)), glob=False)
 
 
 def scan_scores(directory: str | Path) -> pl.LazyFrame:
     """How far each perturbation of a screen directory shifts gene sets, SCORES_SCHEMA."""
-    return pl.scan_parquet(Path(directory) / SCORES)
+    return pl.scan_parquet(Path(directory, SCORES), glob=False)

@@ -216,6 +216,16 @@ def test_a_screen_without_running_sum_tests_says_so(out: Path, tmp_path: Path) -
         open_results(copy).gene_sets(table="ranked")
 
 
+def test_a_directory_may_have_any_name(out: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(out, tmp_path / "a[1] *?"))
+    assert open_results(copy).differential("TNF").equals(open_results(out).differential("TNF"))
+    assert open_results(copy).gene_sets(table="changed").equals(open_results(out).gene_sets(table="changed"))
+    assert deg.scan(copy).collect().equals(deg.scan(out).collect())
+    shutil.rmtree(copy / "deg")
+    with pytest.raises(StoreError, match=r"cannot read .*deg.* \(it is not there\)"):
+        open_results(copy).differential("TNF")
+
+
 def test_a_directory_that_is_no_finished_screen_is_refused_with_what_to_do(out: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"nowhere/screen.zarr is no perturbscreen store; run .perturbscreen run"):
         open_results(tmp_path / "nowhere")
