@@ -35,9 +35,9 @@ from screen.planning.layout import Layout, counts
 from screen.planning.perturbations import Library
 from screen.planning.selection import select_items
 from screen.planning.window import Window
-from screen.run.resume import open_store
-from screen.run.runner import run_units
-from screen.run.unit_sizes import plan_units
+from screen.running.resume import open_store
+from screen.running.runner import run_units
+from screen.running.unit_sizes import plan_units
 from screen.store.store import ScreenStore
 
 SHIPPED_LENGTH = 797

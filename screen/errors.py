@@ -17,7 +17,15 @@ from collections.abc import Iterable
 
 
 class ScreenError(Exception):
-    """Base of every error that perturbscreen raises on purpose."""
+    """Base of every error that perturbscreen raises on purpose.
+
+    >>> import screen
+    >>> try:
+    ...     screen.open_results("runs/nothing")
+    ... except screen.ScreenError as error:
+    ...     print(error)
+    runs/nothing/screen.zarr is no perturbscreen store; run `perturbscreen run CONFIG --out runs/nothing` first
+    """
 
     exit_code = 1
 

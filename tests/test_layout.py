@@ -19,12 +19,12 @@ HOMES = {
     "gseapy": {"stats"},
     "decoupler": set[str](),
     "google_crc32c": {"files"},
-    "dask": {"run", "stats", "store"},
-    "distributed": {"run"},
+    "dask": {"running", "stats", "store"},
+    "distributed": {"running"},
     "rich": {"cli"},
     "argparse": {"cli"},
     "triton": {"screen_kernels"},
-    "torch": {"screen_kernels", "models", "engine", "run", "bench"},
+    "torch": {"screen_kernels", "models", "engine", "running", "bench"},
     "datasets": set[str](),
 }
 """Library -> rooms of `screen` that may import it."""
@@ -33,7 +33,7 @@ FAMILIES = ("perturb" + "gen",)
 """Words that only the model of that name, and the registry, may say."""
 NO_TORCH = (
     "screen.config.screen_config", "screen.planning.plan", "screen.store.store", "screen.store.export", "screen.stats.tables",
-    "screen.run.tables", "screen.cli.commands",
+    "screen.results.results", "screen.running.tables", "screen.cli.commands",
 )  # fmt: skip
 
 ids = {"ids": lambda p: str(p.relative_to(ROOT))}

@@ -23,7 +23,7 @@ from screen.models.perturbgen.network.model import PerturbGen
 from screen.models.perturbgen.packed import PackedPerturbGen
 from screen.models.perturbgen.random import random_model, sizes_of
 from screen.planning.batches import pack_controls
-from screen.run.workload import batches_by_block
+from screen.running.workload import batches_by_block
 
 N_CELLS, N_EDITS, N_ROUNDS = 2, 12, 2
 SRC, TGT = "src", "tgt"

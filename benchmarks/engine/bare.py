@@ -19,7 +19,7 @@ from screen.engine.packed import PackedEngine
 from screen.models.ops import PlainOps
 from screen.models.perturbgen.chains import REUSE
 from screen.models.products import Weights
-from screen.run.workload import batches_by_block
+from screen.running.workload import batches_by_block
 
 Call = Callable[[], object]
 Stages = Sequence[Sequence[Call]]

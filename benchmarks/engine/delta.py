@@ -33,8 +33,8 @@ from screen.engine.screen import Screen
 from screen.models.perturbgen.random import random_model, sizes_of
 from screen.models.synthetic import synthetic_vocabulary
 from screen.planning.window import Window
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
 
 CPU = torch.device("cpu")
 PRECISIONS: tuple[AnyPrecision, ...] = ("float32", "delta32", "delta16")
@@ -68,7 +68,7 @@ def shaken(model: torch.nn.Module, by: float = 1e-2) -> None:
 
 def demo(mode: str, site: Site) -> Screen:
     """Of the demo's cells, one mode at one site."""
-    config, _ = load_config(DEMO)
+    config = load_config(DEMO)
     library = LibraryConfig(genes="all", modes=[mode], perturbation_sequence=[site])
     return few(prepare(config.model_copy(update={"library": [library], "null": NullConfig(n=0)})), 8, 8)
 

@@ -33,8 +33,8 @@ from screen.engine.sample import sample
 from screen.engine.screen import Screen
 from screen.models.delta.forward import DeltaForward
 from screen.planning.batches import Batch, pack_controls, pack_unit
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
 
 DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
 PRECISIONS: tuple[AnyPrecision, ...] = ("float32", "delta32", "delta16")
@@ -118,7 +118,7 @@ def _n_bytes(values: Sequence[Any]) -> int:
 
 def demo_screen(mode: str, site: str) -> Screen:
     """Many edits of a few of the demo's cells."""
-    config, _ = load_config(DEMO)
+    config = load_config(DEMO)
     library = LibraryConfig(genes="all", modes=[mode], perturbation_sequence=[site])  # type: ignore[list-item]
     screen = prepare(config.model_copy(update={"library": [library], "null": NullConfig(n=0)}))
     return sample(screen, N_CELLS, N_GENES)

@@ -37,11 +37,11 @@ from screen.models.synthetic import SyntheticSizes, random_bank, synthetic_vocab
 from screen.planning.batches import pack_unit, padded_share
 from screen.planning.perturbations import Library, make_library, make_perturbation
 from screen.planning.window import Window
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
-from screen.run.resume import coverage_of, open_store
-from screen.run.runner import run_units
-from screen.run.tables import make_tables
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
+from screen.running.resume import coverage_of, open_store
+from screen.running.runner import run_units
+from screen.running.tables import make_tables
 from screen.stats.tables import write_coverage
 from screen.store.store import ScreenStore
 
@@ -260,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         sys.stdout.write(json.dumps({**found, "peak_gb": peak_gb()}) + "\n")
         return 0
-    demo = prepare(load_config(ROOT / "configs" / "demo.yaml")[0])
+    demo = prepare(load_config(ROOT / "configs" / "demo.yaml"))
     faults = [padding("padding_demo", demo, range(demo.plan.n_units), given.results)]
     wide = wide_screen(work)
     faults.append(padding("padding_genome_wide", wide, range(0, wide.plan.n_units, work.every), given.results))

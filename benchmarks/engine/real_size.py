@@ -28,7 +28,7 @@ from screen.engine.lanes import default_lanes
 from screen.engine.packed import PackedEngine
 from screen.models.perturbgen.network.model import PerturbGen
 from screen.models.perturbgen.random import random_model, sizes_of
-from screen.run.workload import total_flops
+from screen.running.workload import total_flops
 
 WORST_ERROR = 1e-4
 MAIN, TARGET = "src_mask_vs_upstream_shaped", "tgt_mask_vs_upstream_shaped"

@@ -24,9 +24,9 @@ from screen.engine.screen import Screen
 from screen.machine import available_cores
 from screen.planning.perturbations import Library
 from screen.planning.selection import select_items
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
-from screen.run.unit_sizes import plan_units
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
+from screen.running.unit_sizes import plan_units
 
 DELTA = "delta/t1"
 MOST_RMS, MOST_WORST = 3e-6, 1e-5
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0: these figures have no threshold, but both engines must agree."""
     given = options(__doc__, arguments)
     n_items, n_rounds, n = (20, 1, 200) if given.quick else (400, 3, 20)
-    screen = every_nth(prepare(load_config(ROOT / "configs" / "demo.yaml")[0]), n)
+    screen = every_nth(prepare(load_config(ROOT / "configs" / "demo.yaml")), n)
     items = np.random.default_rng(0).choice(screen.plan.n_items, n_items, replace=False).tolist()
     executor, n_cores = choose_executor(ComputeConfig(), screen), available_cores()
     same(packed(screen, executor)[1][items], reference(screen, items, n_cores)[2])

@@ -23,7 +23,7 @@ from screen.store.store import ScreenStore
 
 UNIT_ROWS = 64
 # many units of a small screen: what a unit is, is decided by the process that plans
-START = f"import sys, screen.run.unit_sizes as s; s.MAX_ROWS = {UNIT_ROWS}; from screen.cli.main import main; sys.exit(main())"
+START = f"import sys, screen.running.unit_sizes as s; s.MAX_ROWS = {UNIT_ROWS}; from screen.cli.main import main; sys.exit(main())"
 
 
 def configuration(folder: Path, n_genes: int) -> Path:

@@ -33,11 +33,11 @@ from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
 from screen.engine.precision import executor_for
 from screen.machine import available_cores
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
-from screen.run.resume import coverage_of, open_store
-from screen.run.runner import run_units
-from screen.run.tables import make_tables
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
+from screen.running.resume import coverage_of, open_store
+from screen.running.runner import run_units
+from screen.running.tables import make_tables
 from screen.stats import deg
 from screen.stats.gene_results import statistics_of
 from screen.stats.groups import GroupReader, Strata
@@ -328,7 +328,7 @@ def child(*values: object, is_quick: bool) -> dict[str, float]:
 
 def tables(is_quick: bool, results: Path) -> str:
     """From the committed store of the demo to deg/ and hits.parquet."""
-    config = load_config(ROOT / "configs" / "demo.yaml")[0]
+    config = load_config(ROOT / "configs" / "demo.yaml")
     if is_quick:
         library = [block.model_copy(update={"genes": ["CCL2", "CD14"]}) for block in config.library]
         config = config.model_copy(update={"library": library, "null": NullConfig(n=0)})

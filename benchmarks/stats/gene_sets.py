@@ -25,11 +25,11 @@ import yaml
 from benchmarks.record import ROOT, record
 from benchmarks.run_all import exit_code, parser_of, reported
 from screen.cli.main import main as command
+from screen.directory import STORE
 from screen.edits import MASK, OVEREXPRESS
 from screen.models.unpickle import load_torch
 from screen.stats import enrich
 from screen.stats.sets.gene_sets import GeneSets
-from screen.store.reader import STORE
 from screen.store.store import ScreenStore
 
 DATA = ROOT / "screen" / "demo" / "data"

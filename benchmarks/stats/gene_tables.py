@@ -17,11 +17,11 @@ from benchmarks.record import median, p20_p80, record, rounds
 from benchmarks.run_all import reported
 from benchmarks.store.store import filled, synthetic
 from screen.config.sections import DegConfig
+from screen.directory import STORE
 from screen.engine.executor import Executor
 from screen.machine import available_cores
 from screen.stats.groups import Strata
 from screen.stats.parts import gene_tables
-from screen.store.reader import STORE
 from screen.store.store import ScreenStore
 
 LEAST_SCALING, LEAST_SHARE = 1.7, 0.9

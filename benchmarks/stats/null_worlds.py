@@ -22,14 +22,15 @@ from scipy import sparse
 from benchmarks.record import RESULTS, record
 from benchmarks.run_all import reported
 from screen.config.sections import NullConfig
+from screen.directory import STORE
 from screen.planning.index import BankIndex
 from screen.planning.null_genes import NullPlan, null_perturbations
 from screen.planning.perturbations import Perturbation, make_perturbation
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
 from screen.stats.false_discovery import benjamini_hochberg
 from screen.stats.null import calibrate, covariates
-from screen.store.reader import STORE, StoreReader
+from screen.store.reader import StoreReader
 
 LIST, N_DRAWS, MIN_CELLS, NEAR, N_SWAPS = 20, 200, 5, 20, 20
 
@@ -53,7 +54,7 @@ class Screened:
     def __init__(self, config: Path, directory: Path) -> None:
         self.store = StoreReader.open(directory / STORE)
         self.block = self.store.blocks[0]
-        screen = prepare(load_config(config)[0])
+        screen = prepare(load_config(config))
         self.index: BankIndex = screen.index
         self.vocabulary, self.plan = screen.vocabulary, screen.plan
         self.mode_P = self.block.strings("perturbations/mode")

@@ -34,12 +34,12 @@ from screen.models.perturbgen.random import random_model, sizes_of
 from screen.models.synthetic import SyntheticSizes, synthetic_vocabulary
 from screen.planning.perturbations import Library, make_library, make_perturbation
 from screen.planning.window import Window
-from screen.run.configuration import load_config
-from screen.run.preflight import n_files
-from screen.run.prepare import prepare
-from screen.run.resume import left, open_store
-from screen.run.runner import run_units
-from screen.run.summaries import with_moments
+from screen.running.configuration import load_config
+from screen.running.preflight import n_files
+from screen.running.prepare import prepare
+from screen.running.resume import left, open_store
+from screen.running.runner import run_units
+from screen.running.summaries import with_moments
 from screen.store.reader import Block
 from screen.store.store import Columns, ScreenStore, scratch_of
 
@@ -303,7 +303,7 @@ class TimedStore(ScreenStore):
 
 def write_share(n_rounds: int, is_quick: bool, results: Path) -> str:
     """The writer thread's seconds of the demo's wall time, markers and checksums included."""
-    config = load_config(ROOT / "configs" / "demo.yaml")[0]
+    config = load_config(ROOT / "configs" / "demo.yaml")
     library = [block.model_copy(update={"modes": ["mask"]}) for block in config.library]
     if is_quick:
         library = [block.model_copy(update={"genes": ["CCL2", "CD14"]}) for block in library]

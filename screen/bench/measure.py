@@ -39,8 +39,8 @@ from screen.models.adapter import Cost, ModelAdapter
 from screen.models.cost import counted
 from screen.models.ops import Precision, product_ops
 from screen.models.synthetic import MEDIAN_LENGTH, SyntheticSizes, lengths_like_blood
-from screen.run.unit_sizes import ITEMS_PER_CELL
-from screen.run.workload import batches_by_block, total_flops
+from screen.running.unit_sizes import ITEMS_PER_CELL
+from screen.running.workload import batches_by_block, total_flops
 
 PUBLISHED = SyntheticSizes()
 SMALL = replace(PUBLISHED, width=96, n_heads=4, encoder_head_width=24, head_width=16, n_blocks=2, n_genes=1000)

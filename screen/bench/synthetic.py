@@ -17,7 +17,7 @@ from screen.planning.layout import Layout
 from screen.planning.perturbations import Library, make_library, make_perturbation
 from screen.planning.selection import select_items
 from screen.planning.window import Window
-from screen.run.unit_sizes import plan_units
+from screen.running.unit_sizes import plan_units
 
 
 def every_gene(

@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING
 
 from screen.cli.describe import (
     describe_bench,
-    describe_files,
-    describe_forecast,
-    describe_plan,
     describe_status,
     describe_unscreened,
 )
@@ -22,82 +19,67 @@ from screen.cli.ranking import describe_gene_sets, describe_result
 from screen.cli.terminal import Console
 
 if TYPE_CHECKING:
-    from screen.run.tables import Result
+    from screen.config.screen_config import ScreenConfig
+    from screen.results.results import Results
 
 
-def _config(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
-    from screen.run.configuration import load_config
+def _config(arguments: argparse.Namespace) -> "ScreenConfig":
+    from screen.running.configuration import load_config, overridden
 
     compute = {name: getattr(arguments, name) for name in ("engine", "device", "precision", "batch_tokens")}
     cluster = {name: getattr(arguments, name, None) for name in ("workers", "scheduler")}
-    return load_config(
-        arguments.config, arguments.store_dtype, arguments.allow_missing, arguments.encoder_heads, compute, cluster
-    )
+    options = (arguments.store_dtype, arguments.allow_missing, arguments.encoder_heads, compute, cluster)
+    return overridden(load_config(arguments.config), arguments.config, *options)
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    from screen.run import session
+    from screen.running import session
 
     if threading.current_thread() is threading.main_thread():
         # importing polars makes waiting go on after Ctrl-C
         signal.siginterrupt(signal.SIGINT, True)
-    config, text = _config(arguments)
+    config = _config(arguments)
+    text = arguments.config.read_text(encoding="utf-8")
     directory = arguments.out or config.output.directory or Path("runs") / arguments.config.stem
-    result = session.run(config, text, directory, console, arguments.add)
-    _describe(result, result.unscreened, console)
-    return 2 if result.unscreened and not config.output.allow_missing else 0
+    results, unscreened = session.run_screen(config, text, directory, console, arguments.add)
+    _describe(results, unscreened, console)
+    return 2 if unscreened and not config.output.allow_missing else 0
 
 
-def _describe(result: "Result", unscreened: Sequence[str], console: Console) -> None:
-    describe_result(result.hits, result.has_counts, result.min_cells, console)
-    if result.ranked is not None:
-        describe_gene_sets(result.ranked, console)
-    describe_files(result.directory, result.has_counts, result.ranked is not None, console)
+def _describe(results: "Results", unscreened: Sequence[str], console: Console) -> None:
+    describe_result(results.hits, results.has_counts, results.min_cells, console)
+    if results.shifted is not None:
+        describe_gene_sets(results.shifted, console)
+    console.say(f"{results.directory}: {results.files}")
     describe_unscreened(unscreened, console)
 
 
 def plan(arguments: argparse.Namespace, console: Console) -> int:
-    from screen.engine.choose import choose_executor
-    from screen.engine.precision import yardstick
-    from screen.errors import CellError, ConfigError
-    from screen.run.preflight import forecast
-    from screen.run.prepare import prepare
-    from screen.run.unscreened import nothing_to_screen, reasons
+    from screen.running.preflight import preflight
 
-    config, _ = _config(arguments)
-    if config.compute.engine == "reference":
-        raise ConfigError("`plan` predicts the packed engine only; remove --engine reference (compute.engine)")
-    screen = prepare(config)
-    if screen.plan.n_items == 0:
-        raise CellError(nothing_to_screen(screen))
-    executor = choose_executor(config.compute, screen)
-    found = forecast(screen, executor)
-    if arguments.json:
-        console.say(json.dumps(found.json(), indent=2))
-    else:
-        describe_plan(screen, console)
-        describe_forecast(found, console)
-    if executor.precision != "float32":
-        console.note(
-            f"`run` first tries {executor.precision} against {yardstick(executor.precision)} on a sample, and refuses it if they "
-            "disagree"
-        )
-    unscreened = reasons(screen, screen.unscreened())
-    describe_unscreened(unscreened, console)
-    return 2 if unscreened and not config.output.allow_missing else 0
+    config = _config(arguments)
+    found = preflight(config)
+    for line in [json.dumps(found.forecast.json(), indent=2)] if arguments.json else found.lines:
+        console.say(line)
+    for note in found.notes:
+        console.note(note)
+    describe_unscreened(found.unscreened, console)
+    return 2 if found.unscreened and not config.output.allow_missing else 0
 
 
 def export(arguments: argparse.Namespace, console: Console) -> int:
+    from screen.directory import STORE
     from screen.store.export import write_h5ad
+    from screen.store.reader import StoreReader
 
-    shape = write_h5ad(arguments.directory, arguments.h5ad, arguments.perturbation)
+    shape = write_h5ad(StoreReader.open(arguments.directory / STORE), arguments.h5ad, arguments.perturbation)
     console.say(f"{arguments.h5ad}: {shape[0]} rows x {shape[1]} genes")
     return 0
 
 
 def status(arguments: argparse.Namespace, console: Console) -> int:
+    from screen.directory import STORE
     from screen.store import audit
-    from screen.store.reader import STORE
     from screen.store.store import ScreenStore
 
     store = ScreenStore.open(arguments.directory / STORE)
@@ -106,7 +88,7 @@ def status(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def deg(arguments: argparse.Namespace, console: Console) -> int:
-    from screen.run.tables import remake_tables
+    from screen.running.tables import remake_tables
 
     given = {name: getattr(arguments, name) for name in DEG_OPTIONS}
     workers = {name: getattr(arguments, name) for name in ("workers", "scheduler")}
@@ -115,17 +97,17 @@ def deg(arguments: argparse.Namespace, console: Console) -> int:
     reset = [name for name in reset if "all" not in arguments.reset or given.get(name) is None]
     if gene_sets and "all" in arguments.reset:
         reset.remove("gene_sets")
-    result, is_new = remake_tables(arguments.directory, given, gene_sets, reset, workers, console)
-    console.say(f"settings: {result.settings}")
+    results, is_new = remake_tables(arguments.directory, given, gene_sets, reset, workers, console)
+    console.say(f"settings: {results.settings}")
     console.say("the tables are made anew" if is_new else "the tables are as asked for already")
-    _describe(result, (), console)
+    _describe(results, (), console)
     return 0
 
 
 def verify(arguments: argparse.Namespace, console: Console) -> int:
+    from screen.directory import STORE
     from screen.store import audit
     from screen.store.lock import only_writer
-    from screen.store.reader import STORE
     from screen.store.store import ScreenStore, scratch_of
 
     store = ScreenStore.open(arguments.directory / STORE, "r+" if arguments.discard else "r")

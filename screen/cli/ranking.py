@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 
-from screen.config.sections import FEWEST_NULLS
+from screen.directory import HITS
+from screen.results.sentences import described_null, gene_sets_shifted, standing_out
 
 if TYPE_CHECKING:
     import polars as pl
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from screen.cli.terminal import Console
 
 N_TOP, N_TOP_OF_MODE = 10, 5
-STANDS_OUT = 0.1
-"""False discovery rate up to which a perturbation is said to stand out."""
-GROUP = ("mode", "site", "stratum", "time")
 GOES_FIRST = ("Ensembl ID", "edit", "t", "stratum", "cells", "strongest changes")
 """Columns that a narrow terminal does without, in this order; those that are the same in every row go before all others."""
 NUMBERS = ("#", "t", "cells", "strength", "q", "genes", "z")
@@ -50,9 +47,7 @@ def describe_result(hits: pl.DataFrame, has_counts: bool, min_cells: int, consol
     own = hits.filter(~pl.col("is_null"))
     n_unranked = own["strength"].count() - own["strength_rank"].count()
     if n_unranked and not ranked.is_empty():
-        console.say(
-            f"{n_unranked} more are in fewer than {min_cells} cells (output.min_cells): no rank, but in hits.parquet"
-        )
+        console.say(f"{n_unranked} more are in fewer than {min_cells} cells (output.min_cells): no rank, but in {HITS}")
 
 
 def describe_gene_sets(shown: pl.DataFrame, console: Console) -> None:
@@ -62,11 +57,7 @@ def describe_gene_sets(shown: pl.DataFrame, console: Console) -> None:
     rows = shown.unique(["perturbation", "stratum", "time"], keep="first", maintain_order=True)
     if rows.is_empty():
         return
-    n_found = rows.filter(pl.col("q_value") < STANDS_OUT)["perturbation"].n_unique()
-    n = f"{n_found:,} perturbation{'s' * (n_found != 1)}" if n_found else "No perturbation"
-    console.say(
-        f"\n{n} shift{'s' * (n_found < 2)} a gene set at q < {STANDS_OUT}, beside what null perturbations do to the same set (z)"
-    )
+    console.say(f"\n{gene_sets_shifted(rows)} (z)")
     best = rows.filter(pl.int_range(pl.len()).over("mode") < N_TOP_OF_MODE)
     console.show(fitting(_set_rows(best), console.width))
 
@@ -88,79 +79,6 @@ def _set_rows(shown: pl.DataFrame) -> list[dict[str, str]]:
             }
         )
     return found
-
-
-def standing_out(ranked: pl.DataFrame, has_counts: bool) -> str:
-    """One plain sentence."""
-    if ranked.is_empty():
-        return "No perturbation has a rank."
-    import polars as pl
-
-    strongest = float(ranked["strength"].to_numpy().max(initial=0.0))
-    size = (
-        f"the strongest changes expression by {_percent(math.expm1(strongest))} on average"
-        if has_counts
-        else f"the strongest moves the embedding by {strongest:.2g} (1 - cosine)"
-    )
-    judged = ranked.drop_nulls("q_value")
-    if judged.is_empty():
-        return f"Nothing says whether a perturbation stands out (no p, see below); {size}."
-    found = judged.filter(pl.col("q_value") < STANDS_OUT)
-    n_found, n_judged = found["perturbation"].n_unique(), judged["perturbation"].n_unique()
-    if n_found == 0:
-        return f"No perturbation of {n_judged:,} stands out at q < {STANDS_OUT}; {size}."
-    verb = "perturbation stands" if n_found == 1 else "perturbations stand"
-    return f"{n_found:,} {verb} out at q < {STANDS_OUT}, of {n_judged:,}; {size}."
-
-
-def _percent(share: float) -> str:
-    """'3 %', '0.04 %'."""
-    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
-
-
-def described_null(hits: pl.DataFrame, min_cells: int) -> list[str]:
-    """What p and q of the ranking rest on; and for every mode, site, stratum and time point without, why, with numbers."""
-    import polars as pl
-
-    sentences, sizes, without = [], set[int](), dict[str, list[str]]()
-    for which, part in hits.group_by(GROUP, maintain_order=True):
-        own = part.filter(~pl.col("is_null"))
-        if own["q_value"].count():
-            sizes |= set(own["n_pool"].drop_nulls().to_list()) - {0}
-        elif not own.is_empty():
-            without.setdefault(_why(part, own, min_cells), []).append(_named(which))
-    if sizes:
-        pool = f"{min(sizes):,}" if len(sizes) == 1 else f"{min(sizes):,} to {max(sizes):,}"
-        like = "in rank, cells, row length and how many of their genes were there"
-        sentences.append(
-            f"p, q: against {pool} null values, matched {like}; q is over the same mode, site, stratum, time"
-        )
-    for why, groups in without.items():
-        some = ", ".join(groups[:3]) + (f" and {len(groups) - 3} more" if len(groups) > 3 else "")
-        sentences.append(f"no p for {some}: {why}")
-    return sentences
-
-
-def _why(part: pl.DataFrame, own: pl.DataFrame, min_cells: int) -> str:
-    import polars as pl
-
-    most = int(own["n_cells"].to_numpy().max(initial=0))
-    if most < min_cells:
-        return f"{most} cell{'s' * (most != 1)} at most, {min_cells} needed (output.min_cells)"
-    nulls = part.filter("is_null")
-    enough = nulls.filter(pl.col("n_cells") >= min_cells)
-    if nulls.is_empty() and own.height >= FEWEST_NULLS:
-        return (
-            "no null perturbations to compare with (`null: {n: 0}`, or too few genes are left); `genes: all` needs none"
-        )
-    if nulls.is_empty():
-        return f"{own.height} perturbations and no null ones, {FEWEST_NULLS} needed; see `null` in the configuration"
-    return f"{enough.height} of {nulls.height} null perturbations have {min_cells} cells or more here, {FEWEST_NULLS} needed"
-
-
-def _named(which: tuple[Any, ...]) -> str:
-    mode, site, stratum, time = which
-    return f"{site}:{mode} in {stratum} at t{time}"
 
 
 def _rows(hits: pl.DataFrame) -> list[dict[str, str]]:

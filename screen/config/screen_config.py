@@ -24,7 +24,15 @@ from screen.errors import ConfigError, nearest
 
 
 class ScreenConfig(Section):
-    """One screen, section by section. `notes` is what an importer wants said to the user."""
+    """One screen, section by section, checked and frozen. `notes` is what an importer wants said to the user.
+
+    >>> import screen
+    >>> config = screen.load_config("demo.yaml")
+    >>> isinstance(config, screen.ScreenConfig)
+    True
+    >>> config.predict.pred_tps, config.output.min_cells, config.null.n
+    ([1], 5, 0)
+    """
 
     model: ModelConfig
     cells: CellsConfig

@@ -28,7 +28,7 @@ NUMERICS_VERSION = 2
 
 @dataclass(frozen=True)
 class Screen:
-    """Everything a run needs; made by `screen.run.prepare`. `notes` are sentences for the user."""
+    """Everything a run needs; made by `screen.running.prepare`. `notes` are sentences for the user."""
 
     output: OutputConfig
     vocabulary: Vocabulary

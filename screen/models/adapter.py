@@ -176,6 +176,14 @@ class ModelAdapter(ABC):
     """A model with the settings of one screen: a frozen dataclass with a field `model`, the network.
 
     What is abstract is a model's own. The rest has a definition that serves any model; a family may do better.
+
+    >>> import screen
+    >>> sorted(screen.ModelAdapter.__abstractmethods__)
+    ['fingerprint', 'forward', 'reads_out', 'schema']
+    >>> from screen.models.registry import load
+    >>> adapter = load(screen.load_config("demo.yaml")).adapter
+    >>> isinstance(adapter, screen.ModelAdapter), adapter.schema.n_genes, adapter.reads_out
+    (True, 1500, (1,))
     """
 
     model: nn.Module

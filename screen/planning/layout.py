@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from screen.directory import PROVENANCE
 from screen.errors import StoreError, some
 
 SCALE = 1e4
@@ -54,7 +55,7 @@ class Layout:
         if unknown:
             raise StoreError(
                 f"{place} has a layout with {some(unknown)}, of which this perturbscreen knows nothing; it knows "
-                f"{some(KEYS, len(KEYS))}. Read it with the version that wrote it, which provenance.json names, or a newer one"
+                f"{some(KEYS, len(KEYS))}. Read it with the version that wrote it, which {PROVENANCE} names, or a newer one"
             )
         if missing:
             raise StoreError(

@@ -19,6 +19,13 @@ class Perturbation:
 
     Genes are in vocabulary order, except where the mode's table says that their order matters: there it is the user's.
     Raises UnknownModeError for a mode that the table lacks.
+
+    >>> import screen
+    >>> knock_out = screen.Perturbation(genes=(4, 9), mode="mask", sites=("src", "tgt"), pert_tps=(1, 2))
+    >>> knock_out.site_label, knock_out.n_inserted
+    ('src+tgt@1,2', 0)
+    >>> screen.Perturbation(genes=(4,), mode="overexpress", sites=("src",)).n_inserted
+    1
     """
 
     genes: tuple[int, ...]

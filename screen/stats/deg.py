@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from screen.config.sections import DegConfig
+from screen.directory import GENES, PARTS
 from screen.stats.false_discovery import benjamini_hochberg_rows
 from screen.stats.groups import Group, Strata
 from screen.stats.tests.table import columns
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 Values = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-FOLDER = "deg"
 N_TOP_GENES = 10
 DEG_FDR, DEG_MIN_DELTA = 0.05, 0.01
 MEAN_FLOOR = 1e-9
@@ -299,4 +299,4 @@ def _top_genes(mean_NG: Values, names: Names) -> list[tuple[list[str], list[str]
 
 def scan(directory: str | Path) -> pl.LazyFrame:
     """The differential-expression table of a screen directory, read lazily."""
-    return pl.scan_parquet(Path(directory) / FOLDER / "part-*.parquet")
+    return pl.scan_parquet(sorted(Path(directory, GENES).glob(PARTS)), glob=False)

@@ -5,8 +5,8 @@ from typing import Any
 
 import polars as pl
 
-FOLDER = "enrichment"
-SCORES, TARGETS, RANKED = (f"{FOLDER}/{name}.parquet" for name in ("scores", "targets", "ranked"))
+from screen.directory import GENE_SETS, PARTS, SCORES
+
 N_GENES_SHOWN = 200
 """Most genes that a row names."""
 WHICH: dict[str, Any] = {
@@ -52,33 +52,9 @@ RANKED_SCHEMA = (
 
 def scan(directory: str | Path) -> pl.LazyFrame:
     """Over-representation among the genes that each perturbation of a screen directory changes, CHANGED_SCHEMA."""
-    return pl.scan_parquet(Path(directory) / FOLDER / "part-*.parquet")
+    return pl.scan_parquet(sorted(Path(directory, GENE_SETS).glob(PARTS)), glob=False)
 
 
 def scan_scores(directory: str | Path) -> pl.LazyFrame:
     """How far each perturbation of a screen directory shifts gene sets, SCORES_SCHEMA."""
-    return pl.scan_parquet(Path(directory) / SCORES)
-
-
-def ranked_in(directory: str | Path) -> pl.DataFrame | None:
-    """The permutation tests of the strongest perturbations of a screen directory, RANKED_SCHEMA; None without gene sets."""
-    path = Path(directory) / RANKED
-    return pl.read_parquet(path) if path.is_file() else None
-
-
-def shown_in(directory: str | Path) -> pl.DataFrame | None:
-    """For each perturbation the gene set that it shifts most, SCORES_SCHEMA, what can be believed most first; None without.
-
-    By q, then by distance from the null; where there is no null, by score.
-    """
-    if not (Path(directory) / SCORES).is_file():
-        return None
-    by = [
-        pl.col("q_value"),
-        -pl.col("null_z").abs(),
-        -pl.col("score").abs(),
-        pl.col("perturbation"),
-        pl.col("gene_set"),
-    ]
-    table = scan_scores(directory).sort(by, nulls_last=True).collect()
-    return table.unique(["perturbation", "stratum", "time"], keep="first", maintain_order=True)
+    return pl.scan_parquet(Path(directory, SCORES), glob=False)

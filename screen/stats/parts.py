@@ -14,10 +14,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from screen.config.sections import DegConfig
+from screen.directory import GENES, PARTS, STORE, part
 from screen.files import scratch_folder, whole
 from screen.machine import available_cores
 from screen.stats.deg import (
-    FOLDER,
     Names,
     Piece,
     Summary,
@@ -28,7 +28,7 @@ from screen.stats.deg import (
     table,
 )
 from screen.stats.groups import Group, GroupReader, Strata
-from screen.store.reader import STORE, StoreReader
+from screen.store.reader import StoreReader
 from screen.store.store import scratch_of
 
 ROWS_PER_PART, PARTS_PER_CORE, MAX_PARTS = 2_000_000, 4, 256
@@ -127,7 +127,7 @@ def gene_tables(
     """
     import dask
 
-    names, folder = Names(store), directory / FOLDER
+    names, folder = Names(store), directory / GENES
     perturbations = np.concatenate([np.unique(b.read("items/perturbation")) + b.first for b in store.blocks])
     order = sorted((int(p) for p in perturbations), key=lambda p: (names.target[p], names.id[p]))
     n_rows = len(order) * len(names.feature) * len(strata.name_S) * len(store.layout.pred_tps)
@@ -135,7 +135,7 @@ def gene_tables(
     n_shared = min(PARTS_PER_CORE * available_cores(), -(-n_rows // (2 * ROWS_PER_GROUP)))
     n_parts = min(MAX_PARTS, len(order), max(-(-n_rows // ROWS_PER_PART), n_shared))
     tables = {folder: schema_of(config)} if store.layout.has_counts else {}
-    for old in [*folder.glob("part-*.parquet"), *folder.glob(".part-*")]:
+    for old in [*folder.glob(PARTS), *folder.glob(".part-*")]:
         old.unlink(missing_ok=True)
     for place in (folder, *tables):
         place.mkdir(parents=True, exist_ok=True)
@@ -147,9 +147,9 @@ def gene_tables(
         tasks = [make(job, i, [int(p) for p in some]) for i, some in enumerate(np.array_split(order, max(n_parts, 1)))]
         parts: list[list[Summary]] = compute(tasks, show(len(tasks)))
         for place, schema in tables.items():
-            if not any(place.glob("part-*.parquet")):
+            if not any(place.glob(PARTS)):
                 # nobody has to ask whether there is a table
-                with whole(_part_of(place, 0), scratch, durable=True) as partial:
+                with whole(part(place, 0), scratch, durable=True) as partial:
                     _write_empty(partial, schema, metadata_of(config, store.layout.expression_scale))
         has_means = store.layout.has_counts
         times, n_genes = store.layout.pred_tps, len(names.feature)
@@ -188,7 +188,7 @@ def write_part(job: Job, number: int, perturbations: Sequence[int]) -> list[Summ
     found: list[Summary] = []
     metadata = metadata_of(job.config, readers[0].layout.expression_scale)
     with ExitStack() as stack:
-        add_rows = stack.enter_context(_part(job.directory / FOLDER, number, job.scratch, metadata))
+        add_rows = stack.enter_context(_part(job.directory / GENES, number, job.scratch, metadata))
         means, changed = (
             stack.enter_context(stack.enter_context(whole(place)).open("wb"))
             for place in (_means_of(job.scratch, number), _changed_of(job.scratch, number))
@@ -227,7 +227,7 @@ def _part(folder: Path, number: int, scratch: Path, metadata: Mapping[str, str])
             rows = pa.concat_tables(waiting).unify_dictionaries()
             waiting.clear()
             if writer is None:
-                partial = stack.enter_context(whole(_part_of(folder, number), scratch, durable=True))
+                partial = stack.enter_context(whole(part(folder, number), scratch, durable=True))
                 writer = stack.enter_context(_writer(partial, rows.schema))
                 writer.add_key_value_metadata(dict(metadata))
             writer.write_table(rows)
@@ -266,10 +266,6 @@ def _write_empty(path: Path, schema: Mapping[str, Any], metadata: Mapping[str, s
     with _writer(path, nothing.schema) as writer:
         writer.add_key_value_metadata(dict(metadata))
         writer.write_table(nothing)
-
-
-def _part_of(folder: Path, number: int) -> Path:
-    return folder / f"part-{number:04d}.parquet"
 
 
 def _means_of(scratch: Path, number: int) -> Path:

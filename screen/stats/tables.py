@@ -16,6 +16,7 @@ from screen.cells.bank import combined
 from screen.cells.donors import check_replicates, is_donor_like, levels_of, unused_donors, without_replicate
 from screen.config.screen_config import parse_section
 from screen.config.sections import DegConfig, EnrichConfig
+from screen.directory import COVERAGE, HITS, STAMP, tables_in
 from screen.errors import ConfigError, StoreError, some
 from screen.files import write_file
 from screen.planning.selection import Coverage
@@ -30,7 +31,6 @@ from screen.store.arrays import stored_name
 from screen.store.reader import StoreReader
 from screen.store.store import ScreenStore, jsonable
 
-STAMP, COVERAGE = "tables.json", "coverage.parquet"
 CLASSES = ("screened", "absent", "truncated", "emptied")
 STATISTICS_VERSION = 2
 """Changes when the same results give other tables: those of an earlier version are made anew."""
@@ -55,7 +55,7 @@ def read_coverage(directory: Path, store: StoreReader) -> Coverage:
     numbers = ["n_stratum", *(f"n_{name}" for name in CLASSES)]
     columns = {"perturbation": pl.String(), "stratum": pl.String(), **dict.fromkeys(numbers, pl.Int64())}
     try:
-        table = _read_parquet(directory / COVERAGE)
+        table = read_table(directory / COVERAGE)
         if {n: table.schema.get(n) for n in columns} != columns or any(table[n].null_count() for n in columns):
             raise ValueError(f"it must have the columns {some(columns, len(columns))}, complete")
         of_row_RN = table.select(numbers).to_numpy()
@@ -78,7 +78,7 @@ def read_coverage(directory: Path, store: StoreReader) -> Coverage:
     return Coverage(tuple(strata), table["n_stratum"][: len(strata)].to_numpy(), *tallies)
 
 
-def _read_parquet(path: Path) -> pl.DataFrame:
+def read_table(path: Path) -> pl.DataFrame:
     """A table that we wrote. Raises OSError, or ValueError where it is damaged."""
     import pyarrow.parquet as pq
 
@@ -213,7 +213,7 @@ def write_all(
     if _stamp(directory) == _stamp_of(digest, directory):
         # a damaged table is made again
         with suppress(OSError, ValueError):
-            return _read_parquet(directory / "hits.parquet"), False
+            return read_table(directory / HITS), False
     view: Mapping[str, Any] = store.provenance["view"]
     config, coverage = DegConfig.model_validate(view["deg"]), read_coverage(directory, store)
     named(config.test_name)
@@ -225,7 +225,7 @@ def write_all(
         table = hits(summaries, names, coverage, store.layout.pred_tps, view["min_cells"], means)
         if enrich is not None and means is not None:
             write_gene_sets(*enrich, table, names, strata, means, view["min_cells"], directory)
-    write_whole(table, directory / "hits.parquet")
+    write_whole(table, directory / HITS)
     stamp = json.dumps(_stamp_of(digest, directory), indent=2)
     write_file(directory / STAMP, stamp.encode(), durable=True)
     return table, True
@@ -246,6 +246,4 @@ def _stamp_of(digest: str, directory: Path) -> dict[str, object]:
 
 def _sizes(directory: Path) -> dict[str, int]:
     """Name -> bytes of every table."""
-    tables = [*(directory / n for n in ("hits.parquet", COVERAGE)), *sorted(directory.glob("deg/part-*.parquet"))]
-    tables += sorted(directory.glob("enrichment/*.parquet"))
-    return {str(p.relative_to(directory)): p.stat().st_size for p in tables if p.is_file()}
+    return {str(p.relative_to(directory)): p.stat().st_size for p in tables_in(directory)}

@@ -1,6 +1,6 @@
 """AnnData views of a store, in upstream's h5ad layout."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from screen.errors import StoreError, nearest
 from screen.files import scratch_folder, whole
 from screen.planning.layout import counts
 from screen.store.arrays import group_of, stored_name
+from screen.store.find import find
 from screen.store.folder import damages
-from screen.store.reader import STORE, Block, StoreReader
+from screen.store.reader import Block, StoreReader
 
 MAX_BYTES, BYTES_PER_VALUE = 8 * 2**30, 82  # measured: peak per row and gene, AnnData included
 
@@ -38,21 +39,21 @@ class Lines:
         return np.flatnonzero(chosen if block is None else chosen & (self.block_N == block))
 
 
-def anndata_of(store: StoreReader, perturbation: str | None = None) -> Any:
+def anndata_of(store: StoreReader, perturbation: str | None = None, mode: str | None = None) -> Any:
     """Predictions as an AnnData: one row per cell and time point, as upstream writes them.
 
     X perturbed counts; layers pred_counts (control) and true_counts; obsm true_cls (control embedding), perturbed_cls,
     mean_cos_similarity (n, 1); varm gene_cos_similarity (G, n), column i belonging to row i; obs the metadata, cell_idx,
     time, perturbation. Arrays that the screen did not keep are left out. Rows of one perturbation with the same cell_idx
-    are averaged, zeros included. Without `perturbation` all of them follow one another.
-    Raises StoreError for an unknown perturbation, an unfinished screen, one that kept only summaries, or a result that
-    does not fit in memory.
+    are averaged, zeros included. `perturbation` is a name as of `find`, several edits of it and, without one, all of them
+    follow one another.
+    Raises GeneError for an unknown perturbation; StoreError for an unfinished screen, one that kept only summaries, or a
+    result that does not fit in memory.
     """
     import anndata as ad
     import pandas as pd
 
-    ids = list(store.perturbations("id"))
-    wanted = _wanted(store, ids, perturbation)
+    ids, wanted = list(store.perturbations("id")), find(store, perturbation, mode)
     if store.layout.keeps_summaries:
         raise StoreError(
             f"{store.path} holds summaries, no predictions of single cells; screen with `keep: predictions` to export them"
@@ -91,11 +92,11 @@ def anndata_of(store: StoreReader, perturbation: str | None = None) -> Any:
     return result
 
 
-def write_h5ad(directory: Path, path: Path, perturbation: str | None = None) -> tuple[int, int]:
-    """Writes anndata_of the screen in `directory` to a file, in one step; returns (rows, genes)."""
+def write_h5ad(store: StoreReader, path: Path, perturbation: str | None = None) -> tuple[int, int]:
+    """Writes anndata_of a store to a file, in one step; returns (rows, genes)."""
     if path.is_dir():
         raise StoreError(f"{path} is a directory; --h5ad names the file to write")
-    adata = anndata_of(StoreReader.open(directory / STORE), perturbation)
+    adata = anndata_of(store, perturbation)
     path.parent.mkdir(parents=True, exist_ok=True)
     # not beside the file: a run that begins in this directory would take it for a killed one's
     with (
@@ -121,24 +122,7 @@ class Averager:
         return (total / self.n[:, None]).astype(np.float32)
 
 
-def _wanted(store: StoreReader, ids: list[str], perturbation: str | None) -> list[int]:
-    """Row numbers of the perturbations asked for; genes may be named by symbol."""
-    if perturbation is None:
-        return list(range(len(ids)))
-    if perturbation not in ids:
-        edit, _, genes = perturbation.rpartition(":")
-        ensembl_id = {
-            s: e for e, s in zip(store.strings("genes/ensembl_id"), store.strings("genes/symbol"), strict=True)
-        }
-        named = [ensembl_id.get(g, g) for g in genes.split("+")]
-        for found in (i for i in ids if i.startswith(f"{edit}:")):
-            if sorted(found.rpartition(":")[2].split("+")) == sorted(named):
-                return [ids.index(found)]
-        raise StoreError(f'no perturbation "{perturbation}" in this screen{nearest(perturbation, ids)}')
-    return [ids.index(perturbation)]
-
-
-def _lines(store: StoreReader, wanted: list[int]) -> Lines:
+def _lines(store: StoreReader, wanted: Sequence[int]) -> Lines:
     """One line per item and time point that was screened, in upstream's order: batch of cells, time point, cell."""
     found = []
     for block in store.blocks:

@@ -18,8 +18,6 @@ from screen.store.folder import DAMAGES, Folder, damages
 from screen.store.marker import unsealed
 
 FORMAT, FORMAT_VERSION = "perturbscreen", 2
-STORE = "screen.zarr"
-"""The store's name in an output directory."""
 
 
 class Block(Folder):
@@ -250,6 +248,12 @@ class StoreReader(Folder):
     def is_complete(self) -> bool:
         """Whether every unit is committed."""
         return all(b.is_complete for b in self.blocks)
+
+    @property
+    def history(self) -> dict[str, Any]:
+        """The provenance, with what is known of every library block: its configuration among it."""
+        blocks = [{k: v for k, v in b.attributes.items() if k != "files"} for b in self.blocks]
+        return {**self.provenance, "library": blocks}
 
     def perturbations(self, name: str) -> NDArray[np.object_]:
         """A text column about all perturbations, those of every library block in turn."""

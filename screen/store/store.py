@@ -42,7 +42,15 @@ def scratch_of(path: Path) -> Path:
 
 
 class ScreenStore(StoreReader):
-    """A screen on disk. `create` lays it out, `add_block` appends perturbations, `open` reads it back."""
+    """A screen on disk. `create` lays it out, `add_block` appends perturbations, `open` reads it back.
+
+    >>> import screen
+    >>> store = screen.ScreenStore.open("runs/demo/screen.zarr")
+    >>> store.n_cells, store.is_complete, store.layout.pred_tps
+    (8, True, (1,))
+    >>> store.to_dask("delta/t1")  # every change in log units, an item a row, lazily
+    dask.array<read, shape=(49, 1500), dtype=float32, chunksize=(49, 1500), chunktype=numpy.ndarray>
+    """
 
     @staticmethod
     def create(
@@ -187,9 +195,9 @@ class ScreenStore(StoreReader):
         metadata["attributes"]["provenance"] = self.provenance
         self._write_metadata(metadata)
 
-    def to_anndata(self, perturbation: str | None = None) -> Any:
+    def to_anndata(self, perturbation: str | None = None, mode: str | None = None) -> Any:
         """Predictions as an AnnData, one row per cell and time point; see `screen.store.export.anndata_of`."""
-        return anndata_of(self, perturbation)
+        return anndata_of(self, perturbation, mode)
 
 
 def _write(block: Block, name: str, rows: slice, values: NDArray[Any], scratch: Path) -> dict[str, str]:

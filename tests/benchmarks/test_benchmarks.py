@@ -17,7 +17,7 @@ from screen.engine.choose import choose_executor
 from screen.engine.packed import PackedEngine
 from screen.models.ops import LaidOutOps
 from screen.models.perturbgen.random import random_model, sizes_of
-from screen.run.workload import total_flops
+from screen.running.workload import total_flops
 from tests.support.places import ROOT
 
 AGAINST_UPSTREAM = {
@@ -167,7 +167,7 @@ def test_a_figure_that_falls_short_is_recorded_and_fails_the_run(
 ) -> None:
     monkeypatch.setattr(plans, "REAL", plans.TINY)
     monkeypatch.setattr(plans, "MOST_PADDED", -1.0)
-    monkeypatch.setattr(plans, "load_config", lambda _: [None])
+    monkeypatch.setattr(plans, "load_config", lambda _: None)
     monkeypatch.setattr(plans, "prepare", lambda _: plans.wide_screen(plans.TINY))
     monkeypatch.setattr(plans, "planning", lambda *_: [])
     monkeypatch.setattr(plans, "growth", lambda *_: "")

@@ -26,8 +26,8 @@ from typing import Any, NoReturn
 UNIT_ROWS, CELLS_PER_BLOCK = 16, 4
 SLOW_IMPORTS = (
     "torch._dynamo", "zarr", "dask.threaded", "anndata", "pyarrow.parquet", "scipy.special", "h5py", "rich.progress",
-    "screen.cli.main", "screen.run.prepare", "screen.run.resume", "screen.run.runner", "screen.engine.choose",
-    "screen.engine.precision", "screen.run.preflight",
+    "screen.cli.main", "screen.running.prepare", "screen.running.resume", "screen.running.runner", "screen.engine.choose",
+    "screen.engine.precision", "screen.running.preflight",
 )  # fmt: skip
 """What every run imports. Not polars: it starts threads, which a fork would lose."""
 TIMEOUT_S = 30
@@ -215,7 +215,7 @@ def filled(folder: Path) -> Iterator[None]:
 
 
 def _small_units() -> None:
-    decompose = import_module("screen.run.unit_sizes")
+    decompose = import_module("screen.running.unit_sizes")
     decompose.MAX_ROWS = decompose.MIN_ROWS = UNIT_ROWS
     decompose.MIN_CELLS = CELLS_PER_BLOCK
 

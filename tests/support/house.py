@@ -9,13 +9,14 @@ from statistics import quantiles
 from tests.support.places import ROOT
 
 FLOORS = (
-    ("errors", "edits", "files", "machine"),
+    ("directory", "errors", "edits", "files", "machine"),
     ("config", "cells"),
     ("planning", "screen_kernels"),
     ("models",),
     ("engine", "store"),
     ("stats",),
-    ("run",),
+    ("results",),
+    ("running",),
     ("bench",),
     ("cli",),
 )

@@ -107,7 +107,7 @@ def small_units(rows: int = 8, cells: int = 4) -> Iterator[None]:
     """Units of so many rows, blocks of so many cells: several of both in a tiny screen."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"MIN_ROWS": rows, "MAX_ROWS": rows, "MIN_CELLS": cells}.items():
-            patch.setattr(f"screen.run.unit_sizes.{name}", value)
+            patch.setattr(f"screen.running.unit_sizes.{name}", value)
         yield
 
 

@@ -25,12 +25,12 @@ from screen.config.sections import SlurmConfig
 from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
 from screen.errors import ConfigError
-from screen.run.cluster.cluster import cut, gpu_environments, slurm_cluster
-from screen.run.configuration import load_config
-from screen.run.handoff import ARRAYS, OBJECTS, read_handoff, write_handoff
-from screen.run.prepare import prepare
-from screen.run.resume import open_store
-from screen.run.runner import run_units
+from screen.running.cluster.cluster import cut, gpu_environments, slurm_cluster
+from screen.running.configuration import load_config
+from screen.running.handoff import ARRAYS, OBJECTS, read_handoff, write_handoff
+from screen.running.prepare import prepare
+from screen.running.resume import open_store
+from screen.running.runner import run_units
 from screen.stats import deg
 from screen.store.store import ScreenStore
 from tests.support.stores import assert_same_arrays
@@ -43,9 +43,9 @@ ROWS, CELLS = 64, 4
 
 @pytest.fixture
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("screen.run.unit_sizes.MAX_ROWS", ROWS)
-    monkeypatch.setattr("screen.run.unit_sizes.MIN_CELLS", CELLS)
-    monkeypatch.setattr("screen.run.unit_sizes.ITEMS_PER_CELL", ROWS / CELLS)
+    monkeypatch.setattr("screen.running.unit_sizes.MAX_ROWS", ROWS)
+    monkeypatch.setattr("screen.running.unit_sizes.MIN_CELLS", CELLS)
+    monkeypatch.setattr("screen.running.unit_sizes.ITEMS_PER_CELL", ROWS / CELLS)
 
 
 def config_in(folder: Path, cluster: dict[str, Any] | None = None, **changes: dict[str, Any]) -> Path:
@@ -182,7 +182,7 @@ def test_the_workers_of_a_running_scheduler_compute_the_same(whole: Path, tmp_pa
 def test_a_scheduler_that_does_not_answer_is_named(
     tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("screen.run.cluster.cluster.CONNECT_S", 1)
+    monkeypatch.setattr("screen.running.cluster.cluster.CONNECT_S", 1)
     address = f"tcp://127.0.0.1:{free_port()}"
     assert main(["run", str(config_in(tmp_path)), "--out", str(tmp_path / "out"), "--scheduler", address]) == 2
     assert f"no Dask scheduler answers at {address}" in capsys.readouterr().err
@@ -242,7 +242,7 @@ def test_shares_hold_every_unit_once_in_order_and_keep_blocks_of_cells_together(
 
 
 def test_a_screen_handed_over_computes_the_same_and_shares_its_arrays(tmp_path: Path) -> None:
-    screen = prepare(load_config(config_in(tmp_path))[0])
+    screen = prepare(load_config(config_in(tmp_path)))
     other = read_handoff(write_handoff(screen, tmp_path / "handoff"))
     assert other.identity("float32") == screen.identity("float32")
     assert other.plan.fingerprint() == screen.plan.fingerprint()
@@ -261,7 +261,7 @@ def test_a_screen_handed_over_computes_the_same_and_shares_its_arrays(tmp_path: 
 
 
 def test_two_who_compute_the_same_units_at_the_same_time_harm_nobody(whole: Path, tmp_path: Path) -> None:
-    screen, executor = prepare(load_config(config_in(tmp_path))[0]), Executor(torch.device("cpu"), n_lanes=1)
+    screen, executor = prepare(load_config(config_in(tmp_path))), Executor(torch.device("cpu"), n_lanes=1)
     (tmp_path / "out").mkdir()
     store = open_store(screen, tmp_path / "out", "", executor)
 

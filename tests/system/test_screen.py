@@ -18,12 +18,12 @@ from screen.engine.packed import PackedEngine
 from screen.engine.reference import ReferenceEngine
 from screen.engine.screen import Screen
 from screen.engine.unit import Progress
-from screen.errors import StoreError
+from screen.errors import GeneError, StoreError
 from screen.planning.layout import counts
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
-from screen.run.resume import open_store
-from screen.run.runner import Engine, run_units
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
+from screen.running.resume import open_store
+from screen.running.runner import Engine, run_units
 from screen.stats import deg
 from screen.stats.tables import read_coverage
 from screen.store.export import anndata_of
@@ -49,7 +49,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_store_holds_what_the_model_says_of_each_item(finished: Path) -> None:
-    config, _ = load_config(finished.parent / "s.yaml")
+    config = load_config(finished.parent / "s.yaml")
     screen, store = prepare(config), ScreenStore.open(finished / "screen.zarr")
     rng = np.random.default_rng(0)
     for i in rng.choice(screen.plan.n_items, 40, replace=False):
@@ -114,8 +114,8 @@ def uninterrupted(
 ) -> tuple[type[Any], Screen, Path]:
     """(an engine, a screen of units of 128 rows, what a run of it left that nothing stopped)."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("screen.run.unit_sizes.MAX_ROWS", 128)
-        screen = prepare(load_config(finished.parent / "s.yaml")[0])
+        patch.setattr("screen.running.unit_sizes.MAX_ROWS", 128)
+        screen = prepare(load_config(finished.parent / "s.yaml"))
     whole = tmp_path_factory.mktemp("uninterrupted")
     run_into(whole, screen, request.param(screen, Executor(CPU)), Executor(CPU))
     return request.param, screen, whole
@@ -150,8 +150,8 @@ def test_a_run_that_stops_and_continues_equals_an_uninterrupted_one(
 def test_the_bytes_do_not_depend_on_how_many_lanes_there_are(
     finished: Path, tmp_path: Path, make: type[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("screen.run.unit_sizes.MAX_ROWS", 256)
-    screen = prepare(load_config(finished.parent / "s.yaml")[0])
+    monkeypatch.setattr("screen.running.unit_sizes.MAX_ROWS", 256)
+    screen = prepare(load_config(finished.parent / "s.yaml"))
     for n_lanes in (1, 3):
         executor = Executor(CPU, batch_tokens=200, n_lanes=n_lanes)
         run_into(tmp_path / str(n_lanes), screen, make(screen, executor), executor)
@@ -282,7 +282,7 @@ def test_export_of_all_is_the_exports_of_each(finished: Path) -> None:
     mask = (everything.obs["perturbation"] == one.obs["perturbation"].iloc[0]).to_numpy()
     np.testing.assert_array_equal(everything.X[mask], one.X)
     assert one.obs["time"].isin([1, 2]).all()
-    with pytest.raises(StoreError, match="did you mean"):
+    with pytest.raises(GeneError, match="did you mean"):
         anndata_of(store, "src+tgt@2:mask:ENSG0000010000")
 
 
@@ -313,7 +313,7 @@ def test_singles_joint_and_a_file_of_genes_expand_as_written(tmp_path: Path) -> 
         config = write(
             tiny(library={"genes": "genes.txt", "modes": ["mask", "delete"], "combos": combos}), tmp_path / "s.yaml"
         )
-        screen = prepare(load_config(config)[0])
+        screen = prepare(load_config(config))
         ids[combos] = screen.library.ids(screen.vocabulary)
     assert ids["singles"] == tuple(f"src:{m}:{g}" for m in ("mask", "delete") for g in genes)
     assert ids["joint"] == tuple(f"src:{m}:{'+'.join(genes)}" for m in ("mask", "delete"))
@@ -392,9 +392,7 @@ def test_every_setting_that_changes_results_is_part_of_the_identity(changes: dic
         library={"genes": ["ENSG00000100021"], "perturbation_sequence": ["tgt"], "pert_tps": [1]},
     )
     changed = {**base, **{section: {**base[section], **keys} for section, keys in changes.items()}}
-    screens = [
-        prepare(load_config(write(c, tmp_path / "s.yaml"))[0]).identity("float32") for c in (base, base, changed)
-    ]
+    screens = [prepare(load_config(write(c, tmp_path / "s.yaml"))).identity("float32") for c in (base, base, changed)]
     assert screens[0] == screens[1]
     assert screens[0] != screens[2]
 

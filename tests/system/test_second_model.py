@@ -18,8 +18,8 @@ from scipy import sparse
 from screen.cli.main import main
 from screen.errors import ConfigError
 from screen.models.registry import family
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
 from screen.store.reader import StoreReader
 from tests.models.delta.test_forward import worst_error
 from tests.support.places import ROOT
@@ -82,15 +82,15 @@ def config(folder: Path, name: str = "screen.yaml", **changes: Any) -> Path:
 
 @pytest.fixture
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("screen.run.unit_sizes.MAX_ROWS", 64)
-    monkeypatch.setattr("screen.run.unit_sizes.MIN_CELLS", 4)
+    monkeypatch.setattr("screen.running.unit_sizes.MAX_ROWS", 64)
+    monkeypatch.setattr("screen.running.unit_sizes.MIN_CELLS", 4)
 
 
 @pytest.mark.usefixtures("tower")
 def test_its_changes_are_carried_without_a_line_of_its_own(folder: Path, tmp_path: Path) -> None:
     path = config(folder)
     for at_once in (False, True):
-        assert worst_error(prepare(load_config(path)[0]), at_once) <= 1e-9
+        assert worst_error(prepare(load_config(path)), at_once) <= 1e-9
     assert main(["run", str(path), "--out", str(tmp_path / "a"), "--precision", "delta32"]) == 0
     assert (
         main(["run", str(path), "--out", str(tmp_path / "b"), "--engine", "reference", "--precision", "float64"]) == 0

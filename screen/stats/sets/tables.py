@@ -7,9 +7,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from screen.config.sections import FEWEST_NULLS, EnrichConfig
+from screen.directory import GENE_SETS, RANKED, SCORES, TARGETS, part
 from screen.files import whole
 from screen.stats.deg import Names
-from screen.stats.enrich import CHANGED_SCHEMA, FOLDER, RANKED, SCORES, TARGETS, WHICH
+from screen.stats.enrich import CHANGED_SCHEMA, WHICH
 from screen.stats.groups import Strata
 from screen.stats.hits import write_whole
 from screen.stats.parts import Means, each
@@ -28,7 +29,7 @@ def write_gene_sets(
     directory: Path,
 ) -> None:  # fmt: skip
     """Everything below `enrichment/`; permutation tests only where the settings ask for them."""
-    (directory / FOLDER).mkdir(exist_ok=True)
+    (directory / GENE_SETS).mkdir(exist_ok=True)
     groups = Groups.of(hits, names, strata, means, min_cells)
     each(
         lambda write: write(),
@@ -50,7 +51,7 @@ def write_gene_sets(
 
 def forget_gene_sets(directory: Path) -> None:
     """Removes the tables of other gene sets, or of other results."""
-    for old in [*(directory / FOLDER).glob("*.parquet"), *(directory / FOLDER).glob(".part-*")]:
+    for old in [*(directory / GENE_SETS).glob("*.parquet"), *(directory / GENE_SETS).glob(".part-*")]:
         old.unlink(missing_ok=True)
 
 
@@ -77,7 +78,7 @@ def write_changed(groups: Groups, sets: GeneSets, names: Names, means: Means, ma
     n_set_KS, n_background_K = (background_KG @ sets.member_GS).astype(np.int64), background_KG.sum(1)
     schema = pl.DataFrame(schema=CHANGED_SCHEMA).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
     with (
-        whole(directory / FOLDER / "part-0000.parquet", durable=True) as partial,
+        whole(part(directory / GENE_SETS, 0), durable=True) as partial,
         pq.ParquetWriter(partial, schema, compression="zstd") as writer,
     ):
         for some in pieces(len(groups), 2 * n_genes + 4 * len(sets)):

@@ -15,8 +15,8 @@ from screen.cells.h5ad import read_h5ad_cells
 from screen.cells.vocabulary import read_tsv
 from screen.cli.main import main
 from screen.errors import ScreenError
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
 from screen.stats.sets.gene_sets import GeneSets
 from tests.support import h5ad_files
 from tests.support.fuzz.bytes_and_json import other_bytes, other_json, other_text
@@ -102,7 +102,7 @@ def _make_upstream(folder: Path) -> None:
 
 
 def _read_upstream(folder: Path) -> None:
-    config, _ = load_config(folder / "u/perturbation.yaml")
+    config = load_config(folder / "u/perturbation.yaml")
     screen = prepare(config)
     _valid(screen.bank.states, len(screen.vocabulary))
     items = screen.plan.cell_I

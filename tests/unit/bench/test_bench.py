@@ -26,7 +26,7 @@ from screen.errors import ConfigError
 from screen.models.perturbgen.chains import REUSE
 from screen.models.perturbgen.cost import Cost
 from screen.models.perturbgen.random import random_model, sizes_of
-from screen.run.workload import batches_by_block, total_flops
+from screen.running.workload import batches_by_block, total_flops
 from tests.support.places import ROOT
 
 TINY = replace(SMALL, width=32, n_heads=2, n_genes=200, max_len=160, n_times=2)

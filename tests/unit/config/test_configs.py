@@ -10,8 +10,8 @@ import yaml
 from screen.cli.main import main
 from screen.config.screen_config import ScreenConfig, parse_config, read_yaml
 from screen.errors import ConfigError
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
 from tests.support.places import ROOT
 from tests.support.tiny import E2E, tiny, write
 
@@ -29,7 +29,7 @@ def with_golden_files(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
 def test_every_shipped_configuration_is_valid(path: Path) -> None:
-    config, text = load_config(path)
+    config, text = load_config(path), path.read_text()
     assert isinstance(config, ScreenConfig)
     assert text.startswith("# ")
 
@@ -45,7 +45,7 @@ def test_the_tutorial_masks_il1b_in_the_source_and_predicts_two_time_points(tmp_
 
 def test_genome_wide_means_every_gene_masked_where_expressed_and_overexpressed_everywhere(tmp_path: Path) -> None:
     raw = with_golden_files(read_yaml(CONFIGS / "genome_wide.yaml"), tmp_path)
-    screen = prepare(load_config(write(raw, tmp_path / "all.yaml"))[0])
+    screen = prepare(load_config(write(raw, tmp_path / "all.yaml")))
     modes = [p.mode for p in screen.library.perturbations]
     expressed = {t for row in range(11) for t in screen.bank.states[0].tokens[row].tolist() if t > 3}
     known = set(screen.vocabulary.source_token_G.tolist())
@@ -55,7 +55,7 @@ def test_genome_wide_means_every_gene_masked_where_expressed_and_overexpressed_e
 
 
 def test_the_demo_screens_every_expressed_gene_of_real_monocytes() -> None:
-    screen = prepare(load_config(CONFIGS / "demo.yaml")[0])
+    screen = prepare(load_config(CONFIGS / "demo.yaml"))
     modes = [p.mode for p in screen.library.perturbations]
     assert modes.count("mask") > 1000
     assert modes.count("overexpress") == len(screen.vocabulary)

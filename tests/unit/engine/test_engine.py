@@ -25,8 +25,8 @@ from screen.models.perturbgen.random import random_model, sizes_of
 from screen.models.synthetic import SyntheticSizes
 from screen.planning.plan import order
 from screen.planning.selection import select_items
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
 from tests.support.golden import scale_error
 from tests.support.long import some_long
 from tests.support.modes import EVERY
@@ -151,7 +151,7 @@ def test_an_edit_that_reaches_no_prediction_changes_nothing_at_all() -> None:
 
 def test_the_engines_agree_on_the_demo() -> None:
     demo = ROOT / "configs" / "demo.yaml"
-    screen = sample(prepare(load_config(demo)[0]), 3, 12)
+    screen = sample(prepare(load_config(demo)), 3, 12)
     screen = screen.altered(layout=replace(screen.layout, dtype="float32", keep_embeddings=True))
     (exact,) = ReferenceEngine(screen, Executor(CPU)).units([0], quiet)
     (packed,) = PackedEngine(
@@ -168,7 +168,7 @@ from dataclasses import replace
 from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
 from screen.engine.sample import sample
-from screen.run.configuration import load_config
+from screen.running.configuration import load_config
 from screen.bench.synthetic import synthetic_screen
 from screen.models.synthetic import SyntheticSizes
 

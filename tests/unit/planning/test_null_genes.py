@@ -14,8 +14,8 @@ from screen.errors import ConfigError
 from screen.planning.null_genes import NullPlan, null_perturbations
 from screen.planning.perturbations import Perturbation, make_perturbation
 from screen.planning.selection import select_items
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
 from tests.support.places import ROOT
 
 MIN_CELLS = 5
@@ -65,7 +65,7 @@ class Cells:
 
 
 def prepared(**changes: object) -> Cells:
-    config, _ = load_config(ROOT / "configs" / "demo.yaml")
+    config = load_config(ROOT / "configs" / "demo.yaml")
     return Cells(prepare(config.model_copy(update={"cells": config.cells.model_copy(update=changes), "enrich": None})))
 
 

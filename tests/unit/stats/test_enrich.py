@@ -14,6 +14,7 @@ from statsmodels.stats.multitest import multipletests
 
 from screen.cli.main import main
 from screen.errors import ConfigError
+from screen.results.results import open_results
 from screen.stats import deg, enrich
 from screen.stats.deg import Names
 from screen.stats.sets.gene_sets import GeneSets, read_gmt
@@ -249,8 +250,7 @@ def test_a_screen_tests_what_every_perturbation_changes(out: Path) -> None:
         assert (row["n_background"], row["n_set"]) == (len(movable[row["time"]]), inside)
         p = stats.hypergeom.sf(len(common) - 1, len(movable[row["time"]]), inside, len(query))
         np.testing.assert_allclose(row["p_value"], p, rtol=1e-9)
-    ranked_table = enrich.ranked_in(out)
-    assert ranked_table is not None
+    ranked_table = open_results(out).gene_sets(table="ranked")
     assert dict(ranked_table.schema) == enrich.RANKED_SCHEMA
     assert ranked_table.height == 2 * 2 * 2
     strongest = hits.filter(time=2).head(2)["perturbation"]

@@ -13,8 +13,8 @@ import pytest
 from scipy import stats
 
 from screen.cli.main import main
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
 from screen.stats import deg
 from screen.store.store import ScreenStore
 from tests.support.tiny import tiny, write
@@ -58,7 +58,7 @@ def test_the_same_seed_draws_the_same_genes_and_another_others(tmp_path: Path) -
     for seed in (3, 3, 4):
         config = tiny(library={"genes": NAMED, "modes": ["mask", "overexpress"]}, output={"min_cells": 2})
         config["null"] = {"n": 20, "seed": seed}
-        screen = prepare(load_config(write(config, tmp_path / "s.yaml"))[0])
+        screen = prepare(load_config(write(config, tmp_path / "s.yaml")))
         drawn.append(screen.library.ids(screen.vocabulary))
         assert sum(screen.library.is_null) == 40
         assert not any(
@@ -83,7 +83,7 @@ def test_genes_that_the_user_chose_are_no_null(tmp_path: Path, capsys: Any) -> N
 def test_a_small_screen_gets_random_genes_by_itself_as_many_as_there_are(tmp_path: Path, capsys: Any) -> None:
     def nulls(genes: Any, modes: list[str]) -> dict[str, int]:
         config = tiny(library={"genes": genes, "modes": modes}) | {"null": None}
-        screen = prepare(load_config(write(config, tmp_path / "s.yaml"))[0])
+        screen = prepare(load_config(write(config, tmp_path / "s.yaml")))
         random = zip(screen.library.perturbations, screen.library.is_null, strict=True)
         return Counter(p.mode for p, is_null in random if is_null)
 
@@ -102,7 +102,7 @@ def test_the_section_null_needs_no_quotes(tmp_path: Path) -> None:
     text = path.read_text()
     assert "'null':" in text
     path.write_text(text.replace("'null':", "null:").replace("n: 0", "n: 30"))
-    assert load_config(path)[0].null.n == 30
+    assert load_config(path).null.n == 30
 
 
 def test_a_random_gene_that_is_asked_for_later_is_ranked_and_the_other_random_ones_stay(tmp_path: Path) -> None:

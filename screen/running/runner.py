@@ -14,7 +14,7 @@ from screen.engine.reference import ReferenceEngine
 from screen.engine.screen import Screen
 from screen.engine.unit import Progress, Unit
 from screen.files import scratch_folder
-from screen.run.summaries import summarised, with_moments
+from screen.running.summaries import summarised, with_moments
 from screen.store.reader import Block
 from screen.store.store import ScreenStore, scratch_of
 

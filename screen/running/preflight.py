@@ -9,17 +9,24 @@ import numpy as np
 import torch
 
 from screen.cells.bank import SOURCE
+from screen.config.screen_config import ScreenConfig
 from screen.engine.batch import BatchComputer, float32_products
+from screen.engine.choose import choose_executor
 from screen.engine.executor import Executor
 from screen.engine.lanes import default_lanes
 from screen.engine.packed import BLOCKS_ALIVE, UNITS_AHEAD, PackedEngine
+from screen.engine.precision import yardstick
 from screen.engine.sample import sample
 from screen.engine.screen import Screen
+from screen.errors import CellError, ConfigError
 from screen.models.delta.forward import DeltaForward
 from screen.planning.batches import pack_controls, pack_unit
 from screen.planning.layout import MOMENT_BYTES, SUMMARIES
 from screen.planning.segments import Segments, has_moments
-from screen.run.workload import batches_by_block, item_flops, total_flops
+from screen.running.described import described_forecast, described_plan, notes_of
+from screen.running.prepare import prepare
+from screen.running.unscreened import nothing_to_screen, reasons
+from screen.running.workload import batches_by_block, item_flops, total_flops
 
 SAMPLED_UNITS = 24
 CALIBRATION_S = 2.0
@@ -103,6 +110,42 @@ def forecast(screen: Screen, executor: Executor) -> Forecast:
         coverage={name: int(getattr(coverage, f"{name}_PS").sum()) for name in classes},
         executor={k: v for k, v in executor.record().items() if k != "finished"},
     )
+
+
+@dataclass(frozen=True, repr=False)
+class Preflight:
+    """What a screen would do and cost; nothing has run but a few items, to be timed. It reads as `perturbscreen plan` does.
+
+    lines       perturbations, cells, edits, work, memory, disk and time, in words
+    notes       what the user should know
+    unscreened  perturbations that were asked for and have no item, a sentence each
+    """
+
+    forecast: Forecast
+    lines: tuple[str, ...]
+    notes: tuple[str, ...]
+    unscreened: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        said = [*(f"note: {x}" for x in self.notes), *(f"not screened: {x}" for x in self.unscreened)]
+        return "\n".join([*self.lines, *said])
+
+
+def preflight(config: ScreenConfig) -> Preflight:
+    """Plans a screen and times a few of its items. Raises ScreenError."""
+    if config.compute.engine == "reference":
+        raise ConfigError("`plan` predicts the packed engine only; remove --engine reference (compute.engine)")
+    screen = prepare(config)
+    if screen.plan.n_items == 0:
+        raise CellError(nothing_to_screen(screen))
+    executor = choose_executor(config.compute, screen)
+    found, notes, precision = forecast(screen, executor), notes_of(screen), executor.precision
+    if precision != "float32":
+        notes.append(
+            f"`run` first tries {precision} against {yardstick(precision)} on a sample, and refuses it if they disagree"
+        )
+    lines = (*described_plan(screen), *described_forecast(found))
+    return Preflight(found, lines, tuple(notes), tuple(reasons(screen, screen.unscreened())))
 
 
 def disk_bytes(screen: Screen) -> int:

@@ -16,7 +16,7 @@ from screen.engine.precision import Decision
 from screen.engine.unit import Progress
 from screen.errors import ConfigError, RequestError, ScreenError
 from screen.machine import available_cores
-from screen.run.cluster.worker import TOPIC, Failure, ScreenWorker, Share, compute_share, decide_there
+from screen.running.cluster.worker import TOPIC, Failure, ScreenWorker, Share, compute_share, decide_there
 from screen.store.reader import Block
 from screen.store.store import ScreenStore
 

@@ -24,7 +24,7 @@ from screen.planning.null_genes import NullPlan
 from screen.planning.perturbations import MANY_JOINT_GENES, Library
 from screen.planning.selection import select_items
 from screen.planning.window import Window
-from screen.run.unit_sizes import plan_units
+from screen.running.unit_sizes import plan_units
 from screen.stats.sets.gene_sets import GeneSets
 from screen.stats.tests.table import named
 

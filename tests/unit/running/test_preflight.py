@@ -14,10 +14,10 @@ from screen.engine.control import join
 from screen.engine.executor import Executor
 from screen.engine.lanes import default_lanes
 from screen.models.delta.forward import DeltaForward
-from screen.run.configuration import load_config
-from screen.run.preflight import disk_bytes, forecast, n_files, recorded_bytes
-from screen.run.prepare import prepare
-from screen.run.workload import batches_by_block, total_flops
+from screen.running.configuration import load_config
+from screen.running.preflight import disk_bytes, forecast, n_files, recorded_bytes
+from screen.running.prepare import prepare
+from screen.running.workload import batches_by_block, total_flops
 from screen.store.store import ScreenStore
 from tests.support.tiny import tiny, write
 
@@ -26,14 +26,14 @@ LIBRARY = {"genes": "all", "modes": ["mask", "overexpress"], "perturbation_seque
 
 @pytest.fixture(autouse=True)
 def many_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("screen.run.unit_sizes.MAX_ROWS", 128)
-    monkeypatch.setattr("screen.run.unit_sizes.MIN_CELLS", 4)
-    monkeypatch.setattr("screen.run.unit_sizes.ITEMS_PER_CELL", 32)
+    monkeypatch.setattr("screen.running.unit_sizes.MAX_ROWS", 128)
+    monkeypatch.setattr("screen.running.unit_sizes.MIN_CELLS", 4)
+    monkeypatch.setattr("screen.running.unit_sizes.ITEMS_PER_CELL", 32)
     monkeypatch.setattr("screen.planning.segments.MOST_MOMENTS", 4.0)
 
 
 def test_batches_tokens_and_operations_are_those_of_the_engines_work(tmp_path: Path) -> None:
-    screen = prepare(load_config(write(tiny(library=LIBRARY), tmp_path / "s.yaml"))[0])
+    screen = prepare(load_config(write(tiny(library=LIBRARY), tmp_path / "s.yaml")))
     executor = Executor(torch.device("cpu"), batch_tokens=300)
     found = forecast(screen, executor)
     batches = [b for _, items in batches_by_block(screen, 300, range(screen.plan.n_units)) for b in items]
@@ -57,7 +57,7 @@ def test_a_finished_store_has_the_files_and_about_the_bytes_that_were_forecast(
     tmp_path: Path, output: dict[str, Any]
 ) -> None:
     config = write(tiny(library=LIBRARY, output=output), tmp_path / "s.yaml")
-    screen = prepare(load_config(config)[0])
+    screen = prepare(load_config(config))
     assert main(["run", str(config), "--out", str(tmp_path / "out")]) == 0
     (block,) = ScreenStore.open(tmp_path / "out/screen.zarr").blocks
     kept = ("items/effects", "delta", "embedding", "summaries", "moments", "control", "commits")
@@ -79,7 +79,7 @@ def test_a_finished_store_has_the_files_and_about_the_bytes_that_were_forecast(
 
 
 def test_what_a_lane_keeps_of_controls_is_forecast(tmp_path: Path) -> None:
-    screen = prepare(load_config(write(tiny(library=LIBRARY), tmp_path / "s.yaml"))[0])
+    screen = prepare(load_config(write(tiny(library=LIBRARY), tmp_path / "s.yaml")))
     executor = Executor(torch.device("cpu"), "delta32", batch_tokens=300)
     computer, most = BatchComputer(screen, executor), 0
     for controls, items in batches_by_block(screen, 300, range(screen.plan.n_units), by_cell=True):
@@ -103,7 +103,7 @@ def test_the_forecast_is_machine_readable(tmp_path: Path, capsys: pytest.Capture
         "n_perturbations", "n_cells", "n_items", "n_units", "n_sampled", "n_batches", "padded_share", "tokens", "flops",
         "host_bytes", "device_bytes", "disk_bytes", "n_files", "flops_per_s", "seconds", "coverage", "executor",
     }  # fmt: skip
-    screen = prepare(load_config(config)[0])
+    screen = prepare(load_config(config))
     assert found["n_items"] == screen.plan.n_items
     assert found["n_files"] == n_files(screen)
     assert found["executor"]["device"] == "cpu"

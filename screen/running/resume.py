@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from screen.directory import PROVENANCE, STORE
 from screen.engine.executor import Executor, own_version
 from screen.engine.screen import Screen
 from screen.errors import StoreError, some
@@ -17,7 +18,7 @@ from screen.planning.perturbations import Library, parse_perturbation
 from screen.planning.plan import order
 from screen.planning.selection import Coverage, Selection, select_items
 from screen.stats.sets.gene_sets import view_of_gene_sets
-from screen.store.reader import FORMAT_VERSION, STORE, Block
+from screen.store.reader import FORMAT_VERSION, Block
 from screen.store.store import ScreenStore, jsonable
 
 MEANING = {
@@ -201,7 +202,7 @@ def _require_same(store: ScreenStore, screen: Screen, executor: Executor) -> Non
     if found:
         raise StoreError(
             f"{store.path} holds another screen:\n  " + "\n  ".join(found) + "\nUse the configuration it was made with "
-            "(provenance.json), or choose another --out"
+            f"({PROVENANCE}), or choose another --out"
         )
 
 
@@ -236,10 +237,6 @@ def _block_attributes(screen: Screen, config_text: str) -> dict[str, Any]:
 
 def _write_provenance(store: ScreenStore, directory: Path) -> None:
     """A copy for people, rewritten where it is missing or differs."""
-    blocks = [{k: v for k, v in b.attributes.items() if k != "files"} for b in store.blocks]
-    path, content = (
-        directory / "provenance.json",
-        json.dumps({**store.provenance, "library": blocks}, indent=2).encode(),
-    )
+    path, content = directory / PROVENANCE, json.dumps(store.history, indent=2).encode()
     if not holds(path, content):
         write_file(path, content, durable=True)

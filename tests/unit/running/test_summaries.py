@@ -25,10 +25,10 @@ from screen.planning.plan import Plan, order
 from screen.planning.segments import Segments, segment_of_rows
 from screen.planning.selection import select_items
 from screen.planning.window import Window
-from screen.run.configuration import load_config
-from screen.run.prepare import prepare
-from screen.run.resume import open_store
-from screen.run.runner import run_units
+from screen.running.configuration import load_config
+from screen.running.prepare import prepare
+from screen.running.resume import open_store
+from screen.running.runner import run_units
 from screen.stats import deg
 from screen.stats.moments import Moments, counts_of, joined, moments_of
 from tests.support.store_fixture import GENES, full_disk, opened, run, screen_of, small_units, tree
@@ -317,7 +317,7 @@ def test_an_interrupted_screen_continues_to_the_same_bytes(screens: Kept, tmp_pa
 
 @pytest.mark.parametrize("n_first", [2, 4, 5, 10])
 def test_units_may_be_handed_out_in_parts_to_one_engine(screens: Kept, tmp_path: Path, n_first: int) -> None:
-    config, _ = load_config(write(kept("summaries"), tmp_path / "s.yaml"))
+    config = load_config(write(kept("summaries"), tmp_path / "s.yaml"))
     with small_units():
         screen = prepare(config)
     executor = Executor(torch.device("cpu"), batch_tokens=1)

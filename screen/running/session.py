@@ -10,37 +10,46 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from screen.config.screen_config import ScreenConfig
 from screen.config.sections import ClusterConfig
+from screen.directory import STORE
 from screen.engine.executor import Executor
 from screen.engine.precision import Decision, executor_for
 from screen.engine.screen import Screen
 from screen.engine.unit import Progress
 from screen.errors import CellError
-from screen.run.handoff import write_handoff
-from screen.run.listener import Listener
-from screen.run.preflight import disk_bytes
-from screen.run.prepare import prepare
-from screen.run.resume import coverage_of, has_work, left, open_store, other_executors
-from screen.run.runner import make_engine, run_units
-from screen.run.tables import Result, make_tables, result_of
-from screen.run.unscreened import nothing_to_screen, reasons
+from screen.results.results import Results, open_results
+from screen.running.described import described_plan, notes_of
+from screen.running.handoff import write_handoff
+from screen.running.listener import Listener
+from screen.running.preflight import disk_bytes
+from screen.running.prepare import prepare
+from screen.running.resume import coverage_of, has_work, left, open_store, other_executors
+from screen.running.runner import make_engine, run_units
+from screen.running.tables import make_tables
+from screen.running.unscreened import nothing_to_screen, reasons
 from screen.stats.parts import on_threads
 from screen.stats.tables import write_coverage
 from screen.store.audit import status
 from screen.store.lock import only_writer
-from screen.store.reader import STORE, Block
+from screen.store.reader import Block
 from screen.store.store import ScreenStore, scratch_of
 
 if TYPE_CHECKING:
-    from screen.run.cluster.cluster import Cluster
+    from screen.running.cluster.cluster import Cluster
 
 
-def run(config: ScreenConfig, config_text: str, directory: Path, listener: Listener, add: bool = False) -> Result:
+def run_screen(
+    config: ScreenConfig, config_text: str, directory: Path, listener: Listener, add: bool = False
+) -> tuple[Results, list[str]]:
     """Runs a screen to the end, or continues it, and writes its tables. Raises ScreenError.
 
+    Gives its results, and why perturbations that were asked for have no item, a sentence each.
     `add` appends perturbations that the directory's store lacks.
     """
     screen = prepare(config, _there(directory))
-    listener.planned(screen)
+    for line in described_plan(screen):
+        listener.say(line)
+    for note in notes_of(screen):
+        listener.note(note)
     if screen.plan.n_items == 0:
         raise CellError(nothing_to_screen(screen))
     path = directory / STORE
@@ -57,8 +66,8 @@ def run(config: ScreenConfig, config_text: str, directory: Path, listener: Liste
         if decision.executor.is_delta:
             _describe_recomputed(store, listener)
         write_coverage(coverage_of(screen, store), store, directory)
-        table, _ = make_tables(store, directory, listener, workers.tables)
-    return result_of(store, directory, table, reasons(screen, screen.unscreened()))
+        make_tables(store, directory, listener, workers.tables)
+    return open_results(directory), reasons(screen, screen.unscreened())
 
 
 class _Workers(Protocol):
@@ -123,7 +132,7 @@ def _workers(
     if cluster is None:
         yield _Here(config, screen, listener)
         return
-    from screen.run.cluster.cluster import started
+    from screen.running.cluster.cluster import started
 
     with started(cluster, config.compute, listener.say) as workers:
         yield _There(config, screen, scratch, workers)

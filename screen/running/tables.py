@@ -2,39 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
 from screen.config.sections import ComputeConfig
-from screen.run.configuration import cluster_with
-from screen.run.listener import Listener
-from screen.stats.enrich import shown_in
+from screen.directory import STORE
+from screen.results.results import Results, open_results
+from screen.running.configuration import cluster_with
+from screen.running.listener import Listener
 from screen.stats.parts import Compute, on_threads
-from screen.stats.tables import described_view, donor_notes, set_presentation, write_all
+from screen.stats.tables import donor_notes, set_presentation, write_all
 from screen.store.lock import only_writer
-from screen.store.reader import STORE
 from screen.store.store import ScreenStore, scratch_of
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run left behind.
-
-    ranked      for each perturbation the gene set that it shifts most, None where none were asked for
-    min_cells   a perturbation with fewer has no rank
-    unscreened  labels of requested perturbations without any item, each with its reason
-    settings    how the tables present the results, in words
-    """
-
-    directory: Path
-    hits: pl.DataFrame
-    ranked: pl.DataFrame | None
-    has_counts: bool
-    min_cells: int
-    unscreened: tuple[str, ...]
-    settings: str
 
 
 def make_tables(
@@ -53,8 +33,8 @@ def remake_tables(
     reset: Sequence[str],
     workers: Mapping[str, object],
     listener: Listener,
-) -> tuple[Result, bool]:
-    """(result, whether any table was made): the tables of a finished screen, with other settings of `deg`, or gene sets,
+) -> tuple[Results, bool]:
+    """(results, whether any table was made): the tables of a finished screen, with other settings of `deg`, or gene sets,
     where given; those named in `reset` are the defaults again.
 
     `workers` has the command line's `workers` and `scheduler`. Raises StoreError, ConfigError.
@@ -69,17 +49,8 @@ def remake_tables(
             listener.say(note)
         compute = on_threads
         if cluster is not None:
-            from screen.run.cluster.cluster import started
+            from screen.running.cluster.cluster import started
 
             compute = stack.enter_context(started(cluster, ComputeConfig(), listener.say)).tables
-        hits, is_new = make_tables(store, directory, listener, compute)
-    return result_of(store, directory, hits), is_new
-
-
-def result_of(store: ScreenStore, directory: Path, hits: pl.DataFrame, unscreened: Sequence[str] = ()) -> Result:
-    """What a directory with these tables holds."""
-    view = store.provenance["view"]
-    shown = shown_in(directory)
-    return Result(
-        directory, hits, shown, store.layout.has_counts, view["min_cells"], tuple(unscreened), described_view(view)
-    )
+        _, is_new = make_tables(store, directory, listener, compute)
+    return open_results(directory), is_new

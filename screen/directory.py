@@ -1,0 +1,33 @@
+"""Directory: what the files of an output directory are called. Nothing else spells these names; `screen.results` reads them."""
+
+from pathlib import Path
+
+STORE = "screen.zarr"
+"""Every prediction and change, docs/store.md."""
+HITS, COVERAGE = "hits.parquet", "coverage.parquet"
+GENES = "deg"
+"""Folder of the parts of the table of differential expression."""
+GENE_SETS = "enrichment"
+SCORES, TARGETS, RANKED = (f"{GENE_SETS}/{name}.parquet" for name in ("scores", "targets", "ranked"))
+PARTS = "part-*.parquet"
+PROVENANCE = "provenance.json"
+STAMP = "tables.json"
+"""What the tables were made of; there as long as all of them are whole."""
+
+
+def part(folder: Path, number: int) -> Path:
+    """One of PARTS."""
+    return folder / f"part-{number:04d}.parquet"
+
+
+def tables_in(directory: Path) -> list[Path]:
+    """Every table that is there."""
+    named = [p for p in (directory / HITS, directory / COVERAGE) if p.is_file()]
+    return [*named, *sorted(directory.glob(f"{GENES}/{PARTS}")), *sorted(directory.glob(f"{GENE_SETS}/*.parquet"))]
+
+
+def described(has_counts: bool, has_gene_sets: bool) -> str:
+    """What a finished screen leaves, in a line."""
+    genes = [f"{GENES}/{PARTS}"] if has_counts else []
+    sets = [f"{GENE_SETS}/*.parquet"] if has_gene_sets else []
+    return ", ".join([STORE, HITS, *genes, *sets, COVERAGE, PROVENANCE])

@@ -1,0 +1,79 @@
+"""find: which perturbations of a screen a name means."""
+
+from itertools import product
+
+from screen.errors import GeneError, nearest, some
+from screen.store.reader import StoreReader
+
+MANY = 10_000
+"""Combinations of genes that one name may mean, by symbols that several genes share."""
+
+
+def find(store: StoreReader, name: str | None = None, mode: str | None = None) -> list[int]:
+    """Numbers of the perturbations that a name means, of one mode or of all, in the store's order.
+
+    A name is an id (`src:mask:ENSG00000125538`; its genes by symbol too), or a gene's symbol or Ensembl ID: every edit
+    of it. Joint genes are joined by `+`, in any order. None means all.
+    Raises GeneError for a gene that the model lacks, that was not perturbed, or not in this mode.
+    """
+    ids = store.perturbations("id").tolist()
+    found = list(range(len(ids))) if name is None else _named(store, name, ids)
+    if mode is None:
+        return found
+    mode_P = store.perturbations("mode")
+    of_mode = [p for p in found if mode_P[p] == mode]
+    if not of_mode:
+        there = sorted({str(mode_P[p]) for p in found})
+        what = "nothing" if name is None else f'"{name}"'
+        how = "was" if name is None else "was not"
+        raise GeneError(f'{what} {how} edited by mode "{mode}"; there is {some(there)}{nearest(mode, there)}')
+    return of_mode
+
+
+def _named(store: StoreReader, name: str, ids: list[str]) -> list[int]:
+    if name in ids:
+        return [ids.index(name)]
+    edit, _, genes = name.rpartition(":")
+    of_edit = [p for p, i in enumerate(ids) if not edit or i.startswith(f"{edit}:")]
+    if not of_edit:
+        raise GeneError(f'no perturbation "{name}" in this screen{nearest(name, ids)}')
+    wanted = _meanings(store, genes)
+    edited = {p: ids[p].rpartition(":")[2].split("+") for p in of_edit}
+    found = [p for p, its in edited.items() if tuple(sorted(its)) in wanted]
+    if not found:
+        raise GeneError(f'"{name}" was not perturbed in this screen{_instead(store, name, ids, wanted)}')
+    return found
+
+
+def _meanings(store: StoreReader, genes: str) -> set[tuple[str, ...]]:
+    """The Ensembl IDs, sorted, that genes joined by `+` may mean. Raises GeneError for one that the model lacks."""
+    ensembl_id, symbol = (store.strings(f"genes/{n}").tolist() for n in ("ensembl_id", "symbol"))
+    ids_of: dict[str, set[str]] = {e: {e} for e in ensembl_id}
+    for e, s in zip(ensembl_id, symbol, strict=True):
+        ids_of.setdefault(s, set()).add(e)
+    names = genes.split("+")
+    for gene in names:
+        if gene not in ids_of:
+            raise GeneError(
+                f'no gene "{gene}" among the {len(ensembl_id):,} of this screen\'s model{nearest(gene, ids_of)}; genes have '
+                "symbols or Ensembl IDs, perturbations ids as in the column `perturbation` of the hits"
+            )
+    found: set[tuple[str, ...]] = set()
+    for chosen in product(*(sorted(ids_of[gene]) for gene in names)):
+        found.add(tuple(sorted(chosen)))
+        if len(found) > MANY:
+            raise GeneError(f'"{genes}" means too many genes: their symbols are shared; use Ensembl IDs')
+    return found
+
+
+def _instead(store: StoreReader, name: str, ids: list[str], wanted: set[tuple[str, ...]]) -> str:
+    """'; ...' saying what was perturbed: joint edits of the gene, or names that are close."""
+    genes = {g for some_genes in wanted for g in some_genes}
+    joint = [i for i in ids if "+" in i.rpartition(":")[2] and genes & set(i.rpartition(":")[2].split("+"))]
+    if joint:
+        return f" alone; jointly: {some(joint, 3)}"
+    if ":" in name:
+        return nearest(name, ids)
+    n = len(set(store.perturbations("target_gene").tolist()))
+    near = nearest(name, store.perturbations("target_symbol").tolist())
+    return f" ({n:,} genes were; see the hits){near}"
