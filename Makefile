@@ -55,7 +55,7 @@ demo-model: $(VENV)/.installed
 	$(BIN)/python -m demo.train --seed 0 --out screen/demo/data/demo.ckpt
 
 # Speed, padding, memory and precision on this machine, in about sixteen minutes of two quiet cores: appends to
-# benchmarks/results.jsonl and makes README's table of it. One part: make bench ONLY=precision
+# benchmarks/results.jsonl and makes the table of docs/performance.md of it. One part: make bench ONLY=precision
 bench: $(VENV)/.installed
 	@$(BIN)/python -m benchmarks.run_all $(addprefix --only ,$(ONLY))
 

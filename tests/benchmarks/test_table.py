@@ -1,4 +1,4 @@
-"""Figures are recorded with their circumstances, shown in the README, and the arithmetic page is what its script prints."""
+"""Figures are recorded with their circumstances, shown in the docs, and the arithmetic page is what its script prints."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from benchmarks.kernels import roofline
 from tests.support.places import ROOT
 
 
-def write_readme(path: Path, content: str = "") -> Path:
+def write_page(path: Path, content: str = "") -> Path:
     path.write_text(f"# Title\n\nBefore.\n\n{table.START}\n{content}{table.END}\n\nAfter.\n")
     return path
 
@@ -110,16 +110,16 @@ def test_the_recorder_needs_only_torch_numpy_and_the_standard_library() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_readme_gets_the_table_and_the_check_tells_whether_it_is_current(tmp_path: Path) -> None:
-    readme, results = write_readme(tmp_path / "README.md", "stale\n"), tmp_path / "results.jsonl"
-    arguments = ["--readme", str(readme), "--results", str(results)]
+def test_the_page_gets_the_table_and_the_check_tells_whether_it_is_current(tmp_path: Path) -> None:
+    page, results = write_page(tmp_path / "performance.md", "stale\n"), tmp_path / "results.jsonl"
+    arguments = ["--page", str(page), "--results", str(results)]
     record.record("reference_demo_all_cores_vs_one", 198.0, "edits/s", 106.4, 1.86, path=results, p20_p80=[190, 204])
     record.record("store_resume_start", 123456.0, "", None, None, path=results)
     assert table.main([*arguments, "--check"]) == 1
-    assert "stale" in readme.read_text()
+    assert "stale" in page.read_text()
     assert table.main(arguments) == 0
     assert table.main([*arguments, "--check"]) == 0
-    text = readme.read_text()
+    text = page.read_text()
     assert "stale" not in text
     assert text.startswith("# Title\n\nBefore.\n")
     assert text.endswith("\n\nAfter.\n")
@@ -137,15 +137,15 @@ def test_the_readme_gets_the_table_and_the_check_tells_whether_it_is_current(tmp
 @pytest.mark.parametrize(
     "text", ["no markers\n", f"{table.START}\n", f"{table.END}\n{table.START}\n", f"{table.START}\n{table.END}\n" * 2]
 )
-def test_a_readme_without_one_pair_of_markers_is_left_alone(
+def test_a_page_without_one_pair_of_markers_is_left_alone(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    readme, results = tmp_path / "README.md", tmp_path / "results.jsonl"
-    readme.write_text(text)
+    page, results = tmp_path / "performance.md", tmp_path / "results.jsonl"
+    page.write_text(text)
     record.record("a", 1.0, "s", None, None, path=results)
-    assert table.main(["--readme", str(readme), "--results", str(results)]) == 2
+    assert table.main(["--page", str(page), "--results", str(results)]) == 2
     assert "markers" in capsys.readouterr().err
-    assert readme.read_text() == text
+    assert page.read_text() == text
 
 
 def test_every_recorded_figure_that_has_a_description_makes_a_row() -> None:
