@@ -50,7 +50,7 @@ docs: $(VENV)/.installed-dev
 	@$(BIN)/python docs/make_configuration.py
 	@$(BIN)/python -m benchmarks.table
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
-	@echo "build/site/index.html"
+	@echo "build/site/index.html; with its search: $(BIN)/python -m http.server --directory build/site"
 
 clean-demo:
 	rm -rf runs/demo
