@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, TypeAlias
 
 from benchmarks.record import RESULTS, ROOT, latest
@@ -132,8 +133,8 @@ def figure(value: float, unit: str) -> str:
     return f"{digits} {unit}".strip()
 
 
-def row(line: Mapping[str, Any]) -> dict[str, str]:
-    """The cells of one figure; what a line does not say stays empty."""
+def row(line: Mapping[str, Any], letters: Mapping[str, str]) -> dict[str, str]:
+    """The cells of one figure, the machine by its letter; what a line does not say stays empty."""
     what, other = DESCRIPTIONS.get(line["name"], (line["name"], ""))
     unit, baseline, ratio = line.get("unit", ""), line.get("baseline"), line.get("ratio")
     shown = figure(line["value"], unit)
@@ -145,7 +146,7 @@ def row(line: Mapping[str, Any]) -> dict[str, str]:
         "figure": shown,
         "against": f"{other}: {against}" if other and against else other or against,
         "ratio": "" if ratio is None else f"{ratio:.3g}",
-        "machine": line.get("machine", ""),
+        "machine": letters.get(line.get("machine", ""), ""),
         "commit": line.get("commit", ""),
         "date": line.get("date", "")[:10],
     }
@@ -158,16 +159,19 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """The whole table, figures that DESCRIPTIONS has and as it orders them; in brackets the 20th to 80th percentile."""
+    """The whole table, figures that DESCRIPTIONS has and as it orders them, and the machines; in brackets the 20th to 80th percentile."""
     known = [name for name in DESCRIPTIONS if name in figures]
-    return markdown(COLUMNS, [list(row(figures[name]).values()) for name in known])
+    machines = dict.fromkeys(figures[name]["machine"] for name in known)
+    letters = dict(zip(machines, ascii_uppercase, strict=False))
+    rows = markdown(COLUMNS, [list(row(figures[name], letters).values()) for name in known])
+    return "\n".join([rows, "", "Machines:", "", *(f"- {letter}: {machine}" for machine, letter in letters.items())])
 
 
 def brief(figures: Mapping[str, Mapping[str, Any]]) -> str:
     """The table of README.md: six figures, each with its commit."""
     rows = []
     for name, (what, other) in BRIEF.items():
-        shown = row(figures[name])
+        shown = row(figures[name], {})
         against = f"{other}: {figure(figures[name]['baseline'], figures[name]['unit'])}"
         rows.append([what, shown["figure"].split(" (")[0], against, shown["ratio"], shown["commit"]])
     return markdown(("two CPU cores", "figure", "against", "ratio", "commit"), rows)
