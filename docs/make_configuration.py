@@ -55,6 +55,9 @@ def schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **ScreenConfig.model_json_schema(),
     }
+    made["description"] = _said(ScreenConfig)
+    for _, section, _ in sections():
+        made["$defs"][section.__name__]["description"] = _said(section)
     library = made["properties"]["library"]
     block = library["items"]
     made["properties"]["library"] = {
@@ -78,10 +81,15 @@ def _table(place: str, section: type[Section], info: FieldInfo) -> str:
         values = f"[section](#{_anchor(f'{place}.{key}')})" if _sections_in(field.annotation) else _values(value)
         cells = (f"`{key}`", values, _default(field), " ".join(str(field.description).split()))
         rows.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
-    doc = " ".join((section.__doc__ or "").split())
+    doc = _said(section)
     need = " Needed." if info.is_required() else ""
     head = f"## `{place}`\n\n{doc}{need}\n\n| key | values | default | meaning |\n| --- | --- | --- | --- |\n"
     return head + "\n".join(rows) + "\n"
+
+
+def _said(section: type[Section]) -> str:
+    """What a section's docstring says, without examples."""
+    return " ".join((section.__doc__ or "").split(">>>")[0].split())
 
 
 def _anchor(place: str) -> str:
