@@ -172,6 +172,10 @@ def test_a_page_without_one_pair_of_markers_is_left_alone(
     assert page.read_text() == text
 
 
+def test_the_tables_of_docs_and_readme_are_up_to_date() -> None:
+    assert table.main(["--check"]) == 0
+
+
 def test_every_recorded_figure_that_has_a_description_makes_a_row() -> None:
     figures = record.latest()
     shown = [name for name in figures if name in table.DESCRIPTIONS]
