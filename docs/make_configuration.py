@@ -79,11 +79,11 @@ def _table(place: str, section: type[Section], info: FieldInfo) -> str:
     for key, field in section.model_fields.items():
         value = made["properties"][key]
         values = f"[section](#{_anchor(f'{place}.{key}')})" if _sections_in(field.annotation) else _values(value)
-        cells = (f"`{key}`", values, _default(field), " ".join(str(field.description).split()))
+        cells = (f"`{key}`", " ".join(str(field.description).split()), values, _default(field))
         rows.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
     doc = _said(section)
     need = " Needed." if info.is_required() else ""
-    head = f"## `{place}`\n\n{doc}{need}\n\n| key | values | default | meaning |\n| --- | --- | --- | --- |\n"
+    head = f"## `{place}`\n\n{doc}{need}\n\n| key | meaning | values | default |\n| --- | --- | --- | --- |\n"
     return head + "\n".join(rows) + "\n"
 
 
