@@ -1,12 +1,13 @@
 # make demo   screens real cells end to end          make test   runs the tests (make test-long: the long ones)
 # make lint   ruff, mypy, layout                     make clean-demo   removes the demo's results
+# make docs   the documentation as a site, build/site/index.html (offline)
 # make bench  edits per second, one line of JSON
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-long fuzz lint clean-demo demo-data demo-model bench
+.PHONY: demo test test-long fuzz lint docs clean-demo demo-data demo-model bench
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -44,6 +45,13 @@ lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+# The generated pages, then the site: no network, and a broken link is an error.
+docs: $(VENV)/.installed-dev
+	@$(BIN)/python docs/make_configuration.py
+	@$(BIN)/python -m benchmarks.table
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+	@echo "build/site/index.html; with its search: $(BIN)/python -m http.server --directory build/site"
+
 clean-demo:
 	rm -rf runs/demo
 
@@ -55,7 +63,7 @@ demo-model: $(VENV)/.installed
 	$(BIN)/python -m demo.train --seed 0 --out screen/demo/data/demo.ckpt
 
 # Speed, padding, memory and precision on this machine, in about sixteen minutes of two quiet cores: appends to
-# benchmarks/results.jsonl and makes README's table of it. One part: make bench ONLY=precision
+# benchmarks/results.jsonl and makes the table of docs/performance.md of it. One part: make bench ONLY=precision
 bench: $(VENV)/.installed
 	@$(BIN)/python -m benchmarks.run_all $(addprefix --only ,$(ONLY))
 

@@ -22,8 +22,8 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results.jsonl"
-# What recording itself writes: the results, and the README's table made from them.
-WRITTEN = ("benchmarks/results.jsonl", "README.md")
+# What recording itself writes: the results, and the tables made from them.
+WRITTEN = ("benchmarks/results.jsonl", "docs/performance.md", "README.md")
 PACKAGES = ("torch", "triton", "numpy", "perturbscreen")
 
 
@@ -55,7 +55,7 @@ def circumstances() -> dict[str, Any]:
 
 
 def commit(root: Path = ROOT) -> str:
-    """Short commit, with `-dirty` if the tree differs from it (results and README aside); empty without git."""
+    """Short commit, with `-dirty` if the tree differs from it (results and their tables aside); empty without git."""
 
     def git(*arguments: str) -> str:
         command = ["git", "--no-optional-locks", *arguments]

@@ -1,4 +1,4 @@
-"""All benchmarks of a CPU, one script after another, then the table of README.md: what `make bench` calls.
+"""All benchmarks of a CPU, one script after another, then the tables made of them: what `make bench` calls.
 
 python -m benchmarks.run_all                     # about sixteen minutes on two quiet cores
 python -m benchmarks.run_all --only precision    # one script; may be given more than once
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 if every script passed and the table is written, 1 otherwise."""
     parser = parser_of(__doc__)
     parser.add_argument("--only", action="append", choices=SCRIPTS, help="run this script only")
-    parser.add_argument("--no-table", action="store_true", help="leave README.md as it is")
+    parser.add_argument("--no-table", action="store_true", help="leave docs/performance.md and README.md as they are")
     given = parser.parse_args(arguments)
     more = ["--results", str(given.results.resolve()), *(["--quick"] if given.quick else [])]
     faults = [run(name, more) for name in given.only or SCRIPTS]

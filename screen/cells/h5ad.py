@@ -25,7 +25,7 @@ from screen.cells.pairing import (
     unique_names,
 )
 from screen.cells.vocabulary import CLS, EOS, NO_TOKEN, Vocabulary
-from screen.config.sections import CellsConfig
+from screen.config.inputs import CellsConfig
 from screen.errors import CellError, GeneError, nearest, some
 
 SCALE = 10_000

@@ -7,18 +7,17 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from screen.config.inputs import CellsConfig, ModelConfig
+from screen.config.section import Section
 from screen.config.sections import (
-    CellsConfig,
     ClusterConfig,
     ComputeConfig,
     DegConfig,
     EnrichConfig,
     LibraryConfig,
-    ModelConfig,
     NullConfig,
     OutputConfig,
     PredictConfig,
-    Section,
 )
 from screen.errors import ConfigError, nearest
 
@@ -35,16 +34,27 @@ class ScreenConfig(Section):
     """
 
     model: ModelConfig
+    """The weights, and the vocabulary that they were trained with."""
     cells: CellsConfig
+    """The cells: either one h5ad of raw counts, or upstream's tokenised folders."""
     library: list[LibraryConfig]
+    """What is edited: one block of genes, modes and sites, or a list of such blocks."""
     predict: PredictConfig = PredictConfig()
+    """What is predicted of every cell, with and without the edit."""
     null: NullConfig = NullConfig()
+    """Random perturbations beside a list of genes, against which it is judged."""
     output: OutputConfig = OutputConfig()
+    """What is stored, and how the tables are grouped."""
     deg: DegConfig = DegConfig()
+    """Differential expression: tests, replicates, which rows are written."""
     enrich: EnrichConfig | None = None
+    """Gene sets that are tested; by default none."""
     compute: ComputeConfig = ComputeConfig()
+    """How results are computed."""
     cluster: ClusterConfig | None = None
+    """Who computes them, if not this process alone."""
     notes: list[str] = Field(default_factory=list)
+    """Sentences that are said when the screen begins, and recorded with it."""
 
     @field_validator("predict", "null", "output", "deg", "compute", mode="before")
     @classmethod
@@ -138,7 +148,7 @@ def parse_section(section: type[S], given: Mapping[str, object], path: Path) -> 
 
 
 MAX_SHOWN = 120
-_UNION_NOISE = ("list[str]", "literal['all']", "function-after[_beside_yaml(), path]")
+_UNION_NOISE = ("list[str]", "literal['all']", "function-after[beside_yaml(), path]")
 
 
 def _explain(problem: Any, path: Path, names: Mapping[str, str]) -> str:

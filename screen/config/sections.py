@@ -1,149 +1,28 @@
-"""Sections: what each part of a configuration may say, and what goes with what."""
+"""Sections: what is asked of the model, what is kept of it, and who computes it."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from screen import edits
+from screen.config.section import FilePath, Mode, Section, TimePoint
 from screen.edits import Site
 
 FEWEST_NULLS, MANY_NULLS = 20, 200
-TimePoint = Annotated[int, Field(ge=1, le=9)]
-Mode = Annotated[str, AfterValidator(edits.canonical)]
-
-
-def _beside_yaml(path: Path, info: ValidationInfo) -> Path:
-    """Relative paths are relative to the YAML file."""
-    base: Path = (info.context or {}).get("base", Path())
-    return (base / path.expanduser()).resolve()
-
-
-FilePath = Annotated[Path, AfterValidator(_beside_yaml)]
-
-
-class Section(BaseModel):
-    """A part of the configuration; an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelConfig(Section):
-    """The weights and the vocabulary they were trained with. What is None is read off the checkpoint.
-
-    `kind` is the family of models, None for the one that was there first.
-    """
-
-    kind: str | None = None
-    checkpoint: FilePath
-    encoder_path: FilePath | None = None
-    vocabulary: FilePath | None = None
-    mapping_dict_path: FilePath | None = None
-    tokenid_to_rowid_path: FilePath | None = None
-    gene_median_path: FilePath | None = None
-    gene_table: FilePath | None = None
-    num_heads: Annotated[int, Field(ge=1)] | None = None
-    encoder_num_heads: Annotated[int, Field(ge=1)] | None = None
-    chained: bool = False
-    use_size_factor: bool | None = None
-    encoder: Literal["scmaskgit", "Transformer_encoder"] | None = None
-    loss_mode: Literal["mse", "nb", "zinb"] | None = None
-    pos_encoding_mode: str | None = None
-    d_model: int | None = None
-    num_layers: int | None = None
-    d_ff: int | None = None
-    tgt_vocab_size: int | None = None
-    max_seq_length: int | None = None
-
-    @model_validator(mode="after")
-    def _one_vocabulary(self) -> "ModelConfig":
-        if (self.vocabulary is None) == (self.mapping_dict_path is None):
-            raise ValueError(
-                "give either `vocabulary` (a TSV file) or `mapping_dict_path` (upstream's pickle), not both or none"
-            )
-        if self.vocabulary is not None and self.tokenid_to_rowid_path is not None:
-            raise ValueError(
-                "`tokenid_to_rowid_path` goes with `mapping_dict_path`; a `vocabulary` file has both tokens"
-            )
-        return self
-
-
-_TOKENISED_ONLY = {"src_dataset_file", "tgt_dataset_folder", "tgt_adata_folder", "filter_var", "filter_cond"}
-_H5AD_ONLY = {
-    "layer",
-    "state_column",
-    "source",
-    "targets",
-    "pairing",
-    "strata",
-    "filters",
-    "max_cells",
-    "special_tokens",
-}
-
-
-class CellsConfig(Section):
-    """The cells: either one h5ad of raw counts, or upstream's tokenised folders."""
-
-    h5ad: FilePath | None = None
-    layer: str | None = None
-    state_column: str | None = None
-    source: str | None = None
-    targets: dict[TimePoint, str] = {}
-    pairing: str = "stratified"
-    strata: list[str] = []
-    seed: int = 0
-    filters: dict[str, list[str]] = {}
-    max_cells: Annotated[int, Field(ge=1)] | None = None
-    special_tokens: bool = True
-    src_dataset_file: FilePath | None = None
-    tgt_dataset_folder: FilePath | None = None
-    tgt_adata_folder: FilePath | None = None
-    filter_var: str | None = None
-    filter_cond: list[str] = []
-    cond_list: list[str] = []
-    condition_keys: list[str] = []
-    conditions_combined: list[str] | None = None
-
-    @field_validator("pairing")
-    @classmethod
-    def _pairing_file(cls, value: str, info: ValidationInfo) -> str:
-        return value if value in ("stratified", "random") else str(_beside_yaml(Path(value), info))
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "CellsConfig":
-        if self.h5ad is not None and ((self.state_column is None) != (self.source is None)):
-            raise ValueError(
-                "`state_column` and `source`, its value for source cells, belong together; give both or none"
-            )
-        if self.h5ad is not None and self.targets and self.state_column is None:
-            raise ValueError("`targets` (time point: value) need `state_column` and `source`")
-        other = _TOKENISED_ONLY if self.h5ad is not None else _H5AD_ONLY
-        misplaced = sorted(other & self.model_fields_set)
-        misplaced = [k for k in misplaced if getattr(self, k) not in (None, [], {})]
-        if self.pairing == "random" and self.strata:
-            raise ValueError("`strata` does not go with `pairing: random`; use `stratified` or remove it")
-        if misplaced:
-            kind = "an h5ad of raw counts" if self.h5ad is not None else "upstream's tokenised folders"
-            raise ValueError(f"`{misplaced[0]}` does not go with {kind}; remove it")
-        if (self.filter_var is None) != (not self.filter_cond):
-            raise ValueError("filter_var and filter_cond belong together; give both or none")
-        if self.h5ad is None and None in (self.src_dataset_file, self.tgt_dataset_folder):
-            raise ValueError("give `h5ad`, or `src_dataset_file`, `tgt_dataset_folder` and `tgt_adata_folder`")
-        return self
 
 
 class LibraryConfig(Section):
-    """Genes x modes at a site. `genes` is `all`, a list of names, or a file with one name per line.
-
-    What modes there are stands in the table of `screen.edits`.
-    """
+    """Genes x modes at a site. `library` is one such block or a list of them."""
 
     genes: Literal["all"] | list[str] | FilePath
+    """Genes to edit: `all`, a list of Ensembl IDs, symbols or aliases, or a file with one name per line."""
     modes: Annotated[list[Mode], Field(min_length=1)] = ["mask"]
+    """What is done to a gene's token: mask, pad, delete, overexpress, shift+K (K ranks up) or shift-K (down)."""
     combos: Literal["singles", "joint"] = "singles"
+    """`singles`: one perturbation per gene. `joint`: all genes of the list in one edit."""
     perturbation_sequence: Annotated[list[Site], Field(min_length=1)] = ["src"]
+    """Where: `src` edits the state before, `tgt` the state after as the model is shown it, both edits both."""
     pert_tps: list[TimePoint] | None = None
+    """Time points whose target row is edited, with site `tgt`; by default all that are predicted or context."""
 
     @field_validator("genes", mode="before")
     @classmethod
@@ -159,12 +38,14 @@ class NullConfig(Section):
     """Random perturbations that are screened beside the user's, for the matched null: `n` of use in every stratum, for every
     mode and site that is asked for.
 
-    Without n: MANY_NULLS, or as many as there are, or those that an output directory has already; none beside `genes: all`,
+    Without n: 200, or as many as there are, or those that an output directory has already; none beside `genes: all`,
     which is its own null. 0: none.
     """
 
     n: Annotated[int, Field(ge=0)] | None = None
+    """Null perturbations of use in every stratum, for each mode and site: 0 for none, otherwise 20 or more; by default 200."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed by which null genes are drawn."""
 
     @field_validator("n")
     @classmethod
@@ -178,14 +59,23 @@ class PredictConfig(Section):
     """What is predicted, and how upstream's ambiguities are read. A model without target states needs no `pred_tps`."""
 
     pred_tps: Annotated[list[TimePoint], Field(min_length=1)] | None = None
+    """Time points that are predicted; a model without target states needs none."""
     context_tps: list[TimePoint] | None = None
+    """Time points whose target rows the prediction is shown; by default those of `pred_tps`. Needs `context_mode`."""
     context_mode: bool = False
+    """Show the model the other time points' target rows too, as a model trained so expects."""
     exclude_src: bool = False
+    """Hide the source from the model: its row is all padding."""
     pad_condition: bool = False
+    """Put padding in place of condition tokens."""
     use_count_decoder: bool = True
+    """Predict counts; false: embeddings only, as for a checkpoint without a count head."""
     readout: Literal["expected", "mu"] = "expected"
+    """`expected` counts, or `mu`, which leaves out zero inflation as upstream's single sample does."""
     size_factor: Literal["auto", "observed", "predicted", "none"] = "auto"
+    """What counts are multiplied by: the cell's observed total, the predicted one, nothing; auto: as trained."""
     upstream_pooling: bool = False
+    """Leave edited target genes out of the pooled embedding at every time point, not only where they are edited."""
 
     @field_validator("pred_tps", "context_tps")
     @classmethod
@@ -199,34 +89,45 @@ class OutputConfig(Section):
     """What is stored and how it is grouped in the tables."""
 
     strata: list[str] = []
+    """obs columns within whose combinations the tables count, rank and test; by default all cells are one group."""
     var_list: list[str] | None = None
+    """obs columns that are kept for exports; by default all."""
     keep: Literal["predictions", "summaries"] = "predictions"
+    """`predictions`: the change of every gene in every cell. `summaries`: moments per perturbation and stratum only."""
     store_dtype: Literal["float16", "float32"] = "float16"
+    """Number type of stored changes; float16 is scaled by 4096."""
     keep_embeddings: bool = False
+    """Also store the pooled embedding of every edited cell."""
     keep_gene_cosine: bool = False
+    """Also store how far every gene's own embedding moved in every edited cell."""
     allow_missing: bool = False
+    """Exit with 0 even though a gene that was named could not be screened."""
     directory: FilePath | None = None
+    """Where results go if the command names no `--out`; by default `runs/` and the name of this file."""
     min_cells: Annotated[int, Field(ge=1)] = 5
+    """Fewest cells in which an edit must be screened to be ranked; the mean of fewer is mostly noise."""
     export_batch_size: Annotated[int, Field(ge=1)] = 64
+    """Rows per batch in the order of an exported h5ad, which follows upstream's."""
 
 
 class DegConfig(Section):
-    """Differential expression: which test fills p_value and fdr, what counts as independent, which rows are written.
-
-    test       by its name in screen/stats/tests; checked where a run is prepared, and by `perturbscreen deg`; null or auto:
-               moderated_t with replicates, paired_t without
-    signed_rank, rank_sum  computed beside the chosen test, which reads every change again
-    replicate  obs column (donor, batch): means and tests are over its means; without it cells are treated as independent
-    top, max_fdr, min_delta  of every group, only so many genes by |mean change| (0: the ranking alone), within the thresholds
-    """
+    """Differential expression: which test fills p_value and fdr, what counts as independent, which rows are written."""
 
     test: str | None = None
+    """Test that fills p_value and fdr: paired_t, moderated_t, signed_rank, sign, rank_sum; auto: moderated_t with replicates,
+    else paired_t."""
     signed_rank: bool = False
+    """Also compute Wilcoxon's signed-rank test, which reads every change again."""
     rank_sum: Literal["off", "plain", "tie_corrected"] = "off"
+    """Also compute the unpaired rank-sum, as scanpy does: `plain`, or `tie_corrected`. Reads every change again."""
     replicate: str | None = None
+    """obs column of what is independent (donor): tests are over its means; without it cells count as independent."""
     top: Annotated[int, Field(ge=0)] | None = None
+    """Genes written per group, those that change most; 0: the ranking alone; by default all."""
     max_fdr: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Write only genes up to this false discovery rate."""
     min_delta: Annotated[float, Field(ge=0)] | None = None
+    """Write only genes whose mean change of log1p CP10K is as large, either way."""
 
     @property
     def test_name(self) -> str:
@@ -246,35 +147,39 @@ class DegConfig(Section):
 
 
 class EnrichConfig(Section):
-    """Gene sets that perturbations shift, and that the targets of strong perturbations belong to.
-
-    gene_sets  GMT files, genes by symbol or Ensembl ID
-    min_size, max_size  of a set, counting the model's genes
-    max_fdr    scores and over-representation are written up to here
-    best       so many of each perturbation's sets are written whatever their false discovery rate
-    targets    the targets of so many of the strongest are tested together
-    ranked     so many of the strongest perturbations of each mode, site, stratum and time point get a permutation test (GSEA),
-               which takes seconds each
-    """
+    """Gene sets that perturbations shift, and that the targets of strong perturbations belong to."""
 
     gene_sets: Annotated[list[FilePath], Field(min_length=1)]
+    """GMT files, genes by symbol or Ensembl ID."""
     min_size: Annotated[int, Field(ge=1)] = 5
+    """Smallest set that is tested, counting the model's genes."""
     max_size: Annotated[int, Field(ge=1)] = 500
+    """Largest set that is tested, counting the model's genes."""
     max_fdr: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Scores and over-representation are written up to this false discovery rate."""
     best: Annotated[int, Field(ge=1)] = 10
+    """So many of each perturbation's sets are written whatever their false discovery rate."""
     targets: Annotated[int, Field(ge=1)] = 50
+    """The targets of so many of the strongest perturbations are tested together."""
     ranked: Annotated[int, Field(ge=0)] = 0
+    """So many of the strongest of each mode, site, stratum and time get a permutation test (GSEA), seconds each."""
 
 
 class ComputeConfig(Section):
     """How results are computed. `auto` is decided once, when the output directory is created, and kept there."""
 
     engine: Literal["auto", "packed", "reference"] = "auto"
+    """`packed` batches, or the `reference`: one cell, one edit, the plain model; auto: packed, or changes for delta*."""
     device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1`; auto: the first GPU there is, else the CPU."""
     precision: Literal["auto", "float32", "fp16x2", "tf32", "bf16", "delta16", "delta32", "float64"] = "auto"
+    """Arithmetic of products or changes; auto: float32 on a CPU, on a GPU what a pilot finds to agree with it."""
     batch_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens per batch in its widest state; by default by the memory of the device."""
     cpu_products: Literal["auto", "torch", "onednn"] = "auto"
+    """Library of float32 products on a CPU; auto: whichever is faster here."""
     lanes: Annotated[int, Field(ge=1)] | None = None
+    """Batches computed at a time; by default one per core, on a GPU a few."""
 
     @model_validator(mode="after")
     def _engine_has_precision(self) -> "ComputeConfig":
@@ -297,34 +202,47 @@ class ComputeConfig(Section):
 
 
 class SlurmConfig(Section):
-    """One Slurm job per worker. `directives` are further lines of the job's head, `prologue` of its script."""
+    """One Slurm job per worker."""
 
     queue: str | None = None
+    """Partition."""
     account: str | None = None
+    """Account that jobs are charged to."""
     walltime: str = "24:00:00"
+    """Longest time of a job, hh:mm:ss."""
     cores: Annotated[int, Field(ge=1)] = 8
+    """Cores of a job."""
     memory: str = "64GB"
+    """Memory of a job, with its unit."""
     gpus: Annotated[int, Field(ge=0, le=1)] = 1
+    """GPUs of a job, one worker each: 1, or 0 for CPU jobs."""
     interface: str | None = None
+    """Network that jobs reach each other over; needed only where there are several."""
     directives: list[str] = []
+    """Further #SBATCH lines of the job's head."""
     prologue: list[str] = []
+    """Lines of the job's script before the worker starts."""
     log_directory: FilePath | None = None
+    """Where jobs write their logs."""
 
 
 class ClusterConfig(Section):
-    """Who computes units: worker processes here, one per GPU here, Slurm jobs, or the workers of a running scheduler.
-
-    workers  how many (gpus: one per visible GPU); threads: cores per worker (local: the machine's divided)
-    retries  how often units are tried again after a worker died or failed
-    """
+    """Who computes units: worker processes here, one per GPU here, Slurm jobs, or the workers of a running scheduler."""
 
     kind: Literal["local", "gpus", "slurm"] = "local"
+    """`local` processes here, `gpus`: one process per GPU here, `slurm`: one job per worker."""
     scheduler: str | None = None
+    """Address of a running Dask scheduler, whose workers compute; then no `kind` and no `workers`."""
     workers: Annotated[int, Field(ge=1)] | None = None
+    """How many processes or jobs; by default 1, with `gpus` one per visible GPU."""
     threads: Annotated[int, Field(ge=1)] | None = None
+    """Cores of a worker; by default the machine's divided (local), else all of the worker's."""
     retries: Annotated[int, Field(ge=0)] = 3
+    """How often units are tried again after a worker died or failed."""
     wait_s: Annotated[int, Field(ge=1)] = 600
+    """Seconds to wait for the first worker."""
     slurm: SlurmConfig | None = None
+    """What a job asks for; only with `kind: slurm`."""
 
     @model_validator(mode="after")
     def _fits(self) -> "ClusterConfig":

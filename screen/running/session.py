@@ -170,7 +170,7 @@ def _compute(screen: Screen, store: ScreenStore, decision: Decision, workers: _W
     if store.n_committed:
         listener.say(f"continuing {store.path}: {store.n_committed} of {store.n_units} units are done")
         for sentence in other_executors(store, decision.record):
-            listener.note(f"{sentence}: results agree as far as README says, not bit for bit")
+            listener.note(f"{sentence}: results agree as far as docs/exactness.md says, not bit for bit")
     _warn_of_full_disk(screen, store, listener)
     for block, part in left(screen, store):
         n_left = part.plan.n_items - sum(r.stop - r.start for r in map(block.rows, block.committed()))

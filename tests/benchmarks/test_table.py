@@ -1,4 +1,4 @@
-"""Figures are recorded with their circumstances, shown in the README, and the arithmetic page is what its script prints."""
+"""Figures are recorded with their circumstances, shown in the docs, and the arithmetic page is what its script prints."""
 
 import json
 import subprocess
@@ -13,8 +13,13 @@ from benchmarks.kernels import roofline
 from tests.support.places import ROOT
 
 
-def write_readme(path: Path, content: str = "") -> Path:
+def write_page(path: Path, content: str = "") -> Path:
     path.write_text(f"# Title\n\nBefore.\n\n{table.START}\n{content}{table.END}\n\nAfter.\n")
+    return path
+
+
+def write_readme(path: Path) -> Path:
+    path.write_text(f"# Title\n\n{table.BRIEF_START}\n{table.BRIEF_END}\n\nAfter.\n")
     return path
 
 
@@ -110,49 +115,75 @@ def test_the_recorder_needs_only_torch_numpy_and_the_standard_library() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_readme_gets_the_table_and_the_check_tells_whether_it_is_current(tmp_path: Path) -> None:
-    readme, results = write_readme(tmp_path / "README.md", "stale\n"), tmp_path / "results.jsonl"
-    arguments = ["--readme", str(readme), "--results", str(results)]
+def test_the_page_gets_the_table_and_the_check_tells_whether_it_is_current(tmp_path: Path) -> None:
+    page, results = write_page(tmp_path / "performance.md", "stale\n"), tmp_path / "results.jsonl"
+    readme = write_readme(tmp_path / "README.md")
+    arguments = ["--page", str(page), "--readme", str(readme), "--results", str(results)]
+    for name in table.BRIEF:
+        record.record(name, 15.46, "edits/s", 0.3026, 51.09, path=results, p20_p80=[14.4, 15.9])
     record.record("reference_demo_all_cores_vs_one", 198.0, "edits/s", 106.4, 1.86, path=results, p20_p80=[190, 204])
     record.record("store_resume_start", 123456.0, "", None, None, path=results)
     assert table.main([*arguments, "--check"]) == 1
-    assert "stale" in readme.read_text()
+    assert "stale" in page.read_text()
     assert table.main(arguments) == 0
     assert table.main([*arguments, "--check"]) == 0
-    text = readme.read_text()
+    text = page.read_text()
     assert "stale" not in text
     assert text.startswith("# Title\n\nBefore.\n")
     assert text.endswith("\n\nAfter.\n")
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert rows[0] == "| what | figure | against | ratio | machine | commit | date |"
-    assert rows[2].startswith(
-        "| the demo, reference engine, one worker per core | 198 edits/s (190 to 204) | one worker: 106.4 edits/s | 1.86 |"
-    )
-    assert rows[3].startswith("| what is left of 10,000 units is known after | 123,456 |  |  |")
+    assert len(rows) == 2 + 2 + len(table.BRIEF)
+    whole = "| the demo, reference engine, one worker per core | 198 edits/s (190 to 204) | one worker: 106.4 edits/s | 1.86 |"
+    assert [r for r in rows if r.startswith(whole)]
+    assert [r for r in rows if r.startswith("| what is left of 10,000 units is known after | 123,456 |  |  |")]
+    short = [line for line in readme.read_text().splitlines() if line.startswith("|")]
+    assert short[0] == "| two CPU cores | figure | against | ratio | commit |"
+    assert len(short) == 2 + len(table.BRIEF)
+    assert "| 15.46 edits/s | an upstream-shaped loop: 0.3026 edits/s | 51.1 |" in short[2]
     assert table.markdown(["a"], [["odd|name"]]).endswith("| odd\\|name |")
     record.record("store_resume_start", 1.0, "s", None, None, path=results)
     assert table.main([*arguments, "--check"]) == 1
 
 
+def test_a_readme_is_not_filled_from_results_that_lack_one_of_its_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, readme = write_page(tmp_path / "performance.md"), write_readme(tmp_path / "README.md")
+    before, results = readme.read_text(), tmp_path / "results.jsonl"
+    record.record("store_resume_start", 1.0, "s", None, None, path=results)
+    assert table.main(["--page", str(page), "--readme", str(readme), "--results", str(results)]) == 2
+    assert "lacks the figure 'src_mask_vs_upstream_shaped'" in capsys.readouterr().err
+    assert readme.read_text() == before
+
+
 @pytest.mark.parametrize(
     "text", ["no markers\n", f"{table.START}\n", f"{table.END}\n{table.START}\n", f"{table.START}\n{table.END}\n" * 2]
 )
-def test_a_readme_without_one_pair_of_markers_is_left_alone(
+def test_a_page_without_one_pair_of_markers_is_left_alone(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    readme, results = tmp_path / "README.md", tmp_path / "results.jsonl"
-    readme.write_text(text)
+    page, results = tmp_path / "performance.md", tmp_path / "results.jsonl"
+    page.write_text(text)
     record.record("a", 1.0, "s", None, None, path=results)
-    assert table.main(["--readme", str(readme), "--results", str(results)]) == 2
+    readme = write_readme(tmp_path / "README.md")
+    assert table.main(["--page", str(page), "--readme", str(readme), "--results", str(results)]) == 2
     assert "markers" in capsys.readouterr().err
-    assert readme.read_text() == text
+    assert page.read_text() == text
+
+
+def test_the_tables_of_docs_and_readme_are_up_to_date() -> None:
+    assert table.main(["--check"]) == 0
 
 
 def test_every_recorded_figure_that_has_a_description_makes_a_row() -> None:
     figures = record.latest()
     shown = [name for name in figures if name in table.DESCRIPTIONS]
     assert len(shown) > 20
-    assert len(table.table(figures).splitlines()) == len(shown) + 2
+    lines = table.table(figures).splitlines()
+    assert sum(line.startswith("|") for line in lines) == len(shown) + 2
+    machines = {figures[name]["machine"] for name in shown}
+    assert sorted(line[5:] for line in lines if line.startswith("- ")) == sorted(machines)
 
 
 def test_the_arithmetic_page_is_what_its_script_prints() -> None:

@@ -463,15 +463,3 @@ def test_dimensions_are_named_and_symbols_find_a_perturbation(tmp_path: Path) ->
     assert all(a.metadata.dimension_names for _, a in store.group.members(max_depth=None) if isinstance(a, zarr.Array))
     exported = anndata_of(store, "src:mask:TNF+IL1B")
     assert set(exported.obs["perturbation"]) == {"src:mask:ENSG00000100021+ENSG00000100399"}
-
-
-def test_the_python_in_the_readme_runs(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (ROOT / "README.md").read_text()
-    code = readme.split("```python\n")[1].split("```")[0]
-    ids = ScreenStore.open(finished / "screen.zarr").perturbations("id")
-    code = code.replace("src:mask:ENSG00000166523", str(ids[0]))
-    (finished.parent / "runs").mkdir(exist_ok=True)
-    if not (finished.parent / "runs" / "demo").exists():
-        (finished.parent / "runs" / "demo").symlink_to(finished)
-    monkeypatch.chdir(finished.parent)
-    exec(compile(code, "README.md", "exec"), {})

@@ -9,8 +9,9 @@ from torch import nn
 from screen.cells.bank import SOURCE, TokenBank
 from screen.cells.h5ad import cells_of_h5ad
 from screen.cells.vocabulary import Vocabulary
+from screen.config.inputs import ModelConfig
 from screen.config.screen_config import ScreenConfig
-from screen.config.sections import ModelConfig, PredictConfig
+from screen.config.sections import PredictConfig
 from screen.errors import CellError, CheckpointError, ConfigError, GeneError, some
 from screen.models.perturbgen import random
 from screen.models.perturbgen.adapter import PerturbGenAdapter, SizeFactor

@@ -13,7 +13,7 @@ from screen.cells.bank import MISSING, SOURCE, Ragged, State, TokenBank, Unfilte
 from screen.cells.h5ad_file import LARGEST_COUNT, H5adFile, file_errors
 from screen.cells.pairing import texts
 from screen.cells.vocabulary import CLS, EOS
-from screen.config.sections import CellsConfig
+from screen.config.inputs import CellsConfig
 from screen.errors import CellError, some
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from screen.cells.vocabulary import MOST_TOKENS, NO_TOKEN, SPECIAL_IDS, Vocabulary, read_table, read_tsv, strip_version
-from screen.config.sections import ModelConfig
+from screen.config.inputs import ModelConfig
 from screen.errors import GeneError, some
 from screen.models.unpickle import load_pickle
 
