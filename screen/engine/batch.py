@@ -58,8 +58,7 @@ class BatchComputer:
         readout = self.model.predict(rows, before, [control.shared_C[c] for c in place_C])
         host = self._kept(batch, rows, readout, control, place_C, at_C)
         if host.pop("is unsure").any():
-            assert readout.again is not None
-            readout = readout.again()
+            readout = readout.settled()
             host = self._kept(batch, rows, readout, control, place_C, at_C)
             host.pop("is unsure")
         self._require_finite(host.pop("is finite"), batch)

@@ -96,6 +96,10 @@ class Readout:
     is_unsure_B: Tensor | None = None
     again: Callable[[], "Readout"] | None = None
 
+    def settled(self) -> "Readout":
+        """With every item computed, however; the host waits to know which."""
+        return self if self.again is None or self.is_unsure_B is None or not self.is_unsure_B.any() else self.again()
+
     def counts(self, state: int) -> Tensor:
         """Expected counts (B, G)."""
         return self.value_BG[state] * self.size_factor_B[state][:, None]

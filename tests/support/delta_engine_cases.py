@@ -50,7 +50,7 @@ def predictions(
         found = [model.control(resident.rows(b, np.zeros(1, int)), resident.own_lengths(b)) for b in controls]
         before = {t: torch.cat([readout.embedding_BD[t] for readout, _ in found]) for t in screen.window.pred_tps}
         rows = resident.rows(batch, index_B)
-        yield rows, model.predict(rows, before, [cell for _, (cell,) in found]), before
+        yield rows, model.predict(rows, before, [cell for _, (cell,) in found]).settled(), before
 
 
 def worst(

@@ -48,9 +48,12 @@ def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("screen.running.unit_sizes.ITEMS_PER_CELL", ROWS / CELLS)
 
 
-def config_in(folder: Path, cluster: dict[str, Any] | None = None, **changes: dict[str, Any]) -> Path:
+def config_in(
+    folder: Path, cluster: dict[str, Any] | None = None, precision: str = "float32", **changes: dict[str, Any]
+) -> Path:
     """A tiny screen with fixed CPU products, so that equal bytes may be expected."""
-    config = tiny(library=LIBRARY, **changes) | {"compute": {"cpu_products": "torch", "lanes": 1}}
+    compute = {"cpu_products": "torch", "lanes": 1, "precision": precision}
+    config = tiny(library=LIBRARY, **changes) | {"compute": compute}
     return write(config | ({} if cluster is None else {"cluster": cluster}), folder / "s.yaml")
 
 
@@ -122,6 +125,17 @@ def test_a_worker_killed_in_the_middle_changes_nothing(whole: Path, tmp_path: Pa
     assert main(["run", str(config_in(tmp_path)), "--out", str(out), "--workers", "2"]) == 0
     killer.join()
     assert_same_arrays(whole, out)
+
+
+def test_carried_changes_are_the_same_bytes_with_workers_of_whom_one_is_killed(
+    tmp_path: Path, small_units: None
+) -> None:
+    config = str(config_in(tmp_path, precision="delta16"))
+    assert main(["run", config, "--out", str(tmp_path / "whole")]) == 0
+    killer = kill_when(tmp_path / "out", 2)
+    assert main(["run", config, "--out", str(tmp_path / "out"), "--workers", "2"]) == 0
+    killer.join()
+    assert_same_arrays(tmp_path / "whole", tmp_path / "out")
 
 
 def test_without_retries_a_lost_worker_names_its_units_and_the_run_continues(

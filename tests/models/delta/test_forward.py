@@ -56,7 +56,7 @@ def worst_error(screen: Screen, at_once: bool) -> float:
         found = [model.control(resident.rows(b, np.zeros(1, int)), resident.own_lengths(b)) for b in controls]
         before = {t: torch.cat([readout.embedding_BD[t] for readout, _ in found]) for t in screen.window.pred_tps}
         shared, rows = [cell for _, (cell,) in found], resident.rows(batch, index_B)
-        readout = model.predict(rows, before, shared)
+        readout = model.predict(rows, before, shared).settled()
         for b in range(batch.n_items):
             # the others are float32
             if not is_carried(model, shared[index_B[b]], rows, b):

@@ -67,7 +67,7 @@ def predicted(model: DeltaForward, resident: Resident, lengths: RowLengths, batc
     controls = [pack_controls(lengths, cells[c : c + 1], 10**6)[0] for c in range(len(cells))]
     done = [model.control(resident.rows(b, np.zeros(1, int)), resident.own_lengths(b)) for b in controls]
     before = {t: torch.cat([readout.embedding_BD[t] for readout, _ in done]) for t in model.adapter.reads_out}
-    readout = model.predict(resident.rows(batch, index_B), before, [cell for _, (cell,) in done])
+    readout = model.predict(resident.rows(batch, index_B), before, [cell for _, (cell,) in done]).settled()
     return {t: x - before[t][index_B] for t, x in readout.embedding_BD.items()}
 
 
