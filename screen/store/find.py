@@ -37,7 +37,7 @@ def _named(store: StoreReader, name: str, ids: list[str]) -> list[int]:
     of_edit = [p for p, i in enumerate(ids) if not edit or i.startswith(f"{edit}:")]
     if not of_edit:
         raise GeneError(f'no perturbation "{name}" in this screen{nearest(name, ids)}')
-    wanted = _meanings(store, genes)
+    wanted = _meanings(store, genes, nearest(name, ids) if edit else "")
     edited = {p: ids[p].rpartition(":")[2].split("+") for p in of_edit}
     found = [p for p, its in edited.items() if tuple(sorted(its)) in wanted]
     if not found:
@@ -45,8 +45,11 @@ def _named(store: StoreReader, name: str, ids: list[str]) -> list[int]:
     return found
 
 
-def _meanings(store: StoreReader, genes: str) -> set[tuple[str, ...]]:
-    """The Ensembl IDs, sorted, that genes joined by `+` may mean. Raises GeneError for one that the model lacks."""
+def _meanings(store: StoreReader, genes: str, near: str) -> set[tuple[str, ...]]:
+    """The Ensembl IDs, sorted, that genes joined by `+` may mean.
+
+    Raises GeneError for one that the model lacks, with `near`, or else the nearest gene, as what may be meant.
+    """
     ensembl_id, symbol = (store.strings(f"genes/{n}").tolist() for n in ("ensembl_id", "symbol"))
     ids_of: dict[str, set[str]] = {e: {e} for e in ensembl_id}
     for e, s in zip(ensembl_id, symbol, strict=True):
@@ -55,7 +58,7 @@ def _meanings(store: StoreReader, genes: str) -> set[tuple[str, ...]]:
     for gene in names:
         if gene not in ids_of:
             raise GeneError(
-                f'no gene "{gene}" among the {len(ensembl_id):,} of this screen\'s model{nearest(gene, ids_of)}; genes have '
+                f'no gene "{gene}" among the {len(ensembl_id):,} of this screen\'s model{near or nearest(gene, ids_of)}; genes have '
                 "symbols or Ensembl IDs, perturbations ids as in the column `perturbation` of the hits"
             )
     found: set[tuple[str, ...]] = set()

@@ -54,6 +54,7 @@ else:
 '''
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("default")
 def test_a_real_checkpoint_screens_a_few_cells_within_4_gb(tmp_path: Path) -> None:
     for step in ("make", "run"):
