@@ -156,7 +156,7 @@ def assert_same(ours: list[Unit], exact: list[Unit]) -> None:
             assert_near(np.asarray(values), np.asarray(theirs[cell][name]), name)
 
 
-@settings(max_examples=18, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**31))
 @example(40)
 @example(46)
