@@ -57,10 +57,9 @@ class BatchComputer:
         before = {t: x[at_C] for t, x in control.embedding_CD.items()}
         readout = self.model.predict(rows, before, [control.shared_C[c] for c in place_C])
         host = self._kept(batch, rows, readout, control, place_C, at_C)
-        if host.pop("is unsure").any():
+        if "is unsure" in host and host.pop("is unsure").any():
             readout = readout.settled()
             host = self._kept(batch, rows, readout, control, place_C, at_C)
-            host.pop("is unsure")
         self._require_finite(host.pop("is finite"), batch)
         return host, readout.recomputed
 
@@ -73,7 +72,7 @@ class BatchComputer:
         place_C: NDArray[np.int64],
         at_C: Tensor,
     ) -> Columns:
-        """What is kept of items, whether each is finite, and which must be computed again, on the host: waits once."""
+        """What is kept of items, whether each is finite and, if in question, is unsure, on the host: waits once."""
         times = self.screen.window.pred_tps
         effects = {t: self._effect(t, readout, control, at_C[rows.index_B]) for t in times}
         for t in control.hidden_C:
@@ -82,10 +81,8 @@ class BatchComputer:
         screened = to_device(self.screen.plan.is_screened_IT[batch.item_B], self.device)
         columns = item_columns(effects, screened, self.screen.layout)
         finite = torch.stack([effects[t].is_finite_B for t in times], dim=1) | ~screened
-        unsure = (
-            torch.zeros_like(rows.index_B, dtype=torch.bool) if readout.is_unsure_B is None else readout.is_unsure_B
-        )
-        return to_host({**columns, "is finite": finite.all(1), "is unsure": unsure})
+        unsure = {} if readout.is_unsure_B is None else {"is unsure": readout.is_unsure_B}
+        return to_host({**columns, "is finite": finite.all(1), **unsure})
 
     def _effect(self, t: int, readout: Readout, control: Control, at_B: Tensor) -> Effect:
         """What changed at one time point against the controls at these places."""

@@ -34,7 +34,7 @@ class Lanes:
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(1)
         self._pool = ThreadPoolExecutor(self.n_lanes, initializer=self._enter)
-        self._first: deque[Callable[[], None]] = deque()
+        self._first = deque[tuple[Future[Any], Callable[[], object]]]()
 
     def _enter(self) -> None:
         torch.set_num_threads(1)
@@ -49,15 +49,7 @@ class Lanes:
     def submit_first(self, task: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """As `submit`, before everything that waits: what others need to go on."""
         found = Future[R]()
-
-        def run() -> None:
-            if found.set_running_or_notify_cancel():
-                try:
-                    found.set_result(self._run(partial(task, *args, **kwargs)))
-                except BaseException as error:
-                    found.set_exception(error)
-
-        self._first.append(run)
+        self._first.append((found, partial(task, *args, **kwargs)))
         # for a lane that has nothing else to do
         self._pool.submit(self._first_ones)
         return found
@@ -70,7 +62,19 @@ class Lanes:
         while self._first:
             # another lane may have taken the last
             with suppress(IndexError):
-                self._first.popleft()()
+                self._fulfil(*self._first.popleft())
+
+    def _fulfil(self, found: Future[Any], task: Callable[[], object]) -> None:
+        if not found.set_running_or_notify_cancel():
+            return
+        try:
+            result = self._run(task)
+        except BaseException as error:
+            found.set_exception(error)
+            # the error's traceback holds this frame: together they would keep the tensors of a failed task alive
+            del found
+        else:
+            found.set_result(result)
 
     def _run(self, task: Callable[[], R]) -> R:
         with torch.inference_mode():

@@ -1,6 +1,8 @@
 """Lanes: what others need goes before what waits, and whatever a task raises reaches who asked."""
 
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -10,16 +12,23 @@ from screen.engine.lanes import Lanes
 CPU = torch.device("cpu")
 
 
-def test_what_others_need_runs_before_what_waits() -> None:
-    begun, order, may_go = threading.Event(), list[str](), threading.Event()
+def kept_busy(lanes: Lanes) -> threading.Event:
+    """Holds a lane until the event is set."""
+    begun, may_go = threading.Event(), threading.Event()
 
     def busy() -> None:
         begun.set()
         may_go.wait(10)
 
+    lanes.submit(busy)
+    begun.wait(10)
+    return may_go
+
+
+def test_what_others_need_runs_before_what_waits() -> None:
+    order = list[str]()
     with Lanes(CPU, 1) as lanes:
-        lanes.submit(busy)
-        begun.wait(10)
+        may_go = kept_busy(lanes)
         waiting = [lanes.submit(order.append, f"item {i}") for i in range(3)]
         first = [lanes.submit_first(order.append, f"control {i}") for i in range(2)]
         may_go.set()
@@ -46,17 +55,30 @@ def test_errors_reach_who_asked_and_leave_the_lane(error: Exception) -> None:
 
 
 def test_what_was_given_up_does_not_run() -> None:
-    begun, may_go, ran = threading.Event(), threading.Event(), list[int]()
-
-    def busy() -> None:
-        begun.set()
-        may_go.wait(10)
-
+    ran = list[int]()
     with Lanes(CPU, 1) as lanes:
-        lanes.submit(busy)
-        begun.wait(10)
+        may_go = kept_busy(lanes)
         given_up, kept = (lanes.submit_first(ran.append, i) for i in range(2))
         assert given_up.cancel()
         may_go.set()
         kept.result(10)
     assert ran == [1]
+
+
+def test_a_failed_task_keeps_nothing_alive() -> None:
+    """Whoever ran out of memory needs the room at once, not when cycles are looked for."""
+    held = list[weakref.ref[torch.Tensor]]()
+
+    def fail() -> None:
+        x = torch.zeros(3)
+        held.append(weakref.ref(x))
+        raise MemoryError(f"no room beside {len(x)}")
+
+    gc.disable()
+    try:
+        with Lanes(CPU, 1) as lanes:
+            for submit in (lanes.submit, lanes.submit_first):
+                assert isinstance(submit(fail).exception(10), MemoryError)
+    finally:
+        gc.enable()
+    assert [x() for x in held] == [None, None]

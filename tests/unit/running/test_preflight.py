@@ -12,7 +12,6 @@ from screen.cli.main import main
 from screen.engine.batch import BatchComputer
 from screen.engine.control import join
 from screen.engine.executor import Executor
-from screen.engine.lanes import default_lanes
 from screen.models.delta.forward import DeltaForward
 from screen.running.configuration import load_config
 from screen.running.preflight import disk_bytes, forecast, n_files, recorded_bytes
@@ -91,8 +90,8 @@ def test_what_a_lane_keeps_of_controls_is_forecast(tmp_path: Path) -> None:
                 most = max(most, computer.model.recorded_bytes)
     # what attention keeps grows with the number of tokens, other things do not
     assert 0.5 * recorded_bytes(screen, executor) <= most <= 2 * recorded_bytes(screen, executor)
-    kept = forecast(screen, executor).host_bytes - forecast(screen, replace(executor, n_lanes=1)).host_bytes
-    assert kept >= recorded_bytes(screen, executor) or default_lanes(executor.device) == 1
+    one, two = (forecast(screen, replace(executor, n_lanes=n)).host_bytes for n in (1, 2))
+    assert two - one == screen.adapter.cost.working_bytes(300) + recorded_bytes(screen, executor)
 
 
 def test_the_forecast_is_machine_readable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
