@@ -13,6 +13,9 @@ PARTS = "part-*.parquet"
 PROVENANCE = "provenance.json"
 STAMP = "tables.json"
 """What the tables were made of; there as long as all of them are whole."""
+SESSIONS = "sessions.jsonl"
+"""A line for each `run` that computed something: when, how much, how fast, on what."""
+REPORT = "report.html"
 
 
 def part(folder: Path, number: int) -> Path:

@@ -1,12 +1,13 @@
 """Results: a finished screen, by its directory: the only place that reads what `run` wrote there."""
 
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from screen.directory import COVERAGE, GENE_SETS, GENES, HITS, PARTS, RANKED, SCORES, STAMP, STORE, TARGETS
+from screen.directory import COVERAGE, GENE_SETS, GENES, HITS, PARTS, RANKED, SCORES, SESSIONS, STAMP, STORE, TARGETS
 from screen.directory import described as described_files
 from screen.errors import ConfigError, RequestError, StoreError, nearest, some
 from screen.results.sentences import described_results
@@ -95,6 +96,17 @@ class Results:
     def provenance(self) -> dict[str, Any]:
         """What the screen was made of and with: fingerprints, versions, notes, and each library block's configuration."""
         return self.store.history
+
+    @cached_property
+    def sessions(self) -> list[dict[str, Any]]:
+        """What each `run` computed: started, elapsed_s, edits, tokens, padding, executor; [] where no file says."""
+        try:
+            lines = (self.directory / SESSIONS).read_text(encoding="utf-8").splitlines()
+            found = [json.loads(line) for line in lines]
+        except (OSError, ValueError):
+            return []
+        counted = ("elapsed_s", "edits", "tokens", "padding")
+        return [s for s in found if isinstance(s, dict) and all(isinstance(s.get(n), int | float) for n in counted)]
 
     @property
     def strata(self) -> list[str]:

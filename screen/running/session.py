@@ -24,6 +24,7 @@ from screen.running.preflight import disk_bytes
 from screen.running.prepare import prepare
 from screen.running.resume import coverage_of, has_work, left, open_store, other_executors
 from screen.running.runner import make_engine, run_units
+from screen.running.sessions import recorded
 from screen.running.tables import make_tables
 from screen.running.unscreened import nothing_to_screen, reasons
 from screen.stats.parts import on_threads
@@ -172,10 +173,11 @@ def _compute(screen: Screen, store: ScreenStore, decision: Decision, workers: _W
         for sentence in other_executors(store, decision.record):
             listener.note(f"{sentence}: results agree as far as docs/exactness.md says, not bit for bit")
     _warn_of_full_disk(screen, store, listener)
-    for block, part in left(screen, store):
-        n_left = part.plan.n_items - sum(r.stop - r.start for r in map(block.rows, block.committed()))
-        with listener.progress(n_left) as progress:
-            workers.compute(store, block, part, decision.executor, progress)
+    with recorded(store.path.parent, decision.record) as counting:
+        for block, part in left(screen, store):
+            n_left = part.plan.n_items - sum(r.stop - r.start for r in map(block.rows, block.committed()))
+            with listener.progress(n_left) as progress:
+                workers.compute(store, block, part, decision.executor, counting(progress))
     store.finish()
 
 

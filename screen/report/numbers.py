@@ -1,0 +1,39 @@
+"""Numbers as the page holds them: so many significant digits, and what is not known as null."""
+
+import base64
+import gzip
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def rounded(values: NDArray[np.floating], digits: int) -> list[Any]:
+    """Numbers of any shape as (nested) lists, to `digits` significant digits, or whole for 0; NaN and infinity are None."""
+    wide = np.asarray(values, dtype=np.float64)
+    is_known = np.isfinite(wide)
+    filled = np.where(is_known, wide, 0.0)
+    if digits == 0:
+        numbers = np.rint(filled).astype(np.int64).astype(object)
+    else:
+        with np.errstate(divide="ignore"):
+            size = np.floor(np.log10(np.abs(filled)))
+        # a power of ten that can be written down: below 1e-300 nothing is told apart
+        places = np.clip(np.where(np.isfinite(size), digits - 1 - size, 0), -300, 300).astype(int)
+        numbers = np.array([round(x, n) for x, n in zip(filled.ravel().tolist(), places.ravel().tolist(), strict=True)])
+        numbers = numbers.reshape(wide.shape).astype(object)
+    numbers[~is_known] = None
+    found: list[Any] = numbers.tolist()
+    return found
+
+
+def packed(data: Any) -> str:
+    """Data as base64 text of compressed JSON, which no name in it can leave."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return packed_text(text)
+
+
+def packed_text(text: str) -> str:
+    """A text, compressed, as base64; the same text gives the same."""
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
