@@ -1,6 +1,7 @@
 """Results: a finished screen, by its directory: the only place that reads what `run` wrote there."""
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import polars as pl
 from screen.directory import COVERAGE, GENE_SETS, GENES, HITS, PARTS, RANKED, SCORES, SESSIONS, STAMP, STORE, TARGETS
 from screen.directory import described as described_files
 from screen.errors import ConfigError, RequestError, StoreError, nearest, some
+from screen.results import views
 from screen.results.sentences import described_results
 from screen.stats.deg import Names
 from screen.stats.tables import described_view, read_table
@@ -63,6 +65,10 @@ class Results:
     Traceback (most recent call last):
     ...
     screen.errors.GeneError: "CCL3" was not perturbed in this screen (4 genes were; see the hits); did you mean "CCL2"?
+    >>> results.movers("LYZ", n=1).select("feature_symbol", "n_cells").rows()
+    [('LYZ', 8)]
+    >>> results.cells("CCL2", mode="mask").columns[5:9]
+    ['stratum', 'time', 'cell', 'cell_idx']
     >>> results.gene_sets("CCL2", mode="mask").columns[7:10]
     ['collection', 'gene_set', 'n_set']
     >>> results.coverage.filter(perturbation="src:mask:ENSG00000108691").select("n_screened", "n_absent").rows()
@@ -166,12 +172,51 @@ class Results:
         Raises GeneError for a gene or mode that is not there, ConfigError for such a stratum or time point, each naming
         what is; StoreError for a screen without counts.
         """
-        if not self.has_counts:
-            raise StoreError(
-                f"{self.directory} has no table of genes: its model predicts embeddings only; `hits` has the shift of each "
-                "perturbation"
-            )
+        self._check_counts()
         return self._collect(f"{GENES}/{PARTS}", perturbation, stratum, time, mode)
+
+    def movers(
+        self, gene: str, stratum: str | None = None, time: int | None = None, mode: str | None = None, n: int = 20
+    ) -> pl.DataFrame:
+        """What moves a gene: the n perturbations, strata and time points in which it changes most, strongest first.
+
+        gene  a symbol or Ensembl ID of any gene that the model predicts, perturbed or not
+        stratum, time, mode  one of these only
+        Columns: those of `differential` that say how much, and of `hits` the perturbation's strength_rank, q_value and is_null.
+        Perturbations in fewer than `min_cells` cells are left out, unless all are.
+        Raises GeneError, ConfigError and StoreError as `differential`.
+        """
+        return views.movers(self, gene, stratum, time, mode, n)
+
+    def cells(
+        self,
+        perturbation: str | None = None,
+        stratum: str | None = None,
+        time: int | None = None,
+        mode: str | None = None,
+    ) -> pl.DataFrame:
+        """What happens to every cell: a row per perturbation, cell and time point; `screen.results.views.CELLS_SCHEMA`.
+
+        strength is the root mean square over genes of this cell's change, embedding_shift 1 - cosine to its own control.
+        Arguments and errors are those of `differential`; embeddings-only screens have it too.
+        """
+        return views.cells(self, perturbation, stratum, time, mode)
+
+    def changes_where(self, *chosen: pl.Expr, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Rows of the table of genes that fulfil conditions, read where they are; `columns`: these alone.
+
+        Raises StoreError for a screen without counts.
+        """
+        self._check_counts()
+        return self._rows(f"{GENES}/{PARTS}", chosen, columns)
+
+    def check_place(self, stratum: str | None, time: int | None) -> None:
+        """Raises ConfigError for a stratum or time point that is not there, naming what is."""
+        if stratum is not None and stratum not in self.strata:
+            near = nearest(stratum, self.strata)
+            raise ConfigError(f'no stratum "{stratum}"; there are {some(self.strata, 20)}{near}')
+        if time is not None and time not in self.times:
+            raise ConfigError(f"no time point {time}; there are {some(self.times, 20)}")
 
     @property
     def has_gene_sets(self) -> bool:
@@ -252,20 +297,27 @@ class Results:
         self, files: str, perturbation: str | None, stratum: str | None, time: int | None, mode: str | None
     ) -> pl.DataFrame:
         """The rows of a table that are asked for, after a look at whether they can be there."""
-        if stratum is not None and stratum not in self.strata:
-            near = nearest(stratum, self.strata)
-            raise ConfigError(f'no stratum "{stratum}"; there are {some(self.strata, 20)}{near}')
-        if time is not None and time not in self.times:
-            raise ConfigError(f"no time point {time}; there are {some(self.times, 20)}")
+        self.check_place(stratum, time)
         wanted = {"stratum": stratum, "time": time, "mode": mode}
         chosen = [pl.col(column) == value for column, value in wanted.items() if value is not None]
         if perturbation is not None or mode is not None:
             ids = self.store.perturbations("id")[find(self.store, perturbation, mode)]
             chosen += [] if perturbation is None else [pl.col("perturbation").is_in(ids.tolist())]
+        return self._rows(files, chosen)
+
+    def _rows(self, files: str, chosen: Sequence[pl.Expr], columns: Sequence[str] | None = None) -> pl.DataFrame:
         paths = sorted(self.directory.glob(files))
         if not paths:
             raise self._damaged(files, FileNotFoundError("it is not there"))
         try:
-            return pl.scan_parquet(paths, glob=False).filter(*chosen).collect()
+            rows = pl.scan_parquet(paths, glob=False).filter(*chosen)
+            return (rows if columns is None else rows.select(columns)).collect()
         except (OSError, pl.exceptions.PolarsError) as error:
             raise self._damaged(files, error) from error
+
+    def _check_counts(self) -> None:
+        if not self.has_counts:
+            raise StoreError(
+                f"{self.directory} has no table of genes: its model predicts embeddings only; `hits` has the shift of each "
+                "perturbation"
+            )

@@ -1,4 +1,4 @@
-"""find: which perturbations of a screen a name means."""
+"""find: which perturbations, and which genes, of a screen a name means."""
 
 from itertools import product
 
@@ -30,6 +30,17 @@ def find(store: StoreReader, name: str | None = None, mode: str | None = None) -
     return of_mode
 
 
+def find_gene(store: StoreReader, name: str) -> list[str]:
+    """Ensembl IDs of the model's genes that a symbol or an Ensembl ID means, sorted: more than one where a symbol is shared.
+
+    Raises GeneError for one that the model lacks.
+    """
+    ids_of = _ids_of(store)
+    if name not in ids_of:
+        raise _unknown(store, name, nearest(name, ids_of))
+    return sorted(ids_of[name])
+
+
 def _named(store: StoreReader, name: str, ids: list[str]) -> list[int]:
     if name in ids:
         return [ids.index(name)]
@@ -50,23 +61,32 @@ def _meanings(store: StoreReader, genes: str, near: str) -> set[tuple[str, ...]]
 
     Raises GeneError for one that the model lacks, with `near`, or else the nearest gene, as what may be meant.
     """
-    ensembl_id, symbol = (store.strings(f"genes/{n}").tolist() for n in ("ensembl_id", "symbol"))
-    ids_of: dict[str, set[str]] = {e: {e} for e in ensembl_id}
-    for e, s in zip(ensembl_id, symbol, strict=True):
-        ids_of.setdefault(s, set()).add(e)
-    names = genes.split("+")
+    ids_of, names = _ids_of(store), genes.split("+")
     for gene in names:
         if gene not in ids_of:
-            raise GeneError(
-                f'no gene "{gene}" among the {len(ensembl_id):,} of this screen\'s model{near or nearest(gene, ids_of)}; genes have '
-                "symbols or Ensembl IDs, perturbations ids as in the column `perturbation` of the hits"
-            )
+            raise _unknown(store, gene, near or nearest(gene, ids_of))
     found: set[tuple[str, ...]] = set()
     for chosen in product(*(sorted(ids_of[gene]) for gene in names)):
         found.add(tuple(sorted(chosen)))
         if len(found) > MANY:
             raise GeneError(f'"{genes}" means too many genes: their symbols are shared; use Ensembl IDs')
     return found
+
+
+def _ids_of(store: StoreReader) -> dict[str, set[str]]:
+    """Ensembl ID or symbol -> the Ensembl IDs of the model's genes that it may mean."""
+    ensembl_id, symbol = (store.strings(f"genes/{n}").tolist() for n in ("ensembl_id", "symbol"))
+    ids_of: dict[str, set[str]] = {e: {e} for e in ensembl_id}
+    for e, s in zip(ensembl_id, symbol, strict=True):
+        ids_of.setdefault(s, set()).add(e)
+    return ids_of
+
+
+def _unknown(store: StoreReader, gene: str, near: str) -> GeneError:
+    return GeneError(
+        f'no gene "{gene}" among the {len(store.strings("genes/ensembl_id")):,} of this screen\'s model{near}; genes have '
+        "symbols or Ensembl IDs, perturbations ids as in the column `perturbation` of the hits"
+    )
 
 
 def _instead(store: StoreReader, name: str, ids: list[str], wanted: set[tuple[str, ...]]) -> str:
