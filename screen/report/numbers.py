@@ -36,4 +36,4 @@ def packed(data: Any) -> str:
 
 def packed_text(text: str) -> str:
     """A text, compressed, as base64; the same text gives the same."""
-    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()

@@ -25,7 +25,7 @@ from screen.running.prepare import prepare
 from screen.running.resume import coverage_of, has_work, left, open_store, other_executors
 from screen.running.runner import make_engine, run_units
 from screen.running.sessions import recorded
-from screen.running.tables import make_tables
+from screen.running.tables import make_report, make_tables
 from screen.running.unscreened import nothing_to_screen, reasons
 from screen.stats.parts import on_threads
 from screen.stats.tables import write_coverage
@@ -68,7 +68,10 @@ def run_screen(
             _describe_recomputed(store, listener)
         write_coverage(coverage_of(screen, store), store, directory)
         make_tables(store, directory, listener, workers.tables)
-    return open_results(directory), reasons(screen, screen.unscreened())
+    results = open_results(directory)
+    if config.output.report:
+        make_report(results, listener)
+    return results, reasons(screen, screen.unscreened())
 
 
 class _Workers(Protocol):

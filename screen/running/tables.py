@@ -7,7 +7,8 @@ from pathlib import Path
 import polars as pl
 
 from screen.config.sections import ComputeConfig
-from screen.directory import STORE
+from screen.directory import REPORT, STORE
+from screen.report.page import ReportError, write_report
 from screen.results.results import Results, open_results
 from screen.running.configuration import cluster_with
 from screen.running.listener import Listener
@@ -53,4 +54,16 @@ def remake_tables(
 
             compute = stack.enter_context(started(cluster, ComputeConfig(), listener.say)).tables
         _, is_new = make_tables(store, directory, listener, compute)
-    return open_results(directory), is_new
+    results = open_results(directory)
+    if (directory / REPORT).is_file():
+        make_report(results, listener)
+    return results, is_new
+
+
+def make_report(results: Results, listener: Listener) -> None:
+    """report.html beside the tables. Where it cannot be made, a note says why: the results are whole without."""
+    try:
+        with listener.status("report"):
+            write_report(results)
+    except (ReportError, OSError) as error:
+        listener.note(f"no report: {error}")

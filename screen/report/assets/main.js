@@ -70,20 +70,27 @@ function followAddress() {
   }
 }
 
+const shown = (i) => !isNull(i) && matches(i);
+const idle = () => new Promise((done) => setTimeout(done, 0));
+
 fillControls();
 readControls();
 for (const id of ["ranking", "perturbation", "gene", "patterns"]) if (at(id)) at(id).hidden = false;
-const strongest = [...Array(nHits).keys()].find((i) => !isNull(i) && matches(i)) ?? 0;
 await loadPlotly();
 at("wait").remove();
 listen();
-if (at("patterns")) at("patterns").hidden = data.heat_maps.length === 0;
 await drawRanking();
-if (nHits) showPerturbation(hits.perturbation[strongest], hits.stratum[strongest], hits.time[strongest]);
+// ready to be used; what lies further down is drawn while one looks
+document.documentElement.setAttribute("data-ready", "");
+await idle();
+const strongest = [...Array(nHits).keys()].find(shown) ?? 0;
+if (nHits && current.perturbation === null) showPerturbation(hits.perturbation[strongest], hits.stratum[strongest], hits.time[strongest]);
+await idle();
 if (moversTable && genes.id.length) {
-  const best = hits.up[strongest]?.[0] ?? hits.down[strongest]?.[0] ?? 0;
-  showGene(best);
+  if (current.gene === null) showGene(hits.up[strongest]?.[0] ?? hits.down[strongest]?.[0] ?? 0);
+  at("patterns").hidden = data.heat_maps.length === 0;
+  await idle();
   await drawMap(0);
 }
 followAddress();
-document.documentElement.setAttribute("data-ready", "");
+document.documentElement.setAttribute("data-drawn", "");

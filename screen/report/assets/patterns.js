@@ -18,7 +18,7 @@ async function drawMap(number) {
   at("caption-map").textContent = `The ${rows.length} strongest perturbations of ${nameOfMap(map)} (of those with a view of their own), and the ${columns.length} genes that they change most; both ordered so that alike stand together (average linkage of cosines). "−": strongly down.`;
 }
 
-async function drawTimes(own) {
+async function drawTimes() {
   at("times-figure").hidden = times.length < 2;
   if (times.length < 2) return;
   const [first, second] = [0, times.length - 1];
@@ -33,11 +33,11 @@ async function drawTimes(own) {
     return { type: "scatter", mode: "markers", name: kind === "neither" ? name : `q < ${data.stands_out}: ${name}`, showlegend: list.length > 0, x: list.map(([i]) => hits.strength[i]), y: list.map(([, j]) => hits.strength[j]), customdata: list.map(([i]) => i), text: list.map(([i]) => `${plain(symbolOf(i))}, ${plain(editOf(i))}, ${plain(strata[hits.stratum[i]])}`), hovertemplate: "%{text}<br>%{x:.3g} → %{y:.3g}<extra></extra>", marker: { symbol, color, size, opacity: 0.75 } };
   });
   const called = pairs.filter((pair) => which(pair) !== "neither").slice(0, 40);
-  const annotations = names(called, ([i]) => hits.strength[i], ([, j]) => hits.strength[j], true, true, "plot-times", ([i]) => symbolOf(i));
+  const annotations = names(called, pairs, { x: ([i]) => hits.strength[i], y: ([, j]) => hits.strength[j], logX: true, logY: true, text: ([i]) => symbolOf(i), place: "plot-times" });
   const all = pairs.flatMap(([i, j]) => [hits.strength[i], hits.strength[j]]).filter((x) => x > 0);
   const [low, high] = [Math.min(...sampled(all, 50000)), Math.max(...sampled(all, 50000))];
   const shapes = all.length ? [{ type: "line", x0: low, y0: low, x1: high, y1: high, line: { color: COLOURS.none, width: 1, dash: "dot" } }] : [];
-  await draw("plot-times", traces, { shapes, annotations, xaxis: axis(`strength at ${timeName(first)}`, { type: "log" }), yaxis: axis(`strength at ${timeName(second)}`, { type: "log" }) },
+  await draw("plot-times", traces, { shapes, annotations, xaxis: logAxis(`strength at ${timeName(first)}`, all), yaxis: logAxis(`strength at ${timeName(second)}`, all) },
     `Strength at ${timeName(first)} against ${timeName(second)}: ${pairs.length} results.`, (i) => showPerturbation(hits.perturbation[i], hits.stratum[i], null, true));
   at("caption-times").textContent = `The same perturbations at ${timeName(first)} and ${timeName(second)}; on the dotted line they are equally strong.${times.length > 2 ? " Other time points are in the table." : ""}`;
 }

@@ -103,8 +103,9 @@ function drawVolcano(group, rows, place, title) {
     marker: { color: COLOURS[kind], symbol: { none: "circle-open", up: "triangle-up", down: "triangle-down" }[kind], size: kind === "none" ? 4 : 7, opacity: 0.8 },
   }));
   const yTitle = hasFdr ? "−log10 fdr" : "size of the change (no p-values)";
-  const annotations = names([...known].sort((a, b) => Math.abs(b.change) - Math.abs(a.change)).slice(0, 40), (r) => r.change, y, false, false, "plot-volcano", (r) => genes.symbol[r.gene], 12);
-  draw("plot-volcano", traces, { xaxis: axis("mean change, log1p(counts per 10,000)", { zeroline: true, zerolinecolor: "#8c959f" }), yaxis: axis(yTitle), annotations },
+  const annotations = names([...known].sort((a, b) => Math.abs(b.change) - Math.abs(a.change)).slice(0, 40), known,
+    { x: (r) => r.change, y, text: (r) => genes.symbol[r.gene], place: "plot-volcano", n: 12 });
+  draw("plot-volcano", traces, { xaxis: axis("mean change (log1p CP10K)", { zeroline: true, zerolinecolor: "#8c959f" }), yaxis: axis(yTitle), annotations },
     `Volcano of ${title}: ${known.length} genes. The table of genes has the same numbers.`, (gene) => showGene(gene, true));
   const n = data.details.n_genes[place];
   const cut = rows.length < n ? ` ${whole(rows.length)} of ${whole(n)} genes are drawn: the ${whole(data.details.n_top)} that change most and a sample of the others.` : "";
@@ -121,7 +122,7 @@ function drawCells(p) {
     return { type: "box", x: values, name: plain(placeName(s, t)), boxpoints: "all", jitter: 0.6, pointpos: 0, fillcolor: "rgba(0,0,0,0)", line: { color: COLOURS.none, width: 1 }, marker: { color: COLOURS.own, size: 5, opacity: 0.6 }, hovertemplate: "%{x:.3g}<extra></extra>" };
   }).reverse();
   const isCut = groups.some((g) => data.strips.value[stripOf.get(g)[0]].length < data.strips.n_cells[stripOf.get(g)[0]]);
-  draw("plot-cells", traces, { showlegend: false, xaxis: axis(data.has_counts ? "change of one cell (root mean square over genes)" : "shift of one cell's embedding (1 − cosine)", { rangemode: "tozero" }), yaxis: axis("", { type: "category" }) },
+  draw("plot-cells", traces, { showlegend: false, xaxis: axis(data.has_counts ? "change of a cell (rms over genes)" : "shift of a cell (1 − cosine)", { rangemode: "tozero" }), yaxis: axis("", { type: "category" }) },
     `How far each cell moves, by stratum and time point: ${groups.length} groups.`);
   at("caption-cells").textContent = `One point is one cell.${isCut ? " Of large groups an even sample from least to most moved is drawn." : ""}`;
 }

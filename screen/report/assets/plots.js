@@ -24,7 +24,7 @@ async function draw(place, traces, layout, words, onPoint = null) {
   const target = at(place);
   const whole = {
     font: { family: "system-ui, Liberation Sans, sans-serif", size: 12, color: "#1b1f24" },
-    margin: { l: 56, r: 12, t: 12, b: 48 },
+    margin: { l: 56, r: 12, t: 30, b: 48 },
     paper_bgcolor: "#fff", plot_bgcolor: "#fff", hovermode: "closest", dragmode: "zoom",
     hoverlabel: { align: "left", bgcolor: "#fff", bordercolor: "#8c959f", font: { color: "#1b1f24" } },
     legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 11 } },
@@ -39,21 +39,33 @@ async function draw(place, traces, layout, words, onPoint = null) {
   if (onPoint) target.on("plotly_click", ({ points: [point] }) => point.customdata !== undefined && onPoint(point.customdata));
 }
 
-// at most n of them: the first `certain` whole, then every so many
+// at most n of them, every so many
 function sampled(list, n) {
   if (list.length <= n) return list;
   const step = list.length / n;
   return Array.from({ length: n }, (_, i) => list[Math.floor(i * step)]);
 }
 
-// names beside points, those that would lie on one that is there already left out
+// names beside points, each name once, those that would lie on one that is there already left out
 function labelled(points, width, height) {
   const kept = [];
   for (const point of points) {
-    const clash = kept.some((k) => Math.abs(k.fx - point.fx) * width < 60 && Math.abs(k.fy - point.fy) * height < 15);
-    if (!clash) kept.push(point);
+    const wide = (a, b) => (a.fx > 0.8) === (b.fx > 0.8) ? 6.5 * (a.fx > 0.8 ? b : a).text.length : 3.3 * (a.text.length + b.text.length);
+    const clash = (k) => k.text === point.text || (Math.abs(k.fy - point.fy) * height < 15 && Math.abs(k.fx - point.fx) * width < (k.fx < point.fx ? wide(point, k) : wide(k, point)));
+    if (!kept.some(clash)) kept.push(point);
   }
   return kept;
+}
+
+// ticks of a logarithmic axis, written out: 0.002, 0.005, 0.01
+function logAxis(title, values) {
+  const known = values.filter((v) => v !== null && v > 0);
+  if (!known.length) return axis(title, { type: "log" });
+  const [low, high] = known.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
+  const isWide = Math.log10(high / low) > 2.5;
+  const ticks = [];
+  for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e++) ticks.push(...(isWide ? [1] : [1, 2, 5]).map((m) => m * 10 ** e));
+  return axis(title, { type: "log", tickvals: ticks, ticktext: ticks.map((x) => digits(x, 1)) });
 }
 
 const scaleOf = (values, isLog) => {
@@ -62,13 +74,14 @@ const scaleOf = (values, isLog) => {
   return (v) => ((isLog ? Math.log10(v) : v) - low) / (high - low || 1);
 };
 
-function names(points, x, y, isLogX, isLogY, place, text, n = 14) {
-  const fx = scaleOf(points.map(x), isLogX);
-  const fy = scaleOf(points.map(y), isLogY);
+// names beside `points`, where `all` are drawn: x and y give a point's place, text its name; log: whether the axes are logarithmic
+function names(points, all, { x, y, logX = false, logY = false, text, place, n = 14 }) {
+  const [fx, fy] = [scaleOf(all.map(x), logX), scaleOf(all.map(y), logY)];
   const { clientWidth, clientHeight } = at(place);
-  const placed = points.map((p) => ({ p, fx: fx(x(p)), fy: fy(y(p)) }));
-  return labelled(placed, clientWidth, clientHeight).slice(0, n).map(({ p, fx: left }) => ({
-    x: isLogX ? Math.log10(x(p)) : x(p), y: isLogY ? Math.log10(y(p)) : y(p), text: plain(text(p)), showarrow: false,
-    xanchor: left > 0.8 ? "right" : "left", xshift: left > 0.8 ? -6 : 6, yshift: 5, font: { size: 11 },
+  const placed = points.map((p) => ({ p, fx: fx(x(p)), fy: fy(y(p)), text: String(text(p)) }));
+  // axes and margins take some of the place
+  return labelled(placed, 0.8 * clientWidth, 0.65 * clientHeight).slice(0, n).map(({ p, fx: across }) => ({
+    x: logX ? Math.log10(x(p)) : x(p), y: logY ? Math.log10(y(p)) : y(p), text: plain(text(p)), showarrow: false,
+    xanchor: across > 0.8 ? "right" : "left", xshift: across > 0.8 ? -6 : 6, yshift: 5, font: { size: 11 },
   }));
 }

@@ -1,5 +1,5 @@
 // The ranking: strength against what it depends on, and the table of hits.
-const MOST_POINTS = 1500;
+const MOST_POINTS = 1200;
 const chosen = { edit: null, stratum: null, time: null, hitsOnly: false, search: "" };
 
 function matches(i) {
@@ -8,7 +8,7 @@ function matches(i) {
     && (chosen.time === null || hits.time[i] === chosen.time);
 }
 
-// of the genes that a stratum's cells could have, how many they had
+// genes of the edit in a cell of the stratum, mean: for one gene the share of cells that have it
 const presence = (i) => hits.coverage[i] * hits.n_edited[i];
 
 function isFound(i) {
@@ -20,10 +20,10 @@ function isFound(i) {
 const hitsTable = new SortedTable("hits-table", "Hits", [
   { title: "#", number: true, rising: true, value: (i) => hits.rank[i], show: (i) => whole(hits.rank[i]) },
   { title: "gene", value: symbolOf, show: (i) => element("button", { type: "button", class: "plain", onclick: () => showPerturbation(hits.perturbation[i], hits.stratum[i], hits.time[i], true) }, symbolOf(i)) },
-  { title: "edit", value: editOf, show: editOf },
+  { title: "edit", wide: true, value: editOf, show: editOf },
   { title: "stratum", value: (i) => strata[hits.stratum[i]], show: (i) => strata[hits.stratum[i]] },
   { title: "time", number: true, rising: true, value: (i) => times[hits.time[i]], show: (i) => timeName(hits.time[i]) },
-  { title: "cells", number: true, value: (i) => hits.n_cells[i], show: (i) => whole(hits.n_cells[i]) },
+  { title: "cells", number: true, wide: true, value: (i) => hits.n_cells[i], show: (i) => whole(hits.n_cells[i]) },
   { title: "strength", number: true, value: (i) => hits.strength[i], show: (i) => digits(hits.strength[i]) },
   { title: "q", number: true, rising: true, value: (i) => hits.q_value[i], show: (i) => digits(hits.q_value[i], 2) },
   { title: "z", number: true, wide: true, value: (i) => hits.null_z[i], show: (i) => digits(hits.null_z[i], 2) },
@@ -48,12 +48,12 @@ async function drawRanking() {
     hit: own.filter(isHit).slice(0, MOST_POINTS),
   };
   const called = own.filter(isHit);
-  const label = (called.length ? called : own.filter((i) => hits.rank[i] !== null)).slice(0, 40);
+  const label = (called.length ? called : own.filter((i) => hits.rank[i] !== null)).slice(0, 60);
   await Promise.all([
-    drawStrength("rank", (i) => hits.rank_position[i], "mean place of the gene in the cell (0: highest expressed)", kinds, label, own.length),
-    drawStrength("presence", presence, "cells of the stratum in which the edited gene was there (share)", kinds, label, own.length),
+    drawStrength("rank", (i) => hits.rank_position[i], "mean rank of the gene (0: highest expressed)", kinds, label, own.length),
+    drawStrength("presence", presence, "genes of the edit there, per cell", kinds, label, own.length),
   ]);
-  await drawTimes(own);
+  await drawTimes();
 }
 
 const TITLES = { none: "null genes", own: "asked for", hit: `q < ${data.stands_out}` };
@@ -73,10 +73,13 @@ async function drawStrength(name, x, title, kinds, label, nAll) {
   });
   const n = traces.reduce((sum, trace) => sum + trace.x.length, 0);
   const nOwn = kinds.own.filter(isThere).length + kinds.hit.filter(isThere).length;
-  const annotations = names(label.filter(isThere), x, (i) => hits.strength[i], false, true, place, symbolOf);
-  await draw(place, traces, { xaxis: axis(title), yaxis: axis("strength", { type: "log" }), annotations },
+  const all = Object.values(kinds).flat().filter(isThere);
+  const strength = (i) => hits.strength[i];
+  const annotations = names(label.filter(isThere), all, { x, y: strength, logY: true, text: symbolOf, place });
+  await draw(place, traces, { xaxis: axis(title), yaxis: logAxis("strength", all.map(strength)), annotations },
     `Strength against ${title}: ${n} points. The table below has the same numbers.`,
     (i) => showPerturbation(hits.perturbation[i], hits.stratum[i], hits.time[i], true));
   const lost = nAll > nOwn ? ` ${whole(nOwn)} of ${whole(nAll)} results are drawn: the strongest, and a sample of the others${name === "rank" ? "; genes that no cell had have no place" : ""}.` : "";
-  at(`caption-${name}`).textContent = `Strength against ${title}. Diamonds: q < ${data.stands_out}; open grey: null genes.${lost}`;
+  const meaning = name === "rank" ? "the mean place of the edited gene in the cell's row" : "detection: how many of the edit's genes a cell of the stratum has, on average";
+  at(`caption-${name}`).textContent = `Strength against ${meaning}. Diamonds: q < ${data.stands_out}; open grey: null genes.${lost}`;
 }
