@@ -6,7 +6,8 @@ ScreenError                  base: the message says what is wrong, what was seen
 |  |- GeneError              a gene name, or a vocabulary that does not fit
 |  |- CellError              cells, counts, pairing
 |  |- CheckpointError        model weights: missing, truncated, mismatched, unsafe
-|  `- StoreError             an output directory that is something else or is damaged
+|  |- StoreError             an output directory that is something else or is damaged
+|  `- NothingToDrawError     a figure for which the screen has nothing to show
 |- WriteError               results cannot be written: disk full, read-only              (exit code 1)
 |- PredictionError           the model gave NaN or infinity                          (exit code 1)
 `- ShapeError                arrays that do not fit each other: a mistake in calling code
@@ -54,6 +55,10 @@ class CheckpointError(RequestError):
 
 class StoreError(RequestError):
     """An output directory that holds something else, or is damaged."""
+
+
+class NothingToDrawError(RequestError):
+    """A figure for which the screen has nothing to show: no perturbation with a rank, one time point only, no p."""
 
 
 class WriteError(ScreenError):

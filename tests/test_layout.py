@@ -17,6 +17,7 @@ HOMES = {
     "pandas": {"cells", "store", "stats"},
     "pyarrow": {"models", "stats"},
     "gseapy": {"stats"},
+    "matplotlib": {"plots"},
     "decoupler": set[str](),
     "google_crc32c": {"files"},
     "dask": {"running", "stats", "store"},

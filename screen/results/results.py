@@ -12,6 +12,7 @@ from screen.directory import COVERAGE, GENE_SETS, GENES, HITS, PARTS, RANKED, SC
 from screen.directory import described as described_files
 from screen.errors import ConfigError, RequestError, StoreError, nearest, some
 from screen.results import views
+from screen.results.plotted import Plotted
 from screen.results.sentences import described_results
 from screen.stats.deg import Names
 from screen.stats.tables import described_view, read_table
@@ -47,7 +48,7 @@ def open_results(directory: str | Path) -> "Results":
     return Results(directory, store)
 
 
-class Results:
+class Results(Plotted):
     """A finished screen: `open_results(DIR)` and `run(...)` give one. Tables are polars frames, read when asked for.
 
     >>> import screen
@@ -172,7 +173,7 @@ class Results:
         Raises GeneError for a gene or mode that is not there, ConfigError for such a stratum or time point, each naming
         what is; StoreError for a screen without counts.
         """
-        self._check_counts()
+        self.check_counts()
         return self._collect(f"{GENES}/{PARTS}", perturbation, stratum, time, mode)
 
     def movers(
@@ -207,7 +208,7 @@ class Results:
 
         Raises StoreError for a screen without counts.
         """
-        self._check_counts()
+        self.check_counts()
         return self._rows(f"{GENES}/{PARTS}", chosen, columns)
 
     def check_place(self, stratum: str | None, time: int | None) -> None:
@@ -315,7 +316,8 @@ class Results:
         except (OSError, pl.exceptions.PolarsError) as error:
             raise self._damaged(files, error) from error
 
-    def _check_counts(self) -> None:
+    def check_counts(self) -> None:
+        """Raises StoreError where the model predicts no counts."""
         if not self.has_counts:
             raise StoreError(
                 f"{self.directory} has no table of genes: its model predicts embeddings only; `hits` has the shift of each "

@@ -109,7 +109,7 @@ def described_null(hits: pl.DataFrame, min_cells: int) -> list[str]:
         if own["q_value"].count():
             sizes |= set(own["n_pool"].drop_nulls().to_list()) - {0}
         elif not own.is_empty():
-            without.setdefault(_why(part, own, min_cells), []).append(_named(which))
+            without.setdefault(_why(part, own, min_cells), []).append(named_group(which))
     if sizes:
         pool = f"{min(sizes):,}" if len(sizes) == 1 else f"{min(sizes):,} to {max(sizes):,}"
         like = "in rank, cells, row length and how many of their genes were there"
@@ -139,6 +139,7 @@ def _why(part: pl.DataFrame, own: pl.DataFrame, min_cells: int) -> str:
     return f"{enough.height} of {nulls.height} null perturbations have {min_cells} cells or more here, {FEWEST_NULLS} needed"
 
 
-def _named(which: tuple[Any, ...]) -> str:
+def named_group(which: tuple[Any, ...]) -> str:
+    """Mode, site, stratum and time point in words: src:mask in T cells at t1."""
     mode, site, stratum, time = which
     return f"{site}:{mode} in {stratum} at t{time}"
