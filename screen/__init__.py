@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from screen.errors import ScreenError
     from screen.models.adapter import ModelAdapter
     from screen.planning.perturbations import Perturbation
+    from screen.report.page import write_report
     from screen.results.results import Results, open_results
     from screen.running.api import plan, run
     from screen.running.configuration import load_config
@@ -35,6 +36,7 @@ __all__ = [
     "open_results",
     "plan",
     "run",
+    "write_report",
 ]
 
 _HOMES = {
@@ -48,6 +50,7 @@ _HOMES = {
     "open_results": "screen.results.results",
     "plan": "screen.running.api",
     "run": "screen.running.api",
+    "write_report": "screen.report.page",
 }
 
 

@@ -29,8 +29,10 @@ def tables_in(directory: Path) -> list[Path]:
     return [*named, *sorted(directory.glob(f"{GENES}/{PARTS}")), *sorted(directory.glob(f"{GENE_SETS}/*.parquet"))]
 
 
-def described(has_counts: bool, has_gene_sets: bool) -> str:
+def described(directory: Path, has_counts: bool, has_gene_sets: bool) -> str:
     """What a finished screen leaves, in a line."""
     genes = [f"{GENES}/{PARTS}"] if has_counts else []
     sets = [f"{GENE_SETS}/*.parquet"] if has_gene_sets else []
-    return ", ".join([STORE, HITS, *genes, *sets, COVERAGE, PROVENANCE])
+    # a run of an earlier version wrote no sessions, and a report is made on request
+    there = [name for name in (SESSIONS, REPORT) if (directory / name).is_file()]
+    return ", ".join([STORE, HITS, *genes, *sets, COVERAGE, PROVENANCE, *there])

@@ -15,9 +15,11 @@ HOMES = {
     "anndata": {"cells", "store", "models"},
     "h5py": {"cells", "models"},
     "pandas": {"cells", "store", "stats"},
-    "pyarrow": {"models", "stats"},
+    "pyarrow": {"models", "stats", "report"},
     "gseapy": {"stats"},
     "matplotlib": {"plots"},
+    "plotly": {"report"},
+    "jinja2": {"report"},
     "decoupler": set[str](),
     "google_crc32c": {"files"},
     "dask": {"running", "stats", "store"},
@@ -34,7 +36,7 @@ FAMILIES = ("perturb" + "gen",)
 """Words that only the model of that name, and the registry, may say."""
 NO_TORCH = (
     "screen.config.screen_config", "screen.planning.plan", "screen.store.store", "screen.store.export", "screen.stats.tables",
-    "screen.results.results", "screen.running.tables", "screen.cli.commands",
+    "screen.results.results", "screen.running.tables", "screen.cli.commands", "screen.report.page",
 )  # fmt: skip
 
 ids = {"ids": lambda p: str(p.relative_to(ROOT))}

@@ -17,6 +17,7 @@ from screen.cli.describe import (
 from screen.cli.options import DEG_OPTIONS, SIZE_OPTIONS
 from screen.cli.ranking import describe_gene_sets, describe_result
 from screen.cli.terminal import Console
+from screen.directory import REPORT
 
 if TYPE_CHECKING:
     from screen.config.screen_config import ScreenConfig
@@ -51,6 +52,8 @@ def _describe(results: "Results", unscreened: Sequence[str], console: Console) -
     if results.shifted is not None:
         describe_gene_sets(results.shifted, console)
     console.say(f"{results.directory}: {results.files}")
+    if (results.directory / REPORT).is_file():
+        console.say(f"to look at it: {results.directory / REPORT}")
     describe_unscreened(unscreened, console)
 
 
@@ -101,6 +104,22 @@ def deg(arguments: argparse.Namespace, console: Console) -> int:
     console.say(f"settings: {results.settings}")
     console.say("the tables are made anew" if is_new else "the tables are as asked for already")
     _describe(results, (), console)
+    return 0
+
+
+def report(arguments: argparse.Namespace, console: Console) -> int:
+    from screen.report.figures import write_png
+    from screen.report.page import write_report
+    from screen.results.results import open_results
+
+    results = open_results(arguments.directory)
+    with console.status("report"):
+        path = write_report(results, arguments.out)
+    console.say(f"{path}: {path.stat().st_size / 1e6:.1f} MB, open it in a browser")
+    if arguments.png is not None:
+        with console.status("figures"):
+            written = write_png(results, arguments.png, arguments.format)
+        console.say(f"{arguments.png}: {len(written)} figures")
     return 0
 
 

@@ -126,9 +126,26 @@ def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
     )
     _add_workers(deg)
     deg.set_defaults(command="deg")
-    for sub in (status, verify, deg):
+    report = _add_report(commands)
+    for sub in (status, verify, deg, report):
         sub.add_argument("directory", type=Path, metavar="DIR", help="a directory that `run` wrote")
-    return [export, status, verify, deg]
+    return [export, status, verify, deg, report]
+
+
+def _add_report(commands: Commands) -> argparse.ArgumentParser:
+    report = commands.add_parser("report", help="write a finished screen as one HTML page that needs nothing else")
+    report.add_argument("--out", type=Path, metavar="FILE", help="the page (default: DIR/report.html)")
+    report.add_argument("--png", type=Path, metavar="FOLDER", help="also every figure for a paper, into a folder")
+    report.add_argument(
+        "--format",
+        nargs="+",
+        choices=["png", "pdf", "svg"],
+        default=["png"],
+        metavar="F",
+        help="of the figures of --png: png, pdf, svg (default: png)",
+    )
+    report.set_defaults(command="report")
+    return report
 
 
 def _add_workers(command: argparse.ArgumentParser) -> None:

@@ -108,6 +108,8 @@ class OutputConfig(Section):
     """Fewest cells in which an edit must be screened to be ranked; the mean of fewer is mostly noise."""
     export_batch_size: Annotated[int, Field(ge=1)] = 64
     """Rows per batch in the order of an exported h5ad, which follows upstream's."""
+    report: bool = True
+    """Also make report.html, one page with figures and tables; `perturbscreen report DIR` makes it later."""
 
 
 class DegConfig(Section):

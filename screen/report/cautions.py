@@ -37,7 +37,10 @@ def _units(results: "Results") -> Iterator[str]:
 def _follows(ranked: pl.DataFrame) -> Iterator[str]:
     """Where strength goes with how high a gene ranks or how often it is detected."""
     for mode, part in _modes(ranked):
-        for column, words in (("rank_position", "the gene's place in the cell"), ("n_cells", "the number of its cells")):
+        for column, words in (
+            ("rank_position", "the gene's place in the cell"),
+            ("n_cells", "the number of its cells"),
+        ):
             both = part.drop_nulls([column, "strength"])
             if both.height < 10 or both[column].n_unique() < 2:
                 continue

@@ -57,7 +57,11 @@ def _asked(results: "Results") -> Facts:
 def _coverage(results: "Results") -> Facts:
     table = results.coverage
     total = {name: int(table[f"n_{name}"].sum()) for name in ("stratum", "screened", "absent", "truncated", "emptied")}
-    words = {"absent": "gene not expressed", "truncated": "beyond the longest row", "emptied": "nothing left to predict from"}
+    words = {
+        "absent": "gene not expressed",
+        "truncated": "beyond the longest row",
+        "emptied": "nothing left to predict from",
+    }
     lost = "".join(f", {total[name]:,} {text}" for name, text in words.items() if total[name])
     found = [("coverage", f"{total['screened']:,} of {total['stratum']:,} pairs screened{lost}")]
     if n := results.unscreened.height:
@@ -74,7 +78,12 @@ def _computed(results: "Results") -> Facts:
     found = [("computed by", f"{text} ({n:,} unit{'s' * (n > 1)})") for text, n in executors.items()]
     pilot = provenance.get("pilot")
     agreed = "; ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in (pilot or {}).items())
-    found.append(("precision", f"{provenance.get('decided', {}).get('precision', 'unknown')}{f', pilot: {agreed}' if agreed else ''}"))
+    found.append(
+        (
+            "precision",
+            f"{provenance.get('decided', {}).get('precision', 'unknown')}{f', pilot: {agreed}' if agreed else ''}",
+        )
+    )
     n_again = sum(recomputed.values())
     reasons = "".join(f"; {n:,}: {why}" for why, n in recomputed.items())
     found.append(("fallbacks", f"{n_again:,} edits computed again in float32{reasons}"))

@@ -31,9 +31,7 @@ def heat_maps(changes: "Changes", names: "ScreenNames", rank_of: dict[int, int])
     for edit, place in sorted(kinds):
         at_P = sorted(of_kind[edit, place], key=lambda at: rank_of[int(changes.group_N[at])])[:N_PERTURBATIONS]
         stratum, time = divmod(place, len(names.times))
-        found.append(
-            {"edit": edit, "stratum": stratum, "time": time} | _map(changes, np.array(at_P), n_each)
-        )
+        found.append({"edit": edit, "stratum": stratum, "time": time} | _map(changes, np.array(at_P), n_each))
     return found
 
 

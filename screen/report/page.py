@@ -11,7 +11,7 @@ import polars as pl
 
 from screen import __version__
 from screen.directory import REPORT
-from screen.errors import RequestError
+from screen.errors import RequestError, WriteError
 from screen.files import holds, write_file
 from screen.report.cautions import cautions
 from screen.report.details import changes_and_movers, details, movers_json
@@ -41,17 +41,26 @@ class ReportError(RequestError):
     """A page that cannot be made."""
 
 
-def write_report(results: "Results", path: Path | None = None) -> Path:
+def write_report(results: "Results", path: str | Path | None = None) -> Path:
     """Writes the page of a screen, by default report.html in its directory, and gives its place.
 
     The same results give the same bytes; a page that says the same already is left alone.
-    Raises ReportError where plotly is not installed, StoreError where a table is damaged, OSError where it cannot be written.
+    Raises ReportError where plotly is not installed, StoreError where a table is damaged, WriteError where it cannot be
+    written.
+
+    >>> import screen
+    >>> results = screen.open_results("runs/demo")
+    >>> screen.write_report(results, "demo.html").name
+    'demo.html'
     """
-    path = results.directory / REPORT if path is None else path
+    path = results.directory / REPORT if path is None else Path(path)
     text = page(results).encode()
-    if not holds(path, text):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, text)
+    try:
+        if not holds(path, text):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_file(path, text)
+    except OSError as error:
+        raise WriteError(f"cannot write {path} ({error.strerror}); name another file (--out)") from error
     return path
 
 
@@ -93,7 +102,9 @@ def page_data(results: "Results") -> dict[str, Any]:
     ranked = hits.drop_nulls("strength_rank")
     group_R = np.asarray(
         names.group(
-            names.perturbations(ranked["perturbation"]), names.strata_of(ranked["stratum"]), names.times_of(ranked["time"])
+            names.perturbations(ranked["perturbation"]),
+            names.strata_of(ranked["stratum"]),
+            names.times_of(ranked["time"]),
         )
     )
     is_ranked = np.zeros(names.n_groups, dtype=bool)
@@ -126,7 +137,9 @@ def _tiles(results: "Results") -> list[tuple[str, str]]:
         (f"{results.store.n_cells:,}", "cells"),
         (f"{sum(b.n_items for b in results.store.blocks):,}", "edits predicted"),
     ]
-    return found + [(f"{len(x):,}", word) for x, word in ((results.strata, "strata"), (results.times, "time points")) if len(x) > 1]
+    return found + [
+        (f"{len(x):,}", word) for x, word in ((results.strata, "strata"), (results.times, "time points")) if len(x) > 1
+    ]
 
 
 def _first(ranked: pl.DataFrame) -> list[dict[str, Any]]:

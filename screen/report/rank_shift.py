@@ -37,7 +37,9 @@ def rank_shifts(changes: "Changes", names: "ScreenNames") -> dict[str, Any]:
         gene_K = np.argsort(-np.abs(change_G), kind="stable")[:N_GENES]
         found["group"].append(group)
         for name, values_G in (("delete", deleted_G), ("pad", padded_G), ("difference", change_G)):
-            found[name].append(rounded(np.sqrt(np.square(values_G[known]).mean()) if known.any() else np.array(np.nan), 3))
+            found[name].append(
+                rounded(np.sqrt(np.square(values_G[known]).mean()) if known.any() else np.array(np.nan), 3)
+            )
         found["gene"].append(gene_K.tolist())
         found["change"].append(rounded(change_G[gene_K], 3))
     return found

@@ -143,7 +143,7 @@ class Results(Plotted):
     @property
     def files(self) -> str:
         """What the directory holds, in a line."""
-        return described_files(self.has_counts, self.has_gene_sets)
+        return described_files(self.directory, self.has_counts, self.has_gene_sets)
 
     @property
     def unscreened(self) -> pl.DataFrame:

@@ -227,10 +227,9 @@ def _effects(block: Block, time: int, row_I: NDArray[np.int64]) -> dict[str, Any
 
 @dataclass(frozen=True)
 class RankShift:
-    """What is left of a deletion when its gene's place stays: its change minus that of a pad in the same place.
+    """A deletion's change minus that of a pad in the gene's place: the part that is only everybody behind it moving up a rank.
 
-    The rest of it is the part that is only everybody behind the gene moving up a rank. Both tables are empty where not both
-    modes were screened.
+    Both tables are empty where not both modes were screened.
 
     groups  a row per target, site, stratum and time point: strength and n_cells of both modes, `rms_difference` and `n_genes`
     genes   a row per gene as well: mean_delta of both modes and their `difference`

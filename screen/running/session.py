@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from screen.config.screen_config import ScreenConfig
 from screen.config.sections import ClusterConfig
-from screen.directory import STORE
+from screen.directory import REPORT, STORE
 from screen.engine.executor import Executor
 from screen.engine.precision import Decision, executor_for
 from screen.engine.screen import Screen
@@ -18,7 +18,7 @@ from screen.engine.unit import Progress
 from screen.errors import CellError
 from screen.results.results import Results, open_results
 from screen.running.described import described_plan, notes_of
-from screen.running.handoff import write_handoff
+from screen.running.cluster.handoff import write_handoff
 from screen.running.listener import Listener
 from screen.running.preflight import disk_bytes
 from screen.running.prepare import prepare
@@ -69,7 +69,7 @@ def run_screen(
         write_coverage(coverage_of(screen, store), store, directory)
         make_tables(store, directory, listener, workers.tables)
     results = open_results(directory)
-    if config.output.report:
+    if config.output.report and not (directory / REPORT).is_file():
         make_report(results, listener)
     return results, reasons(screen, screen.unscreened())
 

@@ -8,7 +8,8 @@ import polars as pl
 
 from screen.config.sections import ComputeConfig
 from screen.directory import REPORT, STORE
-from screen.report.page import ReportError, write_report
+from screen.errors import ScreenError
+from screen.report.page import write_report
 from screen.results.results import Results, open_results
 from screen.running.configuration import cluster_with
 from screen.running.listener import Listener
@@ -21,10 +22,16 @@ from screen.store.store import ScreenStore, scratch_of
 def make_tables(
     store: ScreenStore, directory: Path, listener: Listener, compute: Compute = on_threads
 ) -> tuple[pl.DataFrame, bool]:
-    """(hits.parquet, whether any table was made): deg/part-*.parquet and hits.parquet, beside coverage.parquet."""
+    """(hits.parquet, whether any table was made): deg/part-*.parquet and hits.parquet, beside coverage.parquet.
+
+    A report of other tables is removed.
+    """
     text = "differential expression"
     with listener.status(text):
-        return write_all(store, directory, compute, listener.parts(text))
+        hits, is_new = write_all(store, directory, compute, listener.parts(text))
+    if is_new:
+        (directory / REPORT).unlink(missing_ok=True)
+    return hits, is_new
 
 
 def remake_tables(
@@ -53,9 +60,10 @@ def remake_tables(
             from screen.running.cluster.cluster import started
 
             compute = stack.enter_context(started(cluster, ComputeConfig(), listener.say)).tables
+        has_report = (directory / REPORT).is_file()
         _, is_new = make_tables(store, directory, listener, compute)
     results = open_results(directory)
-    if (directory / REPORT).is_file():
+    if has_report and is_new:
         make_report(results, listener)
     return results, is_new
 
@@ -65,5 +73,5 @@ def make_report(results: Results, listener: Listener) -> None:
     try:
         with listener.status("report"):
             write_report(results)
-    except (ReportError, OSError) as error:
+    except ScreenError as error:
         listener.note(f"no report: {error}")

@@ -26,7 +26,7 @@ def tiny(**changes: dict[str, Any]) -> dict[str, Any]:
         },
         "library": {"genes": "all", "modes": ["mask"]},
         "predict": {"pred_tps": [1, 2]},
-        "output": {"store_dtype": "float32"},
+        "output": {"store_dtype": "float32", "report": False},
         "null": {"n": 0},
     }
     for section, keys in changes.items():

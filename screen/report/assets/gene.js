@@ -30,7 +30,7 @@ function showGene(gene, isAsked = false) {
   moversTable.show(rows);
   const caption = rows.length ? `The ${data.movers.n_each} results of each edit that change ${genes.symbol[gene]} most, of those with a rank; the 15 largest are drawn. q is the perturbation's own.` : `The table of genes has no change of ${genes.symbol[gene]}.`;
   at("caption-gene").textContent = caption;
-  if (typeof Plotly !== "undefined") drawMovers(gene, rows.slice(0, 15).reverse());
+  if (isLoaded()) drawMovers(gene, rows.slice(0, 15).reverse());
   if (isAsked) reveal("gene", `gene=${encodeURIComponent(genes.symbol[gene])}`);
 }
 

@@ -14,7 +14,8 @@ function readControls() {
 
 async function controlsChanged() {
   readControls();
-  await drawRanking();
+  listHits();
+  if (isLoaded()) await drawRanking();
 }
 
 // the edit with most hits, or else the first in the ranking
@@ -50,7 +51,7 @@ function listen() {
   document.querySelectorAll("form").forEach((form) => form.addEventListener("submit", (event) => event.preventDefault()));
   at("search").addEventListener("input", soon(() => {
     chosen.search = at("search").value;
-    hitsTable.show([...Array(nHits).keys()].filter((i) => matches(i) && !isNull(i) && isFound(i) && (!chosen.hitsOnly || isHit(i))));
+    listHits();
   }));
   at("choose-perturbation").addEventListener("input", soon(findPerturbation));
   at("perturbation-group").addEventListener("change", () => showGroup(Number(at("perturbation-group").value)));
@@ -70,27 +71,40 @@ function followAddress() {
   }
 }
 
-const shown = (i) => !isNull(i) && matches(i);
-const idle = () => new Promise((done) => setTimeout(done, 0));
+// what the figures of the lower sections begin with
+const strongest = () => [...Array(nHits).keys()].find((i) => !isNull(i) && matches(i)) ?? 0;
+
+function listFirst() {
+  const i = strongest();
+  if (nHits) showPerturbation(hits.perturbation[i], hits.stratum[i], hits.time[i]);
+  if (moversTable && genes.id.length) showGene(hits.up[i]?.[0] ?? hits.down[i]?.[0] ?? 0);
+}
+
+const painted = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 0)));
+
+async function drawAll() {
+  await loadPlotly();
+  await drawRanking();
+  await painted();
+  if (current.group !== null) showGroup(current.group);
+  await painted();
+  if (current.gene !== null) showGene(current.gene);
+  if (at("patterns")) {
+    at("patterns").hidden = data.heat_maps.length === 0;
+    await drawMap(0);
+  }
+}
 
 fillControls();
 readControls();
 for (const id of ["ranking", "perturbation", "gene", "patterns"]) if (at(id)) at(id).hidden = false;
-await loadPlotly();
-at("wait").remove();
+listHits();
+listFirst();
 listen();
-await drawRanking();
-// ready to be used; what lies further down is drawn while one looks
-document.documentElement.setAttribute("data-ready", "");
-await idle();
-const strongest = [...Array(nHits).keys()].find(shown) ?? 0;
-if (nHits && current.perturbation === null) showPerturbation(hits.perturbation[strongest], hits.stratum[strongest], hits.time[strongest]);
-await idle();
-if (moversTable && genes.id.length) {
-  if (current.gene === null) showGene(hits.up[strongest]?.[0] ?? hits.down[strongest]?.[0] ?? 0);
-  at("patterns").hidden = data.heat_maps.length === 0;
-  await idle();
-  await drawMap(0);
-}
 followAddress();
-document.documentElement.setAttribute("data-drawn", "");
+// milliseconds since it was opened: every table can be used; figures follow
+document.documentElement.setAttribute("data-ready", Math.round(performance.now()));
+await painted();
+await drawAll();
+at("wait").remove();
+document.documentElement.setAttribute("data-drawn", Math.round(performance.now()));

@@ -84,7 +84,7 @@ function showGroup(group) {
   if (data.sets === null) replace("sets-table", element("p", { class: "hint" }, "No gene sets were tested; perturbscreen deg DIR --gene-sets FILE.gmt does."));
   else setsTable.show(sets);
   showRankShift(group);
-  if (typeof Plotly === "undefined") return;
+  if (!isLoaded()) return;
   drawVolcano(group, rows, place, `${perturbations.symbol[p]}, ${placeName(s, t)}`);
   drawCells(p);
 }

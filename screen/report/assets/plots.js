@@ -7,6 +7,8 @@ const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
 // plotly reads a few tags in text: a name has none
 const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
+const isLoaded = () => typeof Plotly !== "undefined";
+
 async function loadPlotly() {
   // inert text until here; the page's policy knows its checksum
   const script = document.createElement("script");

@@ -38,10 +38,13 @@ function changesOf(i, n) {
   return [...named(hits.up[i], "+"), ...named(hits.down[i], "−")].join(" ");
 }
 
+function listHits() {
+  hitsTable.show([...Array(nHits).keys()].filter((i) => matches(i) && !isNull(i) && isFound(i) && (!chosen.hitsOnly || isHit(i))));
+}
+
 async function drawRanking() {
   const there = [...Array(nHits).keys()].filter(matches);
   const own = there.filter((i) => !isNull(i));
-  hitsTable.show(own.filter((i) => isFound(i) && (!chosen.hitsOnly || isHit(i))));
   const kinds = {
     none: sampled(there.filter(isNull), MOST_POINTS / 2),
     own: [...own.filter((i) => !isHit(i)).slice(0, MOST_POINTS / 2), ...sampled(own.filter((i) => !isHit(i)).slice(MOST_POINTS / 2), MOST_POINTS / 2)],

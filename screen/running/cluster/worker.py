@@ -19,7 +19,7 @@ from screen.engine.precision import Decision, executor_for
 from screen.engine.screen import Screen
 from screen.errors import ScreenError
 from screen.machine import available_cores
-from screen.running.handoff import read_handoff
+from screen.running.cluster.handoff import read_handoff
 from screen.running.runner import Engine, make_engine, run_units
 from screen.store.store import ScreenStore
 
