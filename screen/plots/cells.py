@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from screen.plots.ranking import SHIFT, strength_label
+from screen.plots.ranking import SHIFT
 from screen.plots.style import (
     DARK,
     MANY_POINTS,
@@ -64,7 +64,7 @@ def cells(
         axes.set(ylim=(len(places) - 0.4, -0.6))
         axes.set_xlim(left=0)
         plain_axis(axes.xaxis)
-        axes.set_xlabel(strength_label(True).replace("strength", "strength in a cell") if has_counts else SHIFT)
+        axes.set_xlabel("change in a cell (r.m.s., log expression)" if has_counts else SHIFT)
         if many:
             key(figure, *axes.get_legend_handles_labels())
     return figure

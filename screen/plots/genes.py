@@ -35,7 +35,7 @@ def gene(movers: pl.DataFrame, title: str) -> Figure:
             x_N,
             height=0.7,
             color=[UP if x > 0 else DOWN for x in x_N],
-            hatch=["" if x > 0 else "/////" for x in x_N],
+            hatch=["" if x > 0 else "////" for x in x_N],
             edgecolor="white",
             linewidth=0,
         )
@@ -65,5 +65,6 @@ def bar_names(rows: pl.DataFrame) -> list[str]:
     found = []
     for row in rows.iter_rows(named=True):
         rest = ", ".join(f"t{row[c]}" if c == "time" else str(row[c]) for c in told)
-        found.append(f"{row['target_symbol']}, {rest}" if rest else row["target_symbol"])
+        name = f"{row['target_symbol']} (random gene)" if row["is_null"] else str(row["target_symbol"])
+        found.append(f"{name}, {rest}" if rest else name)
     return found

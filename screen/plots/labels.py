@@ -14,8 +14,13 @@ DISTANCES_PT = (3.0, 8.0, 14.0, 22.0, 32.0)
 DIRECTIONS = tuple(
     (float(np.cos(a)), float(np.sin(a))) for a in np.deg2rad([20, 160, -20, 200, 60, 120, -60, -120, 90, -90])
 )
-LINE_FROM_PT = 7.0
+LINE_FROM_PT = 4.0
 """A name this far from its point has a line to it."""
+MOST_COVERED = 1
+"""A name that would cover more points than this, its line among what covers, is left out."""
+LINE_COVERS_PT = 1.5
+Box = tuple[float, float, float, float]
+"""Left, bottom, right, top, in pixels."""
 
 
 def name_points(
@@ -33,8 +38,7 @@ def name_points(
     point_N2 = np.full((len(x_N), 2), np.nan)
     point_N2[known_N] = axes.transData.transform(np.column_stack([x_N, y_N])[known_N])
     pixels = figure.dpi / 72
-    placed: list[tuple[float, float, float, float]] = []
-    found = []
+    placed, lines, found = list[Box](), list[NDArray[np.float64]](), list[Annotation]()
     for i, name in zip(chosen, names, strict=True):
         if not known_N[i] or not inside.contains(*point_N2[i]):
             continue
@@ -48,7 +52,7 @@ def name_points(
             zorder=5,
         )
         size = label.get_window_extent(renderer)
-        box = _best_box(point_N2, i, size.width, size.height, pixels, inside, placed)
+        box = _best_box(point_N2, i, size.width, size.height, pixels, inside, placed, lines)
         if box is None:
             label.remove()
             continue
@@ -56,7 +60,11 @@ def name_points(
         offset = ((box[0] - point_N2[i, 0]) / pixels, (box[1] - point_N2[i, 1]) / pixels)
         label.set_position(offset)
         label.set_verticalalignment("bottom")
-        _connect(axes, point_N2[i], box, pixels)
+        line_22 = _line(point_N2[i], box)
+        if np.hypot(*(line_22[1] - line_22[0])) >= LINE_FROM_PT * pixels:
+            lines.append(line_22)
+            x_2, y_2 = axes.transData.inverted().transform(line_22).T
+            axes.plot(x_2, y_2, color=GREY, linewidth=0.4, zorder=4, scalex=False, scaley=False)
         found.append(label)
     return found
 
@@ -68,9 +76,10 @@ def _best_box(
     height: float,
     pixels: float,
     inside: Any,
-    placed: Sequence[tuple[float, float, float, float]],
-) -> tuple[float, float, float, float] | None:
-    """Left, bottom, right, top in pixels of the place that covers fewest points, the nearest of these; None without one."""
+    placed: Sequence[Box],
+    lines: Sequence[NDArray[np.float64]],
+) -> Box | None:
+    """The place that covers fewest points, the nearest of these; None where all cover too many, another name or a line."""
     best, fewest = None, np.inf
     for k, distance in enumerate(DISTANCES_PT):
         for dx, dy in DIRECTIONS:
@@ -80,25 +89,40 @@ def _best_box(
             box = (left, bottom, left + width, bottom + height)
             if box[0] < inside.x0 or box[1] < inside.y0 or box[2] > inside.x1 or box[3] > inside.y1:
                 continue
-            if any(_overlap(box, other) for other in placed):
+            line_22 = _line(point_N2[i], box)
+            if any(_overlap(box, other) or _crosses(line_22, other) for other in placed):
                 continue
-            x_N, y_N = point_N2.T
-            is_covered_N = (x_N > box[0]) & (x_N < box[2]) & (y_N > box[1]) & (y_N < box[3])
+            if any(_crosses(other, box) for other in lines):
+                continue
+            n_covered = _n_covered(point_N2, i, box, line_22, pixels)
             # a place further away must spare points to be better
-            cost = float(is_covered_N.sum()) + 0.5 * k
-            if cost < fewest:
-                best, fewest = box, cost
+            if n_covered <= MOST_COVERED and n_covered + 0.4 * k < fewest:
+                best, fewest = box, n_covered + 0.4 * k
     return best
 
 
-def _overlap(one: Sequence[float], two: Sequence[float]) -> bool:
+def _n_covered(point_N2: NDArray[np.float64], i: int, box: Box, line_22: NDArray[np.float64], pixels: float) -> int:
+    """Points under a name's box, or, other than its own, under its line."""
+    x_N, y_N = point_N2.T
+    is_covered_N = (x_N > box[0]) & (x_N < box[2]) & (y_N > box[1]) & (y_N < box[3])
+    if np.hypot(*(line_22[1] - line_22[0])) >= LINE_FROM_PT * pixels:
+        place_K2 = line_22[0] + np.linspace(0, 1, 12)[:, None] * (line_22[1] - line_22[0])
+        near = np.hypot(x_N[:, None] - place_K2[:, 0], y_N[:, None] - place_K2[:, 1]) < LINE_COVERS_PT * pixels
+        is_covered_N |= near.any(axis=1)
+    is_covered_N[i] = False
+    return int(is_covered_N.sum())
+
+
+def _overlap(one: Box, two: Box) -> bool:
     return one[0] < two[2] and two[0] < one[2] and one[1] < two[3] and two[1] < one[3]
 
 
-def _connect(axes: Axes, point_2: NDArray[np.float64], box: Sequence[float], pixels: float) -> None:
-    """A thin line from a point to the nearest place of its name's box."""
-    end_2 = np.array([np.clip(point_2[0], box[0], box[2]), np.clip(point_2[1], box[1], box[3])])
-    if np.hypot(*(end_2 - point_2)) < LINE_FROM_PT * pixels:
-        return
-    (x0, y0), (x1, y1) = axes.transData.inverted().transform(np.stack([point_2, end_2]))
-    axes.plot([x0, x1], [y0, y1], color=GREY, linewidth=0.4, zorder=4, scalex=False, scaley=False)
+def _line(point_2: NDArray[np.float64], box: Box) -> NDArray[np.float64]:
+    """From a point to the nearest place of its name's box."""
+    return np.stack([point_2, [np.clip(point_2[0], box[0], box[2]), np.clip(point_2[1], box[1], box[3])]])
+
+
+def _crosses(line_22: NDArray[np.float64], box: Box) -> bool:
+    """Whether any of a line lies in a box, as far as points along it tell."""
+    x_K, y_K = (line_22[0] + np.linspace(0, 1, 25)[:, None] * (line_22[1] - line_22[0])).T
+    return bool(((x_K > box[0]) & (x_K < box[2]) & (y_K > box[1]) & (y_K < box[3])).any())

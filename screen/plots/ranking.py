@@ -56,9 +56,9 @@ def ranking(hits: pl.DataFrame, title: str, q_max: float, has_counts: bool = Tru
         left.set_ylabel(strength_label(has_counts))
         position_N = _position_axis(left, drawn)
         presence_N = drawn["coverage" if needs_gene else "n_edited"].cast(pl.Float64).to_numpy()
-        there = "share of the stratum's cells that have the gene"
-        right.set_xlabel(there if needs_gene else "edited genes that were there already, mean over cells")
+        right.set_xlabel(_presence_label(needs_gene, bool(drawn["target"].str.contains("+", literal=True).any())))
         plain_axis(right.xaxis)
+        right.set_xlim(-0.04, 1.1 * float(np.max(presence_N, initial=1.0)))
         for axes, x_N in ((left, position_N), (right, presence_N)):
             _points(axes, drawn, x_N, q_max)
         key(figure, *left.get_legend_handles_labels())
@@ -70,10 +70,20 @@ def ranking(hits: pl.DataFrame, title: str, q_max: float, has_counts: bool = Tru
     return figure
 
 
+def _presence_label(needs_gene: bool, has_joint: bool) -> str:
+    if needs_gene:
+        return f"share of the stratum's cells that have the gene{'s' * has_joint}"
+    return (
+        "edited genes that were there already, mean over cells"
+        if has_joint
+        else "share of cells that had the gene already"
+    )
+
+
 def _position_axis(axes: Axes, drawn: pl.DataFrame) -> Values:
     """Where each perturbation stands on the axis of positions: a gene that no cell had behind all others."""
     axes.set_xlabel("rank position of the gene (0 = highest expressed)")
-    plain_axis(axes.xaxis)
+    plain_axis(axes.xaxis, whole=True)
     position = drawn["rank_position"].cast(pl.Float64)
     if not position.null_count():
         return position.to_numpy()
@@ -82,6 +92,8 @@ def _position_axis(axes: Axes, drawn: pl.DataFrame) -> Values:
     edge = max(last, 1.0) * 1.12
     ticks = [t for t in axes.xaxis.get_major_locator().tick_values(0, last) if 0 <= t <= last] if len(known) else []
     axes.xaxis.set_major_locator(FixedLocator([*ticks, edge]))
+    # room for names on its other side
+    axes.set_xlim(-0.04 * edge, 1.16 * edge)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: "none" if v == edge else plain(v)))
     return position.fill_null(edge).to_numpy()
 

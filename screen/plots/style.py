@@ -1,6 +1,8 @@
 """Style: how every figure looks. Sizes in millimetres, 7 point sans, colours that are told apart without seeing colour."""
 
+import textwrap
 import unicodedata
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,12 +14,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
-from matplotlib.ticker import AutoLocator, Formatter, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import AutoLocator, Formatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 SINGLE_MM, DOUBLE_MM = 89.0, 183.0
 """Widths of one and of two columns of a journal's page."""
 POINTS, TITLE_POINTS = 7.0, 8.0
 MM_PER_INCH = 25.4
+MM_PER_LETTER = 1.55
+"""Of a title, on average."""
 FONTS = ("Arial", "Helvetica", "Liberation Sans", "Nimbus Sans", "DejaVu Sans")
 """The first of these that is installed; the last comes with matplotlib, and has the letters that another lacks."""
 DOTS_PER_INCH = 300
@@ -57,6 +61,7 @@ STYLE: dict[str, Any] = {
     "xtick.major.size": 2.5,
     "ytick.major.size": 2.5,
     "lines.linewidth": 0.8,
+    "hatch.linewidth": 0.5,
     "text.parse_math": False,
     "text.usetex": False,
     "axes.unicode_minus": True,
@@ -72,7 +77,9 @@ STYLE: dict[str, Any] = {
 def styled() -> Iterator[None]:
     """What is drawn or written within it looks as STYLE says; everybody else's settings stay as they are."""
     installed = {font.name for font in fontManager.ttflist}
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # a name in a script that no installed font has: boxes in an image, the name itself in a vector file
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         # not what the user's own file says either
         matplotlib.rcdefaults()
         settings: Any = STYLE | {"font.family": [name for name in FONTS if name in installed]}
@@ -118,8 +125,11 @@ def shown(name: str, longest: int = LONGEST_NAME) -> str:
 
 
 def heading(figure: Figure, text: str) -> None:
-    """A title at the left edge of a figure."""
-    figure.suptitle(shown(text, 120), x=0.01, ha="left", fontsize=TITLE_POINTS, parse_math=False)
+    """A title at the left edge of a figure, in up to three lines."""
+    lines = textwrap.wrap(
+        shown(text, 300), int(figure.get_figwidth() * MM_PER_INCH / MM_PER_LETTER), max_lines=3, placeholder="…"
+    )
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=TITLE_POINTS, parse_math=False)
 
 
 def key(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
@@ -139,9 +149,9 @@ def plain(value: float, _: object = None) -> str:
     return text.replace("-", MINUS) if "e" not in text else text.replace("e-0", "e-").replace("e+0", "e")
 
 
-def plain_axis(axis: Any) -> None:
-    """Numbers of an axis as `plain` writes them, about five of them."""
-    axis.set_major_locator(AutoLocator())
+def plain_axis(axis: Any, whole: bool = False) -> None:
+    """Numbers of an axis as `plain` writes them, about five of them; `whole`: whole ones only."""
+    axis.set_major_locator(MaxNLocator(nbins=6, integer=True) if whole else AutoLocator())
     axis.set_major_formatter(FuncFormatter(plain))
 
 
@@ -151,7 +161,7 @@ def log_axis(axes: Axes, which: str, values: Sequence[float]) -> None:
     known = known[np.isfinite(known) & (known > 0)]
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.1, 1.0)
     getattr(axes, f"set_{which}scale")("log")
-    getattr(axes, f"set_{which}lim")(low / 1.25, high * 1.35)
+    getattr(axes, f"set_{which}lim")(low / 1.25, high * 1.6)
     axis = getattr(axes, f"{which}axis")
     axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high / low < 100 else (1.0,)))
     axis.set_minor_locator(NullLocator())

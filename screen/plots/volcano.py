@@ -45,7 +45,7 @@ def volcano(
     y_N = -np.log10(np.maximum(drawn[column].to_numpy(), LEAST_FDR)) + 0.0
     is_sure_N = (drawn[column].to_numpy() < max_fdr) & (np.abs(x_N) > min_delta)
     kinds = {
-        "unchanged": (~is_sure_N, PALE, PLAIN_MARK, 4.0),
+        "others": (~is_sure_N, PALE, PLAIN_MARK, 4.0),
         "falls": (is_sure_N & (x_N < 0), DOWN, DOWN_MARK, 9.0),
         "rises": (is_sure_N & (x_N > 0), UP, UP_MARK, 9.0),
     }
@@ -67,7 +67,7 @@ def volcano(
                     rasterized=int(chosen.sum()) > MANY_POINTS,
                 )
         largest = float(np.abs(x_N).max(initial=min_delta)) * 1.15
-        axes.set(xlim=(-largest, largest), ylim=(0, float(y_N.max(initial=1.0)) * 1.1))
+        axes.set(xlim=(-largest, largest), ylim=(0, float(y_N.max(initial=1.4)) * 1.1))
         axes.axhline(-np.log10(max_fdr), color=GREY, linewidth=0.4, linestyle=(0, (4, 3)), zorder=0)
         for edge in (-min_delta, min_delta):
             axes.axvline(edge, color=GREY, linewidth=0.4, linestyle=(0, (4, 3)), zorder=0)

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from screen.errors import ConfigError, NothingToDrawError, WriteError, nearest, some
 from screen.files import write_file
 from screen.results import views
@@ -27,7 +29,7 @@ def write_png(results: Results, folder: Path, formats: Sequence[str] = ("png",))
     ranking_MODE, heatmap_MODE, times_MODE  of the strongest site, stratum and time point of every mode
     volcano_NN_SYMBOL_MODE, cells_..., gene_sets_...  of the N_STRONGEST strongest perturbations, in order
     gene_NN_SYMBOL  what moves the genes that the strongest perturbations change most
-    Signs that a file's name should not have become `_` in names. Files that are there are replaced.
+    What a file's name should not hold is `_` in names (`safe`). Files that are there are replaced.
     Raises ConfigError for another format, WriteError where the folder cannot be written.
     """
     unknown = [f for f in formats if f not in FORMATS]
@@ -66,17 +68,18 @@ def _plots(results: Results) -> Iterator[tuple[str, Callable[[], "Figure"]]]:
 
 
 def _responding(results: Results) -> dict[str, str]:
-    """Ensembl ID -> symbol of the genes that the strongest group changes most."""
+    """Ensembl ID -> symbol of the genes that the strongest group changes most, most first."""
     groups = views.groups_of(results)
     if groups.is_empty() or not results.has_counts:
         return {}
     matrix = views.change_matrix(results, **groups.row(0, named=True), n_genes=N_GENES)
-    return dict(zip(matrix.feature_G, matrix.feature_symbol_G, strict=True))
+    largest_first = np.argsort(-np.nansum(np.square(matrix.change_PG), axis=0), kind="stable")
+    return {matrix.feature_G[g]: matrix.feature_symbol_G[g] for g in largest_first}
 
 
 def safe(text: str) -> str:
-    """A text as part of a file's name: letters, digits, `.`, `+` and `-`; whatever else becomes `_`. It never begins with a dot."""
-    kept = re.sub(r"[^A-Za-z0-9.+-]+", "_", text)[:LONGEST_PART].lstrip(".")
+    """A text as part of a file's name: letters, digits, `.`, `+` and `-`; whatever else becomes `_`, and no dot at an end."""
+    kept = re.sub(r"\.+", ".", re.sub(r"[^A-Za-z0-9.+-]+", "_", text)).strip("._")[:LONGEST_PART].rstrip("._")
     return kept or "_"
 
 

@@ -153,7 +153,7 @@ class Plotted:
 
         >>> import screen
         >>> screen.open_results("runs/demo").plot_gene("LYZ", mode="overexpress").get_suptitle()
-        'what moves LYZ, overexpress'
+        'what moves LYZ: overexpress, CD14+ Monocytes, t1'
         """
         from screen.plots.genes import gene as bars
 
@@ -166,7 +166,7 @@ class Plotted:
         symbols = rows["feature_symbol"].cast(pl.String).unique(maintain_order=True).to_list()
         parts = (("mode", ""), ("stratum", ""), ("time", "t"))
         same = [f"{t}{rows[c][0]}" for c, t in parts if rows[c].n_unique() == 1]
-        return bars(rows, f"what moves {', '.join([*symbols, *same])}")
+        return bars(rows, f"what moves {', '.join(symbols)}{': ' * bool(same)}{', '.join(same)}")
 
     def plot_gene_sets(
         self, perturbation: str, stratum: str | None = None, time: int | None = None, mode: str | None = None
