@@ -46,7 +46,7 @@ def make_cells(sizes: Sizes) -> Cells:
     popularity_G = rng.permutation(np.linspace(3.0, 0.0, n_genes))
     popularity_CG = popularity_G + rng.normal(0, 0.35, (len(stratum), n_genes))[stratum_C]
     max_len = int(LONGEST * n_genes)
-    states, expressions = {}, []
+    states, expressions, totals = {}, [], []
     obs = {STRATUM_COLUMN: label_C, DONOR_COLUMN: np.array([f"donor {d + 1}" for d in donor_C], dtype=object)}
     for state in (SOURCE, *times):
         popularity_CG = popularity_CG + rng.normal(0, 0.3, (n_cells, n_genes))
@@ -58,6 +58,7 @@ def make_cells(sizes: Sizes) -> Cells:
         )
         if state != SOURCE:
             weight_CG = np.exp(1.3 * popularity_CG + rng.normal(0, 0.3, n_genes))
+            totals.append(size_C)
             expressions.append(np.log1p(SCALE * weight_CG / weight_CG.sum(1, keepdims=True)))
     has_CG = np.zeros((n_cells, n_genes), dtype=bool)
     for c in range(n_cells):
@@ -65,6 +66,6 @@ def make_cells(sizes: Sizes) -> Cells:
     bank = TokenBank(states, tuple(f"cell {c + 1}" for c in range(n_cells)))
     return Cells(
         bank, stratum_C, tuple(stratum), donor_C, np.stack(expressions).astype(np.float32),
-        np.stack([states[t].size_factor_C for t in times]),
+        np.stack(totals),
         rng.normal(size=(len(times), n_cells, WIDTH)).astype(np.float32), has_CG, max_len,
     )  # fmt: skip

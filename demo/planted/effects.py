@@ -194,7 +194,7 @@ class PlantedEngine:
         factor_R = found.factor_C[cell_R]
         both_R = acts_R2.all(1)
         boost_R = np.where(both_R, 1 + self._boost_P[p_R], 1).astype(np.float32)
-        delta_RG = found.donor_DTG[cells.donor_C[cell_R], k] * (0.5 + np.abs(np.sin(p_R))[:, None]).astype(np.float32)
+        delta_RG: Values = found.donor_DTG[cells.donor_C[cell_R], k] * factor_R[:, None]
         for slot in (0, 1):
             at = np.flatnonzero(acts_R2[:, slot])
             gene_N = gene_R2[at, slot]

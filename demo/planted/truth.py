@@ -144,8 +144,8 @@ def _roles(sizes: Sizes, cells: Cells) -> tuple[list[Role], list[tuple[int, int,
             roles.append(Role(f"MOD{letter}{i + 1}", "module", m, sign * MODULE * (1.2 - 0.1 * i), strata, times))
     for k in range(N_SHIFT):
         for i in range(2):
-            t = times if k == 0 else times[-1:]
-            roles.append(Role(f"SHIFT{k + 1}{'ab'[i]}", "gene-set shift", len(MODULES) + k, SHIFT, strata, t))
+            when = times if k == 0 else times[-1:]
+            roles.append(Role(f"SHIFT{k + 1}{'ab'[i]}", "gene-set shift", len(MODULES) + k, SHIFT, strata, when))
     pairs = []
     for i in range(N_PAIRS):
         kind, place = INTERACTIONS[i % len(INTERACTIONS)], len(roles)

@@ -15,6 +15,7 @@ from demo.planted.truth import MODULES, N_SHIFT, plant
 from screen.config.sections import DegConfig, EnrichConfig, OutputConfig
 from screen.directory import PROVENANCE, STORE
 from screen.engine.screen import NUMERICS_VERSION
+from screen.errors import StoreError
 from screen.files import write_file
 from screen.planning.index import BankIndex
 from screen.planning.plan import order
@@ -38,7 +39,12 @@ NOTES = ("a synthetic screen: no model predicted it, and truth.json says what wa
 
 
 def build(directory: Path, sizes: Sizes, listener: Listener | None = None) -> Results:
-    """Makes a finished screen in an empty directory. The same bytes for the same sizes and directory."""
+    """Makes a finished screen. The same bytes for the same sizes and directory.
+
+    Raises StoreError where a screen is there already.
+    """
+    if (directory / STORE).exists():
+        raise StoreError(f"{directory} holds a screen already; remove it, or choose another --out")
     listener = listener or Lines(lambda text: None)
     directory.mkdir(parents=True, exist_ok=True)
     cells = make_cells(sizes)
