@@ -1,4 +1,5 @@
 # make demo   screens real cells end to end          make test   runs the tests (make test-long: the long ones)
+# make test-browser   opens pages in a headless Chromium, which it installs where it can
 # make lint   ruff, mypy, layout                     make clean-demo   removes the demo's results
 # make docs   the documentation as a site, build/site/index.html (offline)
 # make bench  edits per second, one line of JSON
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-long fuzz lint docs clean-demo demo-data demo-model bench
+.PHONY: demo test test-browser test-long fuzz lint docs clean-demo demo-data demo-model bench
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -22,11 +23,20 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) --editable '.[dev]'
 	@touch $@
 
+$(VENV)/.installed-browser: $(VENV)/.installed-dev
+	@$(PIP) --editable '.[browser]'
+	@touch $@
+
 demo: $(VENV)/.installed
 	@$(BIN)/perturbscreen run configs/demo.yaml --out runs/demo
 
 test: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest --numprocesses auto
+
+# Pages as people see them. Chromium: $PERTURBSCREEN_CHROMIUM, or one on PATH, or Debian's, which root can install.
+test-browser: $(VENV)/.installed-browser
+	@$(BIN)/python -m tests.support.chromium
+	@$(BIN)/python -m pytest tests/browser -m browser
 
 # Further combinations and whole benchmarks; then runs killed at random moments, forty times for each of two seeds.
 test-long: $(VENV)/.installed-dev
