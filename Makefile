@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-browser test-long fuzz lint docs clean-demo demo-data demo-model bench
+.PHONY: demo test test-browser test-long fuzz lint docs screenshots clean-demo demo-data demo-model bench
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -55,12 +55,18 @@ lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-# The generated pages, then the site: no network, and a broken link is an error.
+# The generated pages, then the site, where a broken link is an error, then the reports that it shows; no network.
 docs: $(VENV)/.installed-dev
 	@$(BIN)/python docs/make_configuration.py
 	@$(BIN)/python -m benchmarks.table
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+	@$(BIN)/python -m docs.make_reports
 	@echo "build/site/index.html; with its search: $(BIN)/python -m http.server --directory build/site"
+
+# The pictures of the docs, of the pages that `make docs` makes.
+screenshots: $(VENV)/.installed-browser
+	@$(BIN)/python -m tests.support.chromium
+	@$(BIN)/python -m docs.make_reports --screenshots
 
 clean-demo:
 	rm -rf runs/demo
