@@ -1,4 +1,5 @@
 # make demo   screens real cells end to end          make test   runs the tests (make test-long: the long ones)
+# make test-browser   opens pages in a headless Chromium, which it installs where it can
 # make lint   ruff, mypy, layout                     make clean-demo   removes the demo's results
 # make docs   the documentation as a site, build/site/index.html (offline)
 # make bench  edits per second, one line of JSON
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-long fuzz lint docs clean-demo demo-data demo-model bench
+.PHONY: demo test test-browser test-long fuzz lint docs screenshots clean-demo demo-data demo-model bench
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -22,11 +23,20 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) --editable '.[dev]'
 	@touch $@
 
+$(VENV)/.installed-browser: $(VENV)/.installed-dev
+	@$(PIP) --editable '.[browser]'
+	@touch $@
+
 demo: $(VENV)/.installed
 	@$(BIN)/perturbscreen run configs/demo.yaml --out runs/demo
 
 test: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest --numprocesses auto
+
+# Pages as people see them. Chromium: $PERTURBSCREEN_CHROMIUM, or one on PATH, or Debian's, which root can install.
+test-browser: $(VENV)/.installed-browser
+	@$(BIN)/python -m tests.support.chromium
+	@$(BIN)/python -m pytest tests/browser -m browser
 
 # Further combinations and whole benchmarks; then runs killed at random moments, forty times for each of two seeds.
 test-long: $(VENV)/.installed-dev
@@ -45,12 +55,18 @@ lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-# The generated pages, then the site: no network, and a broken link is an error.
+# The generated pages, then the site, where a broken link is an error, then the reports that it shows; no network.
 docs: $(VENV)/.installed-dev
 	@$(BIN)/python docs/make_configuration.py
 	@$(BIN)/python -m benchmarks.table
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+	@$(BIN)/python -m docs.make_reports
 	@echo "build/site/index.html; with its search: $(BIN)/python -m http.server --directory build/site"
+
+# The pictures of the docs, of the pages that `make docs` makes.
+screenshots: $(VENV)/.installed-browser
+	@$(BIN)/python -m tests.support.chromium
+	@$(BIN)/python -m docs.make_reports --screenshots
 
 clean-demo:
 	rm -rf runs/demo

@@ -14,7 +14,7 @@ from screen.engine.reference import ReferenceEngine
 from screen.engine.screen import Screen
 from screen.engine.unit import Progress, Unit
 from screen.files import scratch_folder
-from screen.running.summaries import summarised, with_moments
+from screen.running.summaries import Planned, summarised, with_moments
 from screen.store.reader import Block
 from screen.store.store import ScreenStore, scratch_of
 
@@ -25,7 +25,9 @@ UNITS_WAITING = 1
 class Engine(Protocol):
     """Computes units of a plan."""
 
-    screen: Screen
+    @property
+    def screen(self) -> Planned:
+        """What it computes."""
 
     def units(self, numbers: Iterable[int], progress: Progress) -> Generator[Unit, None, None]:
         """The units, in order. Raises PredictionError at the first NaN."""

@@ -2,19 +2,32 @@
 
 from collections.abc import Generator, Iterable
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.engine.screen import Screen
 from screen.engine.unit import Columns, Unit
-from screen.planning.layout import SUMMARIES
+from screen.planning.layout import SUMMARIES, Layout
+from screen.planning.plan import Plan
 from screen.planning.segments import segment_of_rows
 from screen.stats.moments import counts_of, moments_of
 from screen.stats.partial_moments import partial_moments
 
 
-def summarised(units: Iterable[Unit], screen: Screen) -> Generator[Unit, None, None]:
+class Planned(Protocol):
+    """What is known of a screen before it is computed: its items, and what is kept of them."""
+
+    @property
+    def plan(self) -> Plan:
+        """The items."""
+
+    @property
+    def layout(self) -> Layout:
+        """The arrays."""
+
+
+def summarised(units: Iterable[Unit], screen: Planned) -> Generator[Unit, None, None]:
     """The same units, in order, with `summaries/` in place of `delta/` (`keep: summaries`)."""
     controls = _Controls(screen)
     for unit in units:
@@ -22,7 +35,7 @@ def summarised(units: Iterable[Unit], screen: Screen) -> Generator[Unit, None, N
         yield replace(unit, columns=_summarise(unit, screen, controls))
 
 
-def with_moments(units: Iterable[Unit], screen: Screen, stratum_C: NDArray[np.integer]) -> Generator[Unit, None, None]:
+def with_moments(units: Iterable[Unit], screen: Planned, stratum_C: NDArray[np.integer]) -> Generator[Unit, None, None]:
     """The same units, in order, with `moments/` beside `delta/`: those of the changes as they are stored."""
     controls = _Controls(screen)
     for unit in units:
@@ -33,7 +46,7 @@ def with_moments(units: Iterable[Unit], screen: Screen, stratum_C: NDArray[np.in
 class _Controls:
     """The controls of the cells of the current unit; those of a block of cells come with its first."""
 
-    def __init__(self, screen: Screen) -> None:
+    def __init__(self, screen: Planned) -> None:
         self._plan, self._times = screen.plan, screen.layout.pred_tps
         self._cell_C = np.zeros(0, dtype=np.int64)
         self.expression: dict[int, NDArray[np.float32]] = {}
@@ -59,7 +72,7 @@ class _Controls:
         return place_R
 
 
-def _summarise(unit: Unit, screen: Screen, controls: _Controls) -> Columns:
+def _summarise(unit: Unit, screen: Planned, controls: _Controls) -> Columns:
     columns = {name: x for name, x in unit.columns.items() if not name.startswith("delta/")}
     segment_R, place_R = segment_of_rows(screen.plan, unit.rows), controls.place(unit)
     is_log1p = screen.layout.expression_scale == "log1p_cp10k"
@@ -79,7 +92,7 @@ def _summarise(unit: Unit, screen: Screen, controls: _Controls) -> Columns:
     return columns
 
 
-def _moments(unit: Unit, screen: Screen, controls: _Controls, stratum_C: NDArray[np.integer]) -> Columns:
+def _moments(unit: Unit, screen: Planned, controls: _Controls, stratum_C: NDArray[np.integer]) -> Columns:
     layout, columns = screen.layout, Columns()
     segment_R, place_R = segment_of_rows(screen.plan, unit.rows, stratum_C), controls.place(unit)
     n_segments, is_log1p = int(segment_R.max()) + 1, layout.expression_scale == "log1p_cp10k"
