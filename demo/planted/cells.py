@@ -54,7 +54,10 @@ def make_cells(sizes: Sizes) -> Cells:
         rows = [np.argsort(-x)[:n] + FIRST_TOKEN for x, n in zip(popularity_CG, n_C, strict=True)]
         size_C = rng.lognormal(8.3, 0.3, n_cells).astype(np.float32)
         states[state] = State(
-            Ragged.from_rows(rows), np.arange(n_cells), obs, size_factor_C=None if state == SOURCE else size_C
+            Ragged.from_rows(rows),
+            state * n_cells + np.arange(n_cells),
+            obs,
+            size_factor_C=None if state == SOURCE else size_C,
         )
         if state != SOURCE:
             weight_CG = np.exp(1.3 * popularity_CG + rng.normal(0, 0.3, n_genes))

@@ -57,6 +57,11 @@ def test_it_opens_like_any_other_and_says_that_nothing_predicted_it(results: scr
     assert results.store.strings("cells/source/obs/replicate").tolist()[:5] == ["donor 1"] * 4 + ["donor 2"]
 
 
+def test_it_is_exported_with_a_row_per_cell_and_time_point(results: screen.Results) -> None:
+    n_cells = results.hits.filter(target_symbol="ALL1", mode=MASK.name, time=1)["n_cells"].sum()
+    assert results.anndata("ALL1", mode=MASK.name).n_obs == 2 * n_cells
+
+
 def test_planted_hits_stand_out_where_they_were_planted_and_hardly_elsewhere(
     results: screen.Results, truth: dict[str, Any]
 ) -> None:
