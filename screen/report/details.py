@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 
 POINTS, FEWEST_POINTS = 1_000_000, 60
 """Genes of all groups that a page holds, about; of one group at least."""
+SMALLEST_FDR = 1e-300
+"""A smaller one, 0 above all, is drawn as this one."""
 MOVERS, MOST_MOVERS, FEWEST_MOVERS = 250_000, 20, 3
 """Perturbations that move a gene, of all genes and edits; of one gene by one edit at most, and at least."""
 
 
 @dataclass(frozen=True)
 class Changes:
-    """N groups of shown perturbations: their numbers (`ScreenNames.group`), and every gene's change and fdr, NaN if unknown."""
+    """N groups of shown perturbations: their numbers (`ScreenNames.group`), every gene's change and -log10 fdr, NaN if unknown."""
 
     group_N: NDArray[np.int64]
     change_NG: NDArray[np.float32]
-    fdr_NG: NDArray[np.float32]
+    log_fdr_NG: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -64,17 +66,17 @@ class _Dense:
         self._place = np.full(names.n_groups, -1, dtype=np.int32)
         self._place[self._group_N] = np.arange(len(self._group_N))
         shape = len(self._group_N), len(names.features)
-        self._change_NG, self._fdr_NG = (np.full(shape, np.nan, dtype=np.float32) for _ in range(2))
+        self._change_NG, self._log_fdr_NG = (np.full(shape, np.nan, dtype=np.float32) for _ in range(2))
 
     def take(self, rows: GeneRows) -> None:
         place_N = self._place[rows.group_N]
         at = np.flatnonzero(place_N >= 0)
         self._change_NG[place_N[at], rows.gene_N[at]] = rows.change_N[at]
-        self._fdr_NG[place_N[at], rows.gene_N[at]] = np.maximum(rows.fdr_N[at], np.float32(1e-37))
+        self._log_fdr_NG[place_N[at], rows.gene_N[at]] = -np.log10(np.maximum(rows.fdr_N[at], SMALLEST_FDR))
 
     def found(self) -> Changes:
         has_genes = np.isfinite(self._change_NG).any(1)
-        return Changes(self._group_N[has_genes], self._change_NG[has_genes], self._fdr_NG[has_genes])
+        return Changes(self._group_N[has_genes], self._change_NG[has_genes], self._log_fdr_NG[has_genes])
 
 
 class _Strongest:
@@ -137,12 +139,12 @@ def details(changes: Changes, names: "ScreenNames") -> dict[str, Any]:
     found: dict[str, Any] = {"group": changes.group_N.tolist(), "n_genes": [], "n_top": -(-2 * n // 3), "gene": []}
     found |= {"change": [], "fdr": [], "on_target": []}
     n_each = len(names.strata) * len(names.times)
-    for group, change_G, fdr_G in zip(changes.group_N.tolist(), changes.change_NG, changes.fdr_NG, strict=True):
+    for group, change_G, log_fdr_G in zip(changes.group_N.tolist(), changes.change_NG, changes.log_fdr_NG, strict=True):
         gene_K = chosen_genes(change_G, n)
         found["n_genes"].append(int(np.isfinite(change_G).sum()))
         found["gene"].append(gene_K.tolist())
         found["change"].append(rounded(change_G[gene_K], 3))
-        found["fdr"].append(rounded(-np.log10(fdr_G[gene_K]), 3))
+        found["fdr"].append(rounded(log_fdr_G[gene_K], 3))
         target = names.feature_number.get(names.targets[group // n_each])
         found["on_target"].append(None if target is None else rounded(change_G[target], 3))
     return found

@@ -96,8 +96,8 @@ def test_a_perturbations_genes_are_those_of_its_table(results: Results, data: di
 def test_every_perturbation_that_ranks_or_was_named_is_shown(results: Results, data: dict[str, Any]) -> None:
     shown = [data["perturbations"]["id"][p] for p in data["shown"]]
     assert shown == top_perturbations(results, 200, 300)
-    ranked = results.hits.drop_nulls("strength_rank")
-    assert set(shown) == set(ranked["perturbation"].to_list())
+    assert len(shown) == len(set(shown))
+    assert set(shown) >= set(results.hits.drop_nulls("strength_rank")["perturbation"].to_list())
 
 
 def test_what_moves_a_gene_is_what_the_table_says(results: Results, data: dict[str, Any]) -> None:
@@ -234,7 +234,7 @@ def test_a_damaged_table_is_named(results: Results, tmp_path: Path, damage: str)
 
 def test_a_place_that_cannot_be_written_is_said(results: Results, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(WriteError, match="cannot write .*--out"):
+    with pytest.raises(WriteError, match=r"cannot write .*--out"):
         write_report(results, tmp_path / "file" / "page.html")
 
 
@@ -248,14 +248,13 @@ def test_run_ends_with_the_page_and_new_tables_with_a_new_one(
     [session] = [json.loads(line) for line in (out / "sessions.jsonl").read_text().splitlines()]
     assert session["edits"] == sum(b.n_items for b in open_results(out).store.blocks)
     assert f"{session['edits']:,} edits in" in Page(before.decode()).words
-    assert main(["deg", str(out), "--top", "5"]) == 0
-    assert (out / "report.html").read_bytes() != before
-    assert {len(genes) for genes in Page((out / "report.html").read_text()).data["details"]["gene"]} == {5}
     # nothing is computed, and nothing changes
-    before = (out / "report.html").read_bytes()
     assert main(["run", str(config), "--out", str(out)]) == 0
     assert (out / "report.html").read_bytes() == before
     assert len((out / "sessions.jsonl").read_text().splitlines()) == 1
+    assert main(["deg", str(out), "--top", "5"]) == 0
+    assert (out / "report.html").read_bytes() != before
+    assert {len(genes) for genes in Page((out / "report.html").read_text()).data["details"]["gene"]} == {5}
 
 
 def test_without_a_table_of_genes_the_rest_is_there(tmp_path: Path) -> None:
