@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
-from matplotlib.figure import Figure
 
 from screen.plots.ranking import SHIFT
 from screen.plots.style import (
@@ -12,6 +11,7 @@ from screen.plots.style import (
     MANY_POINTS,
     SERIES,
     SINGLE_MM,
+    PaperFigure,
     heading,
     key,
     names_on,
@@ -27,7 +27,7 @@ SPREAD = 0.7
 
 def cells(
     rows: pl.DataFrame, title: str, strata: Sequence[str], times: Sequence[int], has_counts: bool = True
-) -> Figure:
+) -> PaperFigure:
     """A point per cell at its strength (without counts: embedding shift), strata below one another, a bar at the median.
 
     rows  as of `Results.cells`, of one perturbation; strata, times  in the order in which they are shown

@@ -2,13 +2,13 @@
 
 import numpy as np
 import polars as pl
-from matplotlib.figure import Figure
 
 from screen.plots.style import (
     DARK,
     DOWN,
     SINGLE_MM,
     UP,
+    PaperFigure,
     heading,
     names_on,
     new_figure,
@@ -19,7 +19,7 @@ from screen.plots.style import (
 BAR_MM, FRAME_MM = 3.6, 22.0
 
 
-def gene(movers: pl.DataFrame, title: str) -> Figure:
+def gene(movers: pl.DataFrame, title: str) -> PaperFigure:
     """A bar per row of `Results.movers`, the largest change above; lines are two standard errors either way.
 
     A bar's name is the perturbation's symbol, with the mode, site, stratum and time point where rows differ in these.
