@@ -17,6 +17,7 @@ from screen.plots.style import (
     names_on,
     new_figure,
     plain_axis,
+    shown,
     styled,
 )
 
@@ -60,7 +61,9 @@ def cells(
         many = len(times) > 1
         n_cells = [rows.filter(stratum=s, time=t).height for s, t in places]
         at_time = [f", t{t}" if many else "" for _, t in places]
-        names_on(axes, "y", [f"{s}{t} ({n:,})" for (s, _), t, n in zip(places, at_time, n_cells, strict=True)])
+        names_on(
+            axes, "y", [f"{shown(s, 30)}{t} ({n:,})" for (s, _), t, n in zip(places, at_time, n_cells, strict=True)]
+        )
         axes.set(ylim=(len(places) - 0.4, -0.6))
         axes.set_xlim(left=0)
         plain_axis(axes.xaxis)
