@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
-from matplotlib.figure import Figure
 
 from screen.plots.ranking import SHIFT
 from screen.plots.style import (
@@ -12,11 +11,13 @@ from screen.plots.style import (
     MANY_POINTS,
     SERIES,
     SINGLE_MM,
+    PaperFigure,
     heading,
     key,
     names_on,
     new_figure,
     plain_axis,
+    shown,
     styled,
 )
 
@@ -27,7 +28,7 @@ SPREAD = 0.7
 
 def cells(
     rows: pl.DataFrame, title: str, strata: Sequence[str], times: Sequence[int], has_counts: bool = True
-) -> Figure:
+) -> PaperFigure:
     """A point per cell at its strength (without counts: embedding shift), strata below one another, a bar at the median.
 
     rows  as of `Results.cells`, of one perturbation; strata, times  in the order in which they are shown
@@ -60,7 +61,9 @@ def cells(
         many = len(times) > 1
         n_cells = [rows.filter(stratum=s, time=t).height for s, t in places]
         at_time = [f", t{t}" if many else "" for _, t in places]
-        names_on(axes, "y", [f"{s}{t} ({n:,})" for (s, _), t, n in zip(places, at_time, n_cells, strict=True)])
+        names_on(
+            axes, "y", [f"{shown(s, 30)}{t} ({n:,})" for (s, _), t, n in zip(places, at_time, n_cells, strict=True)]
+        )
         axes.set(ylim=(len(places) - 0.4, -0.6))
         axes.set_xlim(left=0)
         plain_axis(axes.xaxis)

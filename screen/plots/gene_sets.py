@@ -2,7 +2,6 @@
 
 import numpy as np
 import polars as pl
-from matplotlib.figure import Figure
 
 from screen.plots.style import (
     DARK,
@@ -12,6 +11,7 @@ from screen.plots.style import (
     GREY,
     UP,
     UP_MARK,
+    PaperFigure,
     heading,
     key,
     names_on,
@@ -24,7 +24,7 @@ from screen.plots.style import (
 LINE_MM, FRAME_MM = 4.0, 26.0
 
 
-def gene_sets(scores: pl.DataFrame, title: str, q_max: float, n: int = 20) -> Figure:
+def gene_sets(scores: pl.DataFrame, title: str, q_max: float, n: int = 20) -> PaperFigure:
     """The n sets that are shifted farthest, up and down apart; filled where q is below `q_max`.
 
     scores  rows of the table "scores" of gene sets, of one perturbation, stratum and time point

@@ -4,10 +4,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from screen.plots.style import DIVERGING, DOUBLE_MM, MISSING, heading, names_on, new_figure, plain_axis, shown, styled
+from screen.plots.style import (
+    DIVERGING,
+    DOUBLE_MM,
+    MISSING,
+    PaperFigure,
+    heading,
+    names_on,
+    new_figure,
+    plain_axis,
+    shown,
+    styled,
+)
 
 ROW_MM, FRAME_MM, MM_PER_LETTER = 2.9, 28.0, 1.5
 CLIPPED = 0.98
@@ -16,7 +26,9 @@ MARKED = 0.5
 """Falls by more than this share of the colours' range have a dash, which a grey print shows."""
 
 
-def heatmap(change_PG: NDArray[np.float64], perturbation_P: Sequence[str], gene_G: Sequence[str], title: str) -> Figure:
+def heatmap(
+    change_PG: NDArray[np.float64], perturbation_P: Sequence[str], gene_G: Sequence[str], title: str
+) -> PaperFigure:
     """Mean changes as colours, symmetric around white; a dash marks strong falls, light grey what the table of genes lacks."""
     known = np.abs(change_PG[np.isfinite(change_PG)])
     limit = float(np.quantile(known, CLIPPED)) if known.size else 0.0

@@ -3,7 +3,6 @@
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 from numpy.typing import NDArray
 
@@ -19,6 +18,7 @@ from screen.plots.style import (
     PALE,
     PLAIN,
     PLAIN_MARK,
+    PaperFigure,
     heading,
     key,
     log_axis,
@@ -38,7 +38,7 @@ def strength_label(has_counts: bool) -> str:
     return STRENGTH if has_counts else SHIFT
 
 
-def ranking(hits: pl.DataFrame, title: str, q_max: float, has_counts: bool = True, n_named: int = 12) -> Figure:
+def ranking(hits: pl.DataFrame, title: str, q_max: float, has_counts: bool = True, n_named: int = 12) -> PaperFigure:
     """Strength against rank position and, beside it, against presence; hits (q below `q_max`), or the strongest, are named.
 
     hits  rows of the ranking, of one mode, site, stratum and time point; those without a strength above 0 are not drawn

@@ -2,7 +2,6 @@
 
 import numpy as np
 import polars as pl
-from matplotlib.figure import Figure
 
 from screen.plots.labels import name_points
 from screen.plots.ranking import strength_label
@@ -14,6 +13,7 @@ from screen.plots.style import (
     PLAIN,
     PLAIN_MARK,
     SINGLE_MM,
+    PaperFigure,
     heading,
     key,
     log_axis,
@@ -24,7 +24,7 @@ from screen.plots.style import (
 
 def times(
     hits: pl.DataFrame, title: str, first: int, second: int, has_counts: bool = True, n_named: int = 10
-) -> Figure:
+) -> PaperFigure:
     """Strength at one time point (across) and another (up); on the line nothing changes. The strongest at either are named.
 
     hits  rows of the ranking, of one mode, site and stratum; perturbations without a strength at both are not drawn

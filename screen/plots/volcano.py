@@ -2,7 +2,6 @@
 
 import numpy as np
 import polars as pl
-from matplotlib.figure import Figure
 
 from screen.plots.labels import name_points
 from screen.plots.style import (
@@ -16,6 +15,7 @@ from screen.plots.style import (
     SINGLE_MM,
     UP,
     UP_MARK,
+    PaperFigure,
     heading,
     key,
     new_figure,
@@ -34,7 +34,7 @@ def volcano(
     n_named: int = 12,
     max_fdr: float = DEG_FDR,
     min_delta: float = DEG_MIN_DELTA,
-) -> Figure:
+) -> PaperFigure:
     """Mean change against -log10 of `column` ("fdr" or "p_value"); the genes that change most, rises and falls in turn, named.
 
     genes  rows of the table of genes, of one perturbation, stratum and time point; those without a value are not drawn

@@ -15,7 +15,7 @@ from screen.results import views
 from screen.results.results import Results
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from screen.plots.style import PaperFigure
 
 FORMATS = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 """What can be written -> what is left out of the file, so that the same screen gives the same bytes."""
@@ -46,7 +46,7 @@ def write_png(results: Results, folder: Path, formats: Sequence[str] = ("png",))
     return written
 
 
-def _plots(results: Results) -> Iterator[tuple[str, Callable[[], "Figure"]]]:
+def _plots(results: Results) -> Iterator[tuple[str, Callable[[], "PaperFigure"]]]:
     """Name and drawing of each, where the screen holds what it takes; some have nothing to show all the same."""
     modes = list(dict.fromkeys(views.groups_of(results)["mode"].to_list()))
     for mode in modes:
@@ -83,7 +83,7 @@ def safe(text: str) -> str:
     return kept or "_"
 
 
-def _write(figure: "Figure", path: Path, form: str) -> Path:
+def _write(figure: "PaperFigure", path: Path, form: str) -> Path:
     file = io.BytesIO()
     figure.savefig(file, format=form, metadata=FORMATS[form])
     try:

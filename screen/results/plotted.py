@@ -13,8 +13,7 @@ from screen.stats.hits import KEY
 from screen.store.find import find
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+    from screen.plots.style import PaperFigure
     from screen.results.results import Results
 
 
@@ -30,7 +29,7 @@ class Plotted:
     def _all(self) -> Results:
         return cast("Results", self)
 
-    def plot_ranking(self, mode: str | None = None, stratum: str | None = None, time: int | None = None) -> Figure:
+    def plot_ranking(self, mode: str | None = None, stratum: str | None = None, time: int | None = None) -> PaperFigure:
         """Strength of every ranked perturbation of a group against its gene's rank position, and against presence.
 
         Grey squares are null perturbations; diamonds, with names, stand out (q < 0.1); where none does, the strongest are named.
@@ -52,7 +51,7 @@ class Plotted:
 
     def plot_volcano(
         self, perturbation: str, stratum: str | None = None, time: int | None = None, mode: str | None = None
-    ) -> Figure:
+    ) -> PaperFigure:
         """Mean change of every gene by one perturbation against -log10 of its false discovery rate.
 
         Predictions have no noise: a tiny change can be sure. Look across first, then up.
@@ -79,7 +78,7 @@ class Plotted:
             )
         return volcano(genes, title)
 
-    def plot_heatmap(self, mode: str | None = None, stratum: str | None = None, time: int | None = None) -> Figure:
+    def plot_heatmap(self, mode: str | None = None, stratum: str | None = None, time: int | None = None) -> PaperFigure:
         """The 30 strongest perturbations of a group against the 40 genes that they change most, clustered.
 
         >>> import screen
@@ -102,7 +101,7 @@ class Plotted:
 
     def plot_cells(
         self, perturbation: str, stratum: str | None = None, time: int | None = None, mode: str | None = None
-    ) -> Figure:
+    ) -> PaperFigure:
         """How strongly every cell answers one perturbation: a strip per stratum and time point, a bar at the median.
 
         >>> import screen
@@ -121,7 +120,7 @@ class Plotted:
 
     def plot_times(
         self, mode: str | None = None, stratum: str | None = None, first: int | None = None, second: int | None = None
-    ) -> Figure:
+    ) -> PaperFigure:
         """Strength of every perturbation of a group at one time point against another; without saying which, first and last.
 
         >>> import screen
@@ -148,7 +147,7 @@ class Plotted:
 
     def plot_gene(
         self, gene: str, stratum: str | None = None, time: int | None = None, mode: str | None = None, n: int = 20
-    ) -> Figure:
+    ) -> PaperFigure:
         """What moves a gene: the n perturbations that change it most, as bars; `movers` is the table.
 
         >>> import screen
@@ -170,7 +169,7 @@ class Plotted:
 
     def plot_gene_sets(
         self, perturbation: str, stratum: str | None = None, time: int | None = None, mode: str | None = None
-    ) -> Figure:
+    ) -> PaperFigure:
         """The gene sets that one perturbation shifts farthest, beside what null perturbations do to the same sets.
 
         >>> import screen
@@ -215,9 +214,8 @@ class Plotted:
             **wanted
         )
         if rows.is_empty():
-            raise NothingToDrawError(
-                f'no cell{"".join(f", {k} {v}" for k, v in wanted.items())} allows "{perturbation}"; `.coverage` says why not'
-            )
+            where = f" ({', '.join(f'{k} {v}' for k, v in wanted.items())})" if wanted else ""
+            raise NothingToDrawError(f'no cell{where} allows "{perturbation}"; `.coverage` says why not')
         ranked = rows.drop_nulls("strength_rank")
         return (rows if ranked.is_empty() else ranked).row(0, named=True)
 

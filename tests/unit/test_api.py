@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import operator
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ NAMES = {
     "load_config", "plan", "run", "open_results", "Results", "ScreenConfig", "ScreenStore", "Perturbation", "ModelAdapter",
     "ScreenError", "write_report",
 }  # fmt: skip
+PLOTS = [f"Results.{name}" for name in dir(screen.Results) if name.startswith("plot_")]
 NEEDS_TORCH = {"load_config", "plan", "run", "ModelAdapter"}
 IMPORT_S = 0.1
 TIMED = """
@@ -53,7 +55,7 @@ def test_importing_takes_no_time_and_no_torch() -> None:
     found = [fresh(TIMED) for _ in range(3)]
     # the best of three: others work on this machine too
     assert min(float(words[0]) for words in found) < IMPORT_S
-    assert not {"torch", "numpy", "polars", "zarr", "pydantic"} & set(found[0])
+    assert not {"torch", "numpy", "polars", "zarr", "pydantic", "matplotlib"} & set(found[0])
 
 
 def test_eleven_names_are_public_and_an_editor_sees_the_same_ones() -> None:
@@ -77,7 +79,7 @@ def test_no_package_hides_a_name() -> None:
 
 @pytest.mark.parametrize("name", sorted(NAMES - NEEDS_TORCH))
 def test_what_reads_a_finished_screen_needs_no_torch(name: str) -> None:
-    assert "torch" not in fresh(f"import screen, sys; screen.{name}; print(*sys.modules)")
+    assert not {"torch", "matplotlib"} & set(fresh(f"import screen, sys; screen.{name}; print(*sys.modules)"))
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +92,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", sorted(NAMES))
+@pytest.mark.parametrize("name", sorted([*NAMES, *PLOTS]))
 def test_the_examples_of_every_name_run(demo: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(demo)
-    thing = getattr(screen, name)
+    thing = operator.attrgetter(name)(screen)
     examples = doctest.DocTestFinder(recurse=False).find(thing, name, globs={})[0]
     assert len(examples.examples) > 1
     options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -198,8 +198,10 @@ def test_bars_are_the_changes_and_names_tell_rows_apart() -> None:
     figure = gene(movers(), "one")
     assert [p.get_width() for p in figure.axes[0].patches] == [0.5, -0.4, 0.1]  # type: ignore[attr-defined]
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == bar_names(movers())
-    assert bar_names(movers()) == ["a, S", "b (random gene), S", "b, R"]
+    assert bar_names(movers()) == ["a, S", "b (random), S", "b, R"]
     assert bar_names(movers().head(1)) == ["a"]
+    long = movers().with_columns(stratum=pl.Series(["monocytes of blood", "monocytes of marrow", "T cells"]))
+    assert [round(gene(m, "one").get_figwidth() * MM_PER_INCH) for m in (movers(), long)] == [89, 183]
 
 
 @pytest.mark.parametrize("has_null", [True, False])
