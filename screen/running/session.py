@@ -17,8 +17,8 @@ from screen.engine.screen import Screen
 from screen.engine.unit import Progress
 from screen.errors import CellError
 from screen.results.results import Results, open_results
-from screen.running.described import described_plan, notes_of
 from screen.running.cluster.handoff import write_handoff
+from screen.running.described import described_plan, notes_of
 from screen.running.listener import Listener
 from screen.running.preflight import disk_bytes
 from screen.running.prepare import prepare
