@@ -96,5 +96,5 @@ def _session(session: dict[str, Any]) -> str:
     padding = session["padding"] / max(session["tokens"], 1)
     return (
         f"{session['edits']:,} edits in {seconds:,.1f} s: {session['edits'] / seconds:,.1f} edits/s, "
-        f"{session['tokens'] / seconds:,.0f} tokens/s, {padding:.1%} padding ({session['started']})"
+        f"{session['tokens'] / seconds:,.0f} tokens/s, {padding:.1%} padding ({session.get('started', 'at an unknown time')})"
     )

@@ -2,6 +2,9 @@
 
 import base64
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +13,8 @@ import numpy as np
 import polars as pl
 
 from screen import __version__
-from screen.directory import REPORT
-from screen.errors import RequestError, WriteError
+from screen.directory import REPORT, STAMP
+from screen.errors import RequestError, StoreError, WriteError
 from screen.files import holds, write_file
 from screen.report.cautions import cautions
 from screen.report.details import changes_and_movers, details, movers_json
@@ -68,31 +71,39 @@ def page(results: "Results") -> str:
     """The page as HTML. Raises as `write_report`."""
     from jinja2 import Environment, StrictUndefined
 
-    library, script, data = _plotly(), _script(), page_data(results)
+    (library, packed_library), script = _plotly(), _script()
+    with _damages(results):
+        words, data = _words(results), packed(page_data(results))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    hits, shifted = results.hits, results.shifted
-    ranked = hits.drop_nulls("strength_rank")
     return environment.from_string(_asset("page.html")).render(
-        name=results.directory.absolute().name,
-        directory=str(results.directory),
-        answer=standing_out(ranked, results.has_counts),
-        answer_sets=None if shifted is None or shifted.is_empty() else gene_sets_shifted(shifted),
-        tiles=_tiles(results),
-        cautions=cautions(results),
-        facts=facts(results),
-        notes=[str(n) for n in results.provenance.get("notes", [])],
-        unscreened=[(r["target_symbol"], r["perturbation"]) for r in results.unscreened.head(50).iter_rows(named=True)],
-        first=_first(ranked),
-        has_counts=results.has_counts,
-        has_gene_sets=results.has_gene_sets,
-        stands_out=STANDS_OUT,
+        **words,
         version=__version__,
         css=_asset("page.css"),
         policy=_policy(script, library),
-        library=packed_text(library),
-        data=packed(data),
+        library=packed_library,
+        data=data,
         script=script,
     )
+
+
+def _words(results: "Results") -> dict[str, Any]:
+    """What the page says without scripts."""
+    ranked, shifted = results.hits.drop_nulls("strength_rank"), results.shifted
+    return {
+        "name": results.directory.absolute().name,
+        "directory": str(results.directory),
+        "answer": standing_out(ranked, results.has_counts),
+        "answer_sets": None if shifted is None or shifted.is_empty() else gene_sets_shifted(shifted),
+        "tiles": _tiles(results),
+        "cautions": cautions(results),
+        "facts": facts(results),
+        "notes": [str(n) for n in results.provenance.get("notes", [])],
+        "unscreened": results.unscreened.head(50).select("target_symbol", "perturbation").rows(),
+        "first": _first(ranked),
+        "has_counts": results.has_counts,
+        "has_gene_sets": results.has_gene_sets,
+        "stands_out": STANDS_OUT,
+    }
 
 
 def page_data(results: "Results") -> dict[str, Any]:
@@ -157,12 +168,28 @@ def _script() -> str:
     return f'(async () => {{\n"use strict";\n{parts}\n}})();'
 
 
-def _plotly() -> str:
+@cache
+def _plotly() -> tuple[str, str]:
+    """(the library that draws, the same compressed)."""
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise ReportError("the report draws with plotly, which is not installed; pip install plotly") from error
-    return str(get_plotlyjs())
+    library = str(get_plotlyjs())
+    return library, packed_text(library)
+
+
+@contextmanager
+def _damages(results: "Results") -> Iterator[None]:
+    """What goes wrong with tables that can be read, but are not this screen's, as a StoreError."""
+    try:
+        yield
+    except (ArithmeticError, LookupError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        reason = str(error).partition("\n")[0]
+        raise StoreError(
+            f"the tables of {results.directory} are not those of its store ({type(error).__name__}: {reason}); remove "
+            f"{results.directory / STAMP}, then `perturbscreen deg {results.directory}` makes them again"
+        ) from error
 
 
 def _policy(*scripts: str) -> str:

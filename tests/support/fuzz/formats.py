@@ -201,12 +201,13 @@ def _other_parquet(path: Path, rng: random.Random) -> str:
 
 
 def _read_store(folder: Path) -> None:
-    """status, verify, deg and export, each with exit code 0, 1 or 2 and in words of our own."""
+    """status, verify, deg, export and report, each with exit code 0, 1 or 2 and in words of our own."""
     for out in sorted(p for p in folder.iterdir() if p.is_dir()):
         whole = [str(out), "--h5ad", str(folder / "x.h5ad")]
         first = said(["status", str(out)]), said(["verify", str(out)])
         rest = said(["deg", str(out), "--top", "3"]), said(["export", *whole])
-        for code, text in (*first, *rest):
+        page = said(["report", str(out), "--out", str(folder / "page.html")])
+        for code, text in (*first, *rest, page):
             if code not in (0, 1, 2):
                 raise WrongError(f"exit code {code}: {text}")
             if "Traceback" in text or "Run again with --debug" in text:

@@ -232,6 +232,27 @@ def test_a_damaged_table_is_named(results: Results, tmp_path: Path, damage: str)
     assert not (copied / "report.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("hits", pl.lit("src:mask:OTHER").alias("perturbation")),
+        ("hits", pl.lit("nowhere").alias("stratum")),
+        ("hits", pl.lit(9, pl.Int8).alias("time")),
+        ("hits", pl.lit("strong").alias("strength")),
+        ("hits", pl.lit(None).alias("perturbation")),
+        ("enrichment/scores", pl.lit("nowhere").alias("stratum")),
+    ],
+)
+def test_a_table_of_another_screen_is_refused(
+    results: Results, tmp_path: Path, name: str, change: pl.Expr, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(results.directory, tmp_path / "copy")
+    path = tmp_path / "copy" / f"{name}.parquet"
+    pl.read_parquet(path).with_columns(change).write_parquet(path)
+    assert main(["report", str(tmp_path / "copy")]) == 2
+    assert "perturbscreen deg" in capsys.readouterr().err
+
+
 def test_a_place_that_cannot_be_written_is_said(results: Results, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError, match=r"cannot write .*--out"):
