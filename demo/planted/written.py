@@ -85,7 +85,7 @@ def _create(screen: PlantedScreen, directory: Path, sets: Path) -> ScreenStore:
         "perturbscreen": "planted", "notes": list(NOTES),
         "view": {
             "var_list": output.var_list, "export_batch_size": output.export_batch_size, "strata": output.strata,
-            "min_cells": output.min_cells, "deg": deg.model_dump(), "enrich": view_of_gene_sets(enrich), "named": [],
+            "min_cells": output.min_cells, "deg": deg.recorded(), "enrich": view_of_gene_sets(enrich), "named": [],
         },
     }  # fmt: skip
     attributes = {

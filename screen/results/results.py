@@ -1,7 +1,7 @@
 """Results: a finished screen, by its directory: the only place that reads what `run` wrote there."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,14 @@ import polars as pl
 from screen.directory import COVERAGE, GENE_SETS, GENES, HITS, PARTS, RANKED, SCORES, SESSIONS, STAMP, STORE, TARGETS
 from screen.directory import described as described_files
 from screen.errors import ConfigError, RequestError, StoreError, nearest, some
+from screen.results import times as by_time
 from screen.results import views
 from screen.results.plotted import Plotted
 from screen.results.sentences import described_results
+from screen.stats.again import analysis
 from screen.stats.deg import Names
-from screen.stats.tables import described_view, read_table
+from screen.stats.groups import Strata
+from screen.stats.tables import described_view, read_table, strata_of
 from screen.store.find import find
 from screen.store.store import ScreenStore
 
@@ -23,15 +26,20 @@ GENE_SET_TABLES = {"scores": SCORES, "changed": f"{GENE_SETS}/{PARTS}", "targets
 """What the tables of gene sets are called here -> their files."""
 
 
-def open_results(directory: str | Path) -> "Results":
+def open_results(directory: str | Path, name: str | None = None) -> "Results":
     """The results of a finished screen, by the directory that `run` wrote. Reads no table yet, and needs no torch.
 
-    Raises StoreError where there is no screen, or one that is not finished: it says how far it is.
+    name  of an analysis that `perturbscreen deg DIR --name NAME` made: its tables, in place of the first ones
+    Raises StoreError where there is no screen or analysis, or a screen that is not finished: it says how far it is.
 
     >>> import screen
     >>> results = screen.open_results("runs/demo")
     >>> results.hits.columns[:4]
     ['strength_rank', 'perturbation', 'target', 'target_symbol']
+    >>> results.analyses
+    ['first_five']
+    >>> screen.open_results("runs/demo", name="first_five").coverage["n_stratum"].unique().to_list()
+    [5]
     """
     directory = Path(directory)
     store = ScreenStore.open(directory / STORE)
@@ -45,7 +53,11 @@ def open_results(directory: str | Path) -> "Results":
             f"{directory} has every result, but its tables are not whole; `perturbscreen deg {directory}` or the same "
             "`perturbscreen run` makes them"
         )
-    return Results(directory, store)
+    if name is None:
+        return Results(directory, store)
+    view = analysis.recorded(directory, name)
+    analysis.check_results(store, directory, name)
+    return Results(directory, store, view)
 
 
 class Results(Plotted):
@@ -72,6 +84,12 @@ class Results(Plotted):
     ['stratum', 'time', 'cell', 'cell_idx']
     >>> results.gene_sets("CCL2", mode="mask").columns[7:10]
     ['collection', 'gene_set', 'n_set']
+    >>> results.wide().filter(target_symbol="CCL2", mode="mask").select("strength_rank_t1", "n_cells_t1").rows()
+    [(2, 3)]
+    >>> results.compared("CCL2")
+    Traceback (most recent call last):
+    ...
+    screen.errors.StoreError: no time points were compared in runs/demo; it has one time point, 1
     >>> results.coverage.filter(perturbation="src:mask:ENSG00000108691").select("n_screened", "n_absent").rows()
     [(3, 5)]
     >>> results.provenance["decided"]["precision"]
@@ -80,10 +98,26 @@ class Results(Plotted):
     ['CCL2']
     """
 
-    def __init__(self, directory: Path, store: ScreenStore) -> None:
+    def __init__(self, directory: Path, store: ScreenStore, view: Mapping[str, Any] | None = None) -> None:
         self.directory = directory
         self.store = store
         """Every prediction and change as they are stored, opened to be read."""
+        self.view: Mapping[str, Any] = store.provenance["view"] if view is None else view
+        """How the tables present the results: the recorded settings."""
+        self.name: str | None = None if view is None else view["name"]
+        """Of the analysis; None for the first tables."""
+        self.tables = directory if self.name is None else analysis.place(directory, self.name)
+        """The folder that the tables lie in."""
+
+    @property
+    def asked_by(self) -> str:
+        """What `perturbscreen deg` is given to make these tables again."""
+        return str(self.directory) if self.name is None else f"{self.directory} --name {self.name}"
+
+    @property
+    def analyses(self) -> list[str]:
+        """Names of the tables that were asked for later, each opened by `screen.open_results(DIR, name=...)`."""
+        return analysis.names(self.directory)
 
     @cached_property
     def hits(self) -> pl.DataFrame:
@@ -95,7 +129,7 @@ class Results(Plotted):
         """What became of every cell: a row per perturbation and stratum, numbers of cells.
 
         n_stratum = n_screened + n_absent (gene not expressed) + n_truncated (beyond the model's longest row) + n_emptied
-        (nothing left to predict from).
+        (nothing left to predict from). Of an analysis, a reason is null where the store does not tell which cells it was.
         """
         return self._read(COVERAGE)
 
@@ -120,6 +154,11 @@ class Results(Plotted):
         """Groups of cells, by `output.strata`; ["all"] without."""
         return self.coverage["stratum"].unique(maintain_order=True).to_list()
 
+    @cached_property
+    def cell_strata(self) -> Strata:
+        """The group of each cell, by number; -1 for a cell that is in none."""
+        return strata_of(self.store, self.view["strata"], None, self.view.get("where"))
+
     @property
     def times(self) -> list[int]:
         """Time points that are read out; [0] for the source itself."""
@@ -133,17 +172,17 @@ class Results(Plotted):
     @property
     def min_cells(self) -> int:
         """A perturbation in fewer cells has no rank."""
-        return int(self.store.provenance["view"]["min_cells"])
+        return int(self.view["min_cells"])
 
     @property
     def settings(self) -> str:
         """How the tables present the results, in words."""
-        return described_view(self.store.provenance["view"])
+        return described_view(self.view)
 
     @property
     def files(self) -> str:
         """What the directory holds, in a line."""
-        return described_files(self.directory, self.has_counts, self.has_gene_sets)
+        return described_files(self.tables, self.has_counts, self.has_gene_sets)
 
     @property
     def unscreened(self) -> pl.DataFrame:
@@ -153,7 +192,9 @@ class Results(Plotted):
         asked = pl.DataFrame({"perturbation": names.id.tolist(), "target_symbol": names.symbol.tolist()}).filter(
             names.must_screen
         )
-        total = self.coverage.group_by("perturbation").agg(pl.col("n_screened", *numbers).sum())
+        # of an analysis not every number may be known
+        tallies = [pl.when(pl.col(n).null_count() == 0).then(pl.col(n).sum()).alias(n) for n in numbers]
+        total = self.coverage.group_by("perturbation").agg(pl.col("n_screened").sum(), *tallies)
         lost = total.filter(n_screened=0).drop("n_screened")
         return asked.join(lost, on="perturbation", maintain_order="left")
 
@@ -174,7 +215,7 @@ class Results(Plotted):
         what is; StoreError for a screen without counts.
         """
         self.check_counts()
-        return self._collect(f"{GENES}/{PARTS}", perturbation, stratum, time, mode)
+        return self.rows_of(f"{GENES}/{PARTS}", perturbation, stratum, time, mode)
 
     def movers(
         self, gene: str, stratum: str | None = None, time: int | None = None, mode: str | None = None, n: int = 20
@@ -219,10 +260,34 @@ class Results(Plotted):
         if time is not None and time not in self.times:
             raise ConfigError(f"no time point {time}; there are {some(self.times, 20)}")
 
+    def wide(self, table: str = "hits") -> pl.DataFrame:
+        """The time points side by side: a row per perturbation and stratum, in the order of `hits`.
+
+        table  "hits": strength_rank, strength, null_z, q_value, n_deg and n_cells, each as `..._t1`, `..._t2`;
+               "gene_sets": a row per set as well, with score, null_z and q_value; null where a set has no row at a time point
+        Raises ConfigError for another table, StoreError where no gene sets were tested.
+        """
+        return by_time.wide(self, table)
+
+    def compared(
+        self,
+        perturbation: str | None = None,
+        stratum: str | None = None,
+        times: tuple[int, int] | None = None,
+        mode: str | None = None,
+    ) -> pl.DataFrame:
+        """What differs between time points: a row per gene, perturbation, stratum and pair; `screen.stats.times.rows.pair_schema`.
+
+        `mean_delta` is the mean over cells of the change at `time` minus the same cell's at `time_before`.
+        times  one pair (before, after) only; the other arguments are those of `differential`
+        Raises StoreError where no time points were compared, otherwise as `differential`.
+        """
+        return by_time.compared(self, perturbation, stratum, times, mode)
+
     @property
     def has_gene_sets(self) -> bool:
         """Whether gene sets were tested."""
-        return (self.directory / SCORES).is_file()
+        return (self.tables / SCORES).is_file()
 
     def gene_sets(
         self,
@@ -245,13 +310,13 @@ class Results(Plotted):
             )
         if not self.has_gene_sets:
             raise StoreError(
-                f"no gene sets were tested in {self.directory}; `perturbscreen deg {self.directory} --gene-sets FILE.gmt` does"
+                f"no gene sets were tested in {self.tables}; `perturbscreen deg {self.asked_by} --gene-sets FILE.gmt` does"
             )
-        if table == "ranked" and not (self.directory / RANKED).is_file():
-            raise StoreError(f"no running-sum tests were asked for in {self.directory}; `enrich: {{ranked: N}}` does")
+        if table == "ranked" and not (self.tables / RANKED).is_file():
+            raise StoreError(f"no running-sum tests were asked for in {self.tables}; `enrich: {{ranked: N}}` does")
         if table == "targets" and perturbation is not None:
             raise ConfigError('the table "targets" is of no single perturbation; leave it out, or take another table')
-        return self._collect(GENE_SET_TABLES[table], perturbation, stratum, time, mode)
+        return self.rows_of(GENE_SET_TABLES[table], perturbation, stratum, time, mode)
 
     @cached_property
     def shifted(self) -> pl.DataFrame | None:
@@ -279,22 +344,23 @@ class Results(Plotted):
         try:
             return "\n".join(described_results(self))
         except RequestError as error:
-            return f"Results of {self.directory}: {error}"
+            return f"Results of {self.tables}: {error}"
 
     def _read(self, name: str) -> pl.DataFrame:
         try:
-            return read_table(self.directory / name)
+            return read_table(self.tables / name)
         except (OSError, ValueError) as error:
             raise self._damaged(name, error) from error
 
     def _damaged(self, name: str, error: Exception) -> StoreError:
-        reason, command = str(error).partition("\n")[0], "run CONFIG --out" if name == COVERAGE else "deg"
+        reason = str(error).partition("\n")[0]
+        is_first = name == COVERAGE and self.name is None
+        command = f"run CONFIG --out {self.directory}" if is_first else f"deg {self.asked_by}"
         return StoreError(
-            f"cannot read {self.directory / name} ({reason}); remove it, then `perturbscreen {command} {self.directory}` "
-            "makes it again"
+            f"cannot read {self.tables / name} ({reason}); remove it, then `perturbscreen {command}` makes it again"
         )
 
-    def _collect(
+    def rows_of(
         self, files: str, perturbation: str | None, stratum: str | None, time: int | None, mode: str | None
     ) -> pl.DataFrame:
         """The rows of a table that are asked for, after a look at whether they can be there."""
@@ -307,7 +373,7 @@ class Results(Plotted):
         return self._rows(files, chosen)
 
     def _rows(self, files: str, chosen: Sequence[pl.Expr], columns: Sequence[str] | None = None) -> pl.DataFrame:
-        paths = sorted(self.directory.glob(files))
+        paths = sorted(self.tables.glob(files))
         if not paths:
             raise self._damaged(files, FileNotFoundError("it is not there"))
         try:

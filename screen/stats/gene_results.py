@@ -91,7 +91,7 @@ def statistics_of(
     change_NG = count_change(delta_NG, before_NG, is_log1p)
     values = (delta_NG, before_NG, change_NG, control_NG, after_NG)
     delta_RG, before_RG, change_RG, control_RG, after_RG = (
-        None if x is None else _by_replicate(x, replicate_N) for x in values
+        None if x is None else by_replicate(x, replicate_N) for x in values
     )
     assert delta_RG is not None and before_RG is not None and change_RG is not None
     moments = moments_with(delta_RG, before_RG, change_RG)
@@ -153,8 +153,8 @@ def sign_agreement(delta_RG: NDArray[np.floating]) -> Genes:
     return np.where(mean_G == 0, np.nan, share_G)
 
 
-def _by_replicate(values_NG: NDArray[np.floating], replicate_N: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Means of the replicates there are; without any, of all items."""
+def by_replicate(values_NG: NDArray[np.floating], replicate_N: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(R, G) means of the replicates there are; without any, of all items."""
     has_N = replicate_N >= 0
     if not has_N.any():
         return mean_by(values_NG, np.zeros_like(replicate_N))
