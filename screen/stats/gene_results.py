@@ -86,8 +86,7 @@ def statistics_of(
     after_NG = None if control_NG is None else control_NG + delta_NG
     if replicate_N is None:
         moments = moments_of(delta_NG, before_NG, is_log1p)
-        sample = Sample(moments, delta_NG, control_NG, after_NG, rounding)
-        return _results(sample, config, {})
+        return of_units(Sample(moments, delta_NG, control_NG, after_NG, rounding), config)
     change_NG = count_change(delta_NG, before_NG, is_log1p)
     values = (delta_NG, before_NG, change_NG, control_NG, after_NG)
     delta_RG, before_RG, change_RG, control_RG, after_RG = (
@@ -95,8 +94,15 @@ def statistics_of(
     )
     assert delta_RG is not None and before_RG is not None and change_RG is not None
     moments = moments_with(delta_RG, before_RG, change_RG)
-    sample = Sample(moments, delta_RG, control_RG, after_RG, rounding, of_replicates=True)
-    return _results(sample, config, {SIGN_AGREEMENT: sign_agreement(delta_RG)} if len(delta_RG) > 1 else {})
+    return of_units(Sample(moments, delta_RG, control_RG, after_RG, rounding, of_replicates=True), config)
+
+
+def of_units(sample: Sample, config: DegConfig) -> GeneResults:
+    """Of cells or replicates, whose changes are at hand."""
+    delta_NG = sample.delta_NG
+    assert delta_NG is not None
+    has_agreement = sample.of_replicates and len(delta_NG) > 1
+    return _results(sample, config, {SIGN_AGREEMENT: sign_agreement(delta_NG)} if has_agreement else {})
 
 
 def from_moments(moments: Moments, config: DegConfig, rounding: Rounding = FLOAT32) -> GeneResults:
