@@ -191,10 +191,11 @@ class _Reader:
         a, b = (isinstance(x, ast.Name | ast.Attribute) for x in (left, right))
         if a and b:
             return self._both(left, op, right)
+        for side in (left, right):
+            if isinstance(side, ast.List | ast.Tuple | ast.Set):
+                raise self.error(side, "a list goes with `in`")
         if not a and not b:
             for side in (left, right):
-                if isinstance(side, ast.List | ast.Tuple | ast.Set):
-                    raise self.error(side, "a list goes with `in`")
                 self._literal(side)
             raise self.error(left, "neither side is a column of the cells")
         if a:
