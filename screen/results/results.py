@@ -37,9 +37,9 @@ def open_results(directory: str | Path, name: str | None = None) -> "Results":
     >>> results.hits.columns[:4]
     ['strength_rank', 'perturbation', 'target', 'target_symbol']
     >>> results.analyses
-    ['first_five']
-    >>> screen.open_results("runs/demo", name="first_five").coverage["n_stratum"].unique().to_list()
-    [5]
+    ['signed']
+    >>> screen.open_results("runs/demo", name="signed").differential("CCL2")["test"].unique().to_list()
+    ['signed_rank']
     """
     directory = Path(directory)
     store = ScreenStore.open(directory / STORE)
