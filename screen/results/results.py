@@ -84,8 +84,8 @@ class Results(Plotted):
     ['stratum', 'time', 'cell', 'cell_idx']
     >>> results.gene_sets("CCL2", mode="mask").columns[7:10]
     ['collection', 'gene_set', 'n_set']
-    >>> results.wide().filter(target_symbol="CCL2", mode="mask").select("strength_rank_t1", "n_cells_t1").rows()
-    [(2, 3)]
+    >>> results.wide().filter(target_symbol="CD14", mode="mask").select("strength_rank_t1", "n_cells_t1").rows()
+    [(1, 6)]
     >>> results.compared("CCL2")
     Traceback (most recent call last):
     ...
