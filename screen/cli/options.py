@@ -94,6 +94,14 @@ def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
         "--discard", action="store_true", help="forget damaged units, so that the same `run` computes them again"
     )
     verify.set_defaults(command="verify")
+    deg = _add_deg(commands)
+    report = _add_report(commands)
+    for sub in (status, verify, deg, report):
+        sub.add_argument("directory", type=Path, metavar="DIR", help="a directory that `run` wrote")
+    return [export, status, verify, deg, report]
+
+
+def _add_deg(commands: Commands) -> argparse.ArgumentParser:
     deg = commands.add_parser(
         "deg", help="make the tables of a finished screen again: what is not said stays as recorded"
     )
@@ -132,6 +140,14 @@ def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
         help=f"settings to be the default again ({', '.join(DEG_OPTIONS)}), gene_sets: none, or all; with --name also "
         f"{', '.join(OF_CELLS)}",
     )
+    _add_cells(deg)
+    _add_workers(deg)
+    deg.set_defaults(command="deg")
+    return deg
+
+
+def _add_cells(deg: argparse.ArgumentParser) -> None:
+    """Tables of their own, and of which cells."""
     deg.add_argument(
         "--name", metavar="NAME", help="make tables of their own in DIR/analyses/NAME and leave the first ones alone"
     )
@@ -146,12 +162,6 @@ def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
         metavar="EXPRESSION",
         help="with --name: these cells alone, as in \"cell_type in ['CD14', 'CD16'] and t1.donor != 'D3'\"",
     )
-    _add_workers(deg)
-    deg.set_defaults(command="deg")
-    report = _add_report(commands)
-    for sub in (status, verify, deg, report):
-        sub.add_argument("directory", type=Path, metavar="DIR", help="a directory that `run` wrote")
-    return [export, status, verify, deg, report]
 
 
 def _add_report(commands: Commands) -> argparse.ArgumentParser:

@@ -91,9 +91,10 @@ class Reader:
             (folder / "screen.yaml").write_text(yaml.safe_dump(config))
         commands = folder / ".bin"
         commands.mkdir()
-        (commands / "perturbscreen").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m screen.cli "$@"\n')
-        (commands / "perturbscreen").chmod(0o755)
-        (commands / "python").symlink_to(sys.executable)
+        # a link to python would not find the packages of its virtual environment
+        for name, module in (("perturbscreen", " -m screen.cli"), ("python", "")):
+            (commands / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{module} "$@"\n')
+            (commands / name).chmod(0o755)
 
     @cached_property
     def _environment(self) -> dict[str, str]:
