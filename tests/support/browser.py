@@ -94,16 +94,23 @@ def running_browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, path: Path, width: int = DESKTOP) -> Iterator[Opened]:
-    """A file, opened in a window of its own, whose network is off."""
+def opened(
+    browser: Browser, path: Path, width: int = DESKTOP, fragment: str = "", has_scripts: bool = True
+) -> Iterator[Opened]:
+    """A file, opened in a window of its own, whose network is off; with `#fragment`, or without scripts."""
     size = {"width": width, "height": HEIGHTS.get(width, HEIGHTS[DESKTOP])}
-    context = browser.new_context(viewport=size, offline=True, reduced_motion="reduce")  # type: ignore[arg-type]
+    context = browser.new_context(
+        viewport=size,  # type: ignore[arg-type]
+        offline=True,
+        reduced_motion="reduce",
+        java_script_enabled=has_scripts,
+    )
     try:
         page = context.new_page()
         page.add_init_script(WATCH)
         found = Opened(page)
         _listen(found)
-        page.goto(path.resolve().as_uri(), wait_until="load")
+        page.goto(path.resolve().as_uri() + fragment, wait_until="load")
         yield found
     finally:
         context.close()
