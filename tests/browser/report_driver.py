@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -92,3 +93,14 @@ def number(text: str) -> float | None:
 def column(rows: list[dict[str, str]], title: str) -> list[float | None]:
     """The numbers of a column."""
     return [number(row[title]) for row in rows]
+
+
+def reads(found: Sequence[float | None], expected: Sequence[float | None], digits: int) -> bool:
+    """Whether numbers are others to so many digits, rounded twice: to the page's data, which have one more, then for its reader."""
+    if len(found) != len(expected):
+        return False
+    both = [(a, b) for a, b in zip(found, expected, strict=True) if a is not None or b is not None]
+    return all(
+        a is not None and b is not None and abs(a - b) <= 0.5501 * 10.0 ** (1 - digits) * abs(b) + 1e-300
+        for a, b in both
+    )

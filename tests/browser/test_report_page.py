@@ -12,9 +12,8 @@ from screen.edits import DELETE, MASK, OVEREXPRESS, PAD
 from screen.report.page import write_report
 from screen.results.results import Results
 from screen.results.views import cells, change_matrix, movers, rank_shift
-from tests.browser.report_driver import MINUS, UNKNOWN, Report, column
+from tests.browser.report_driver import MINUS, UNKNOWN, Report, column, reads
 from tests.support.browser import opened
-from tests.support.reports import same
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -47,7 +46,7 @@ def lists(shown: Report, expected: pl.DataFrame) -> None:
     assert [r["time"] for r in rows] == [f"t{t}" for t in expected["time"]]
     digits = {"strength": ("strength", 3), "q": ("q_value", 2), "z": ("null_z", 2), "cells": ("n_cells", 9)}
     for title, (name, n) in digits.items() | {"#": ("strength_rank", 9), "changed genes": ("n_deg", 9)}.items():
-        assert same(column(rows, title), expected[name].to_list(), n), title
+        assert reads(column(rows, title), expected[name].to_list(), n), title
     up, down = (expected[f"top_{d}"].list.head(3).to_list() for d in ("up", "down"))
     changes = [" ".join([*(f"+{g}" for g in a), *(f"{MINUS}{g}" for g in b)]) for a, b in zip(up, down, strict=True)]
     assert [r["strongest changes"] for r in rows] == changes
@@ -78,7 +77,7 @@ def test_each_perturbation_is_listed_once_with_where_it_stands_out(shown: Report
     rows, all_rows = shown.rows("hits-table"), asked_for(results)
     expected = all_rows.unique("perturbation", keep="first", maintain_order=True)
     assert [r["gene"] for r in rows] == expected["target_symbol"].to_list()
-    assert same(column(rows, "strength"), expected["strength"].to_list(), 3)
+    assert reads(column(rows, "strength"), expected["strength"].to_list(), 3)
     n_of = all_rows.group_by("perturbation").agg(n=HIT.sum(), n_all=pl.col("strength_rank").count())
     listed = expected.join(n_of, on="perturbation", how="left", maintain_order="left")
     assert [r["stands out in"] for r in rows] == [
@@ -117,7 +116,7 @@ def test_the_table_is_sorted_by_a_heading_and_back(shown: Report, results: Resul
         else:
             ordered = expected.sort(descending=not is_rising, nulls_last=True).to_list()
             values = [t.removeprefix("t") for t in got] if title == "time" else got
-            assert same(column([{title: v} for v in values], title), ordered, 2)
+            assert reads(column([{title: v} for v in values], title), ordered, 2)
             if title in ("q", "z", "#"):
                 assert ordered[-1] is None and got[-1] == UNKNOWN
 
@@ -203,7 +202,7 @@ def test_the_heat_map_is_that_of_the_choice(shown: Report, results: Results) -> 
         )
         given = shown.given("plot-map")[0]
         for row, expected in zip(given["z"], matrix.change_PG, strict=True):
-            assert same(row, expected, 3)
+            assert reads(row, expected, 3)
         assert f"{mode}, {stratum}, t{time}" in shown.text("caption-map")
 
 
@@ -220,12 +219,12 @@ def test_a_gene_shows_what_moves_it(shown: Report, results: Results) -> None:
     expected = pl.concat(parts).sort(pl.col("mean_delta").abs(), descending=True)
     changes = [x for x in column(rows, "mean change") if x is not None]
     assert [abs(x) for x in changes] == sorted((abs(x) for x in changes), reverse=True)
-    assert same(sorted(changes), sorted(expected["mean_delta"]), 3)
+    assert reads(sorted(changes), sorted(expected["mean_delta"]), 3)
     key = ("perturbation", "edit", "stratum", "time", "q")
     seen = {(r[key[0]], r[key[1]], r[key[2]], r[key[3]]): r["q"] for r in rows}
     for row in expected.iter_rows(named=True):
         q = seen[row["target_symbol"], row["mode"], row["stratum"], f"t{row['time']}"]
-        assert same(column([{"q": q}], "q"), [row["q_value"]], 2)
+        assert reads(column([{"q": q}], "q"), [row["q_value"]], 2)
     assert shown.given("plot-gene")[0]["x"] == changes[:15][::-1]
     shown.type("choose-gene", "no such gene")
     assert "predicts no gene" in shown.text("gene-answer")
@@ -250,7 +249,7 @@ def test_deletion_minus_padding_is_said_with_its_numbers(shown: Report, results:
     text = shown.text("rank-shift")
     found = [float(x) for x in re.findall(r"\d+\.\d+(?=[,;])", text)[:3]]
     row = slow.groups.row(0, named=True)
-    assert same(found, [row["strength_delete"], row["strength_pad"], row["rms_difference"]], 3), text
+    assert reads(found, [row["strength_delete"], row["strength_pad"], row["rms_difference"]], 3), text
     largest = slow.genes.sort(pl.col("difference").abs(), descending=True)["feature_symbol"][0]
     assert f"It moves most: {largest} " in text
 
@@ -263,7 +262,7 @@ def test_cells_are_drawn_as_the_store_has_them(shown: Report, results: Results) 
     expected = [part["strength"].sort().to_list() for _, part in table.group_by("stratum", "time")]
     assert len(drawn) == len(expected) == 4
     for got, true in zip(sorted(drawn), sorted(expected), strict=True):
-        assert same(got, true, 3)
+        assert reads(got, true, 3)
 
 
 WAYS = ("table", "search", "point", "address", "lead")
@@ -316,7 +315,7 @@ def shows(shown: Report, results: Results, perturbation: str) -> None:
         (r["stratum"], f"t{r['time']}") for r in rows.iter_rows(named=True)
     ]
     for title, name, n in (("strength", "strength", 3), ("q", "q_value", 2), ("cells", "n_cells", 9)):
-        assert same(column(groups, title), rows[name].to_list(), n)
+        assert reads(column(groups, title), rows[name].to_list(), n)
     for group in (groups[0], groups[-1]):
         stratum, time = group["stratum"], int(group["time"][1:])
         shown.page.select_option("#perturbation-group", label=f"{stratum}, t{time}")
@@ -324,19 +323,19 @@ def shows(shown: Report, results: Results, perturbation: str) -> None:
         by_gene = {r["feature_symbol"]: r for r in table.iter_rows(named=True)}
         listed = shown.rows("genes-table", is_whole=False)
         changes = column(listed, "mean change")
-        assert same(changes, [by_gene[r["gene"]]["mean_delta"] for r in listed], 3)
-        assert same(column(listed, "fdr"), [by_gene[r["gene"]]["fdr"] for r in listed], 2)
+        assert reads(changes, [by_gene[r["gene"]]["mean_delta"] for r in listed], 3)
+        assert reads(column(listed, "fdr"), [by_gene[r["gene"]]["fdr"] for r in listed], 2)
         assert [abs(x or 0) for x in changes] == sorted((abs(x or 0) for x in changes), reverse=True)
         largest = table["mean_delta"].abs().sort(descending=True)[len(listed) - 1]
         assert abs(changes[-1] or 0) == pytest.approx(largest, rel=1e-2)
         target = table.filter(feature=perturbation.rpartition(":")[2])["mean_delta"].to_list()
-        assert same(column([group], "on-target change"), target, 3)
+        assert reads(column([group], "on-target change"), target, 3)
         sets = results.gene_sets(perturbation, stratum, time)
         for row in shown.rows("sets-table"):
             [true] = sets.filter(gene_set=row["gene set"]).to_dicts()
-            assert same([*column([row], "z"), *column([row], "q")], [true["null_z"], true["q_value"]], 2)
+            assert reads([*column([row], "z"), *column([row], "q")], [true["null_z"], true["q_value"]], 2)
         drawn = sorted(x for trace in shown.given("plot-volcano") for x in trace["x"])
-        assert same(drawn, table["mean_delta"].sort().to_list(), 3)
+        assert reads(drawn, table["mean_delta"].sort().to_list(), 3)
 
 
 def test_a_gene_is_chosen_by_address(browser: "Browser", report: Path) -> None:
@@ -359,7 +358,7 @@ def test_of_a_perturbation_beyond_the_detailed_the_page_says_where_its_genes_are
         assert "not in this page, which holds 4 perturbations" in shown.text("perturbation-words")
         assert not found.page.is_visible("#perturbation-detail")
         rows = results.hits.filter(perturbation=last["perturbation"])
-        assert same(column(shown.rows("perturbation-groups"), "strength"), rows["strength"].to_list(), 3)
+        assert reads(column(shown.rows("perturbation-groups"), "strength"), rows["strength"].to_list(), 3)
         shown.type("choose-perturbation", "nobody")
         assert shown.text("perturbation-answer") == "no perturbation of this screen is called so"
         found.require_no_faults()

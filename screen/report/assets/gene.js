@@ -46,11 +46,11 @@ function drawMovers(gene, rows) {
   const most = at("plot-gene").clientWidth < 420 ? 24 : 36;
   // the end says which stratum and time point, the start which perturbation
   const cut = (text) => (text.length > most ? `${text.slice(0, Math.ceil(most / 2) - 1)}…${text.slice(-Math.floor(most / 2))}` : text);
-  const longest = Math.max(...rows.map((row) => cut(label(row)).length));
+  const longest = Math.max(...rows.map((row) => widthOf(cut(label(row)))));
   draw("plot-gene", [{
     type: "bar", orientation: "h", x: rows.map((r) => r.change), y: rows.map((_, i) => i), customdata: rows.map((r) => [r.p, r.s, r.t]),
     text: rows.map((r) => plain(label(r))), textposition: "none", hovertemplate: "%{text}<br>change %{x:.3g}<extra></extra>",
     marker: { color: rows.map((r) => (r.change > 0 ? COLOURS.up : COLOURS.down)), pattern: { shape: rows.map((r) => (r.change > 0 ? "" : "/")) } },
-  }], { margin: { ...MARGIN, l: 16 + 6 * longest }, xaxis: axis("mean change", { zeroline: true, zerolinecolor: "#8c959f", nticks: 6 }), yaxis: axis("", { tickmode: "array", tickvals: rows.map((_, i) => i), ticktext: rows.map((r) => plain(cut(label(r)))), tickfont: { size: 10 } }) },
+  }], { margin: { ...MARGIN, l: 16 + longest }, xaxis: axis("mean change", { zeroline: true, zerolinecolor: "#8c959f", nticks: 6 }), yaxis: axis("", { tickmode: "array", tickvals: rows.map((_, i) => i), ticktext: rows.map((r) => plain(cut(label(r)))), tickfont: { size: 10 } }) },
   `What changes ${genes.symbol[gene]} most: ${rows.length} bars; the table has the same numbers.`, { onPoint: ([p, s, t]) => showPerturbation(p, s, t, true) });
 }

@@ -122,6 +122,7 @@ listFirst();
 listen();
 followAddress();
 if (at("patterns")) at("patterns").hidden = data.heat_maps.length === 0;
+at("wait").hidden = false;
 mark("ready");
 await painted();
 await drawAll();

@@ -15,12 +15,13 @@ async function drawMap(number) {
   const columns = map.gene.map((g) => genes.symbol[g]);
   const ticks = (list) => ({ tickmode: "array", tickvals: list.map((_, i) => i), ticktext: list.map((x) => plain(short(x, 18))), tickfont: { size: 10 }, showgrid: false });
   const text = map.change.map((row, i) => row.map((x, j) => `${plain(rows[i])} → ${plain(columns[j])}<br>${x === null ? "not in the table" : signed(x)}`));
+  const longest = (list) => Math.max(0, ...list.map((x) => 0.95 * widthOf(short(x, 18))));
   // a grey print tells no sign by its colour
   const down = map.change.flatMap((row, i) => row.flatMap((x, j) => (x !== null && x < -most / 3 ? [[i, j]] : [])));
   await draw("plot-map", [
     { type: "heatmap", z: map.change, customdata: text, hovertemplate: "%{customdata}<extra></extra>", colorscale: DIVERGING, zmin: -most, zmax: most, xgap: 1, ygap: 1, hoverongaps: false, colorbar: { title: { text: "mean change", side: "right" }, thickness: 12, len: 0.6 } },
     { type: "scatter", mode: "markers", x: down.map(([, j]) => j), y: down.map(([i]) => i), hoverinfo: "skip", marker: { symbol: "line-ew", size: 7, line: { color: "#fff", width: 1.5 } } },
-  ], { margin: { l: 112, r: 10, t: 26, b: 104 }, xaxis: axis("genes that respond", { ...ticks(columns), tickangle: -60, range: [-0.5, columns.length - 0.5] }), yaxis: axis("", { ...ticks(rows), range: [rows.length - 0.5, -0.5] }) },
+  ], { margin: { l: Math.max(60, 20 + longest(rows)), r: 10, t: 26, b: 44 + longest(columns) }, xaxis: axis("genes that respond", { ...ticks(columns), tickangle: -60, range: [-0.5, columns.length - 0.5] }), yaxis: axis("", { ...ticks(rows), range: [rows.length - 0.5, -0.5] }) },
   `Heat map of ${nameOfMap(map)}: ${rows.length} perturbations by ${columns.length} genes.`,
   { onPoint: (_, { y }) => showPerturbation(map.perturbation[y], map.stratum, map.time, true) });
   at("caption-map").textContent = `Rows: the ${rows.length} strongest perturbations of ${nameOfMap(map)}, of those with a view of their own. Columns: the ${columns.length} genes that they change most. Both are ordered so that those alike stand together (average linkage of cosines). Changes beyond ±${digits(most, 2)} have the darkest colour; a white dash is one that is strongly down.`;

@@ -125,11 +125,11 @@ function drawCells(p) {
     line: { color: COLOURS.none, width: 1 }, marker: { color: COLOURS.own, size: 5, opacity: 0.6 }, hovertemplate: "%{x:.3g}<extra></extra>",
   })).reverse();
   const isCut = groups.some((g) => data.strips.value[stripOf.get(g)[0]].length < data.strips.n_cells[stripOf.get(g)[0]]);
-  const longest = Math.max(...groups.map((g) => title(g).length));
+  const longest = Math.max(...groups.map((g) => widthOf(title(g))));
   // tall enough for every name
   at("plot-cells").style.height = groups.length > 14 ? `${6 + 1.25 * groups.length}rem` : "";
   draw("plot-cells", traces, {
-    margin: { ...MARGIN, l: 20 + 6.6 * longest }, xaxis: axis(data.has_counts ? "change of a cell (rms)" : "shift of a cell (1 − cosine)", { rangemode: "tozero", nticks: 6 }),
+    margin: { ...MARGIN, l: 18 + longest }, xaxis: axis(data.has_counts ? "change of a cell (rms)" : "shift of a cell (1 − cosine)", { rangemode: "tozero", nticks: 6 }),
     yaxis: axis("", { type: "category", tickvals: groups.map((_, k) => String(k)), ticktext: groups.map((g) => plain(title(g))), tickfont: { size: 11 } }),
   }, `How far each cell moves, by stratum and time point: ${groups.length} groups.`);
   at("caption-cells").textContent = `How far each cell moves${data.has_counts ? ": root mean square change over genes" : ""}; one point is one cell, boxes have the quartiles.${isCut ? " Of large groups an even sample from least to most moved is drawn." : ""}`;

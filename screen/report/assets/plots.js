@@ -65,13 +65,19 @@ async function draw(place, traces, layout, words, { onPoint = null, names = [] }
     ...layout,
     annotations: annotationsOf(target, layout),
   };
-  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"], toImageButtonOptions: { format: "svg", filename: place } };
+  // nothing that sends the figure anywhere, as plotly would offer
+  const config = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "", modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]], toImageButtonOptions: { format: "svg", filename: place } };
   legend(target, traces);
   await Plotly.react(target, traces, whole, config);
   target.setAttribute("role", "img");
+  // tools of the mouse: the tables are there for the keyboard
+  const skipTools = () => target.querySelectorAll(".modebar button").forEach((tool) => tool.setAttribute("tabindex", "-1"));
+  skipTools();
   target.setAttribute("aria-label", words);
   target.removeAllListeners?.("plotly_click");
   target.removeAllListeners?.("plotly_relayout");
+  target.removeAllListeners?.("plotly_afterplot");
+  target.on("plotly_afterplot", skipTools);
   if (onPoint) target.on("plotly_click", ({ points: [point] }) => point.customdata !== undefined && onPoint(point.customdata, point));
   if (names.length) target.on("plotly_relayout", (change) => "annotations" in change || Plotly.relayout(target, { annotations: annotationsOf(target, target.layout) }));
 }
@@ -107,7 +113,7 @@ function annotationsOf(target, layout) {
   const [taken, used, found] = [[], new Set(), []];
   for (const name of names) {
     const [x, y] = [left(placeOn(layout.xaxis, name.x)), up(placeOn(layout.yaxis, name.y))];
-    const text = short(String(name.text), 24);
+    const text = short(String(name.text), 28);
     if (used.has(text) || !(x >= 0 && x <= wide && y >= 0 && y <= high)) continue;
     const size = widthOf(text);
     const places = [[x + 7, y - 6, "left", 7, 0], [x - 7 - size, y - 6, "right", -7, 0], [x - size / 2, y + 5, "center", 0, 13], [x - size / 2, y - 18, "center", 0, -14]];
