@@ -32,7 +32,10 @@ def part(folder: Path, number: int) -> Path:
 def tables_in(directory: Path) -> list[Path]:
     """Every table that is there."""
     named = [p for p in (directory / HITS, directory / COVERAGE) if p.is_file()]
-    parts = [sorted(directory.glob(files)) for files in (f"{GENES}/{PARTS}", f"{GENE_SETS}/*.parquet", f"{RELATIONS}/*.parquet")]
+    parts = [
+        sorted(directory.glob(files))
+        for files in (f"{GENES}/{PARTS}", f"{GENE_SETS}/*.parquet", f"{RELATIONS}/*.parquet")
+    ]
     return [*named, *(path for some in parts for path in some)]
 
 

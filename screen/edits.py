@@ -122,7 +122,9 @@ OVEREXPRESS = Mode(
     raises=True,
 )  # fmt: skip
 # + is towards the front, where the genes with the highest expression are
-SHIFT = Mode("shift", 5, None, needs_gene=True, leaves_token=True, keeps_places=False, parameter=Parameter(most=9999), raises=True)  # fmt: skip
+SHIFT = Mode(
+    "shift", 5, None, needs_gene=True, leaves_token=True, keeps_places=False, parameter=Parameter(most=9999), raises=True
+)  # fmt: skip
 TABLE = (MASK, PAD, DELETE, OVEREXPRESS, SHIFT)
 
 

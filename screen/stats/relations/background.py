@@ -39,7 +39,12 @@ def gene_background(kinds: Iterable[Kind], means: Means, names: Names) -> pl.Dat
         n_null_G, mean_G, sd_G = spread(kind, pool_N, means)
         n_G, n_top_G = top_counts(kind, means)
         columns = {**kind.key, "feature": names.feature.tolist(), "feature_symbol": names.feature_symbol.tolist()}
-        columns |= {"pool": NULLS if kind.is_null_N.any() else ALL, "n_null": n_null_G, "null_mean": mean_G, "null_sd": sd_G}
+        columns |= {
+            "pool": NULLS if kind.is_null_N.any() else ALL,
+            "n_null": n_null_G,
+            "null_mean": mean_G,
+            "null_sd": sd_G,
+        }
         columns |= {"n_perturbations": n_G, "n_top": n_top_G, "share_top": n_top_G / np.maximum(n_G, 1)}
         parts.append(typed(columns, GENES_SCHEMA))
     return joined(parts, GENES_SCHEMA)
@@ -91,13 +96,13 @@ def _own_counts(own_NK: Integers, n_genes: int) -> Integers:
 
 
 def with_null_z(changes: pl.DataFrame, background: pl.DataFrame) -> pl.DataFrame:
-    """Rows of the table of genes with `null_mean`, `null_sd`, `null_z`, `share_top`.
+    """Rows of the table of genes with `share_top`, `null_mean`, `null_sd`, `null_z`.
 
     `changes` has KIND, feature, mean_delta, is_pool (whether its perturbation is one of the pool) and is_own (whether it edits
     the gene). One of the pool is judged by the others.
     """
     key = [*KIND, "feature"]
-    chosen = background.select(*key, "n_null", "null_mean", "null_sd", "share_top")
+    chosen = background.select(*key, "n_null", "share_top", "null_mean", "null_sd")
     rows = changes.join(chosen, on=key, how="left", maintain_order="left")
     x, n, mean, sd = pl.col("mean_delta").cast(pl.Float64), pl.col("n_null"), pl.col("null_mean"), pl.col("null_sd")
     is_inside = pl.col("is_pool") & ~pl.col("is_own")

@@ -60,7 +60,11 @@ def epistasis(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """(EPISTASIS_SCHEMA, EPISTASIS_GENES_SCHEMA), in the order of the ranking `table` (with n_joint)."""
     joints = joint_edits(names)
-    found = _from_means(joints, table, names, items, means) if layout.keeps_summaries else _from_cells(joints, layout, items)
+    found = (
+        _from_means(joints, table, names, items, means)
+        if layout.keeps_summaries
+        else _from_cells(joints, layout, items)
+    )
     place = {key: n for n, key in enumerate(table.select("perturbation", "stratum", "time").rows())}
     placed = sorted(
         ((place[(names.id[c.joint.number], items.strata.name_S[s], t)], c) for s, t, c in found), key=lambda x: x[0]
@@ -113,7 +117,9 @@ JUDGED = ("null_interaction", "null_p_value", "null_other_p_value", "n_null", "c
 def _numbers(c: Compared) -> dict[str, Any]:
     """NUMBERS of one joint edit."""
     joint_G, additive_G, difference_G = (x_G[c.other_G] for x_G in (c.joint_G, c.additive_G, c.difference_G))
-    joint, additive, difference = (float(np.sqrt(np.mean(np.square(x_G)))) for x_G in (joint_G, additive_G, difference_G))
+    joint, additive, difference = (
+        float(np.sqrt(np.mean(np.square(x_G)))) for x_G in (joint_G, additive_G, difference_G)
+    )
     noise = 0.0 if np.isnan(c.noise) else c.noise
     rest_G = difference_G - c.interaction * additive_G
     rest = float(np.sqrt(max(float(np.mean(np.square(rest_G))) - noise**2, 0))) if additive > 0 else np.nan

@@ -1,5 +1,7 @@
 """Items: the single cells' changes by perturbations, read from a store that keeps them."""
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,19 +20,28 @@ class Items:
         self.strata, self._blocks = strata, store.blocks
 
     def of(self, perturbation: int, time: int) -> tuple[Integers, Integers]:
-        """(rows, cells) of its items in the strata, by cell."""
-        block = self._block(perturbation)
-        row_I = block.rows_of(perturbation - block.first)
+        """(rows, cells) of its items in the strata, both ascending."""
+        _, row_I, cell_I = self.of_many([perturbation], time)
+        return row_I, cell_I
+
+    def of_many(self, perturbations: Sequence[int], time: int) -> tuple[Integers, Integers, Integers]:
+        """(places in `perturbations`, rows, cells) of the items of some perturbations of one library block, one after another."""
+        block = self._block(perturbations[0])
+        rows = [block.rows_of(p - block.first) for p in perturbations]
+        row_I, place_I = np.concatenate(rows), np.repeat(np.arange(len(rows)), [len(r) for r in rows])
         cell_I = block.read("items/cell", row_I).astype(np.int64)
         is_used_I = block.read(f"items/is_screened_t{time}", row_I) & (self.strata.stratum_C[cell_I] >= 0)
-        order_I = np.argsort(cell_I[is_used_I], kind="stable")
-        return row_I[is_used_I][order_I], cell_I[is_used_I][order_I]
+        return place_I[is_used_I], row_I[is_used_I], cell_I[is_used_I]
+
+    def cut(self, perturbation_N: Integers, most: int) -> Iterator[Integers]:
+        """Places of perturbations of one library block each, at most so many at a time."""
+        block_N = np.array([self._block(p).number for p in perturbation_N.tolist()])
+        for number in np.unique(block_N).tolist():
+            at = np.flatnonzero(block_N == number)
+            yield from (at[i : i + most] for i in range(0, len(at), most))
 
     def changes(self, perturbation: int, time: int, row_N: Integers) -> NDArray[np.float32]:
-        """(N, G) changes in log units of some of its items."""
-        if not np.all(np.diff(row_N) > 0):
-            ascending = np.argsort(row_N, kind="stable")
-            return self._block(perturbation).delta(time, row_N[ascending])[np.argsort(ascending)]
+        """(N, G) changes in log units of some items of its library block."""
         return self._block(perturbation).delta(time, row_N)
 
     def _block(self, perturbation: int) -> Block:

@@ -5,7 +5,17 @@ from pathlib import Path
 
 import polars as pl
 
-from screen.directory import BACKGROUND, EPISTASIS, EPISTASIS_GENES, FACTORS, HALVES, MODULES, ON_TARGET, RELATIONS, SIMILARITY
+from screen.directory import (
+    BACKGROUND,
+    EPISTASIS,
+    EPISTASIS_GENES,
+    FACTORS,
+    HALVES,
+    MODULES,
+    ON_TARGET,
+    RELATIONS,
+    SIMILARITY,
+)
 from screen.stats.deg import Names, Summary
 from screen.stats.groups import Strata
 from screen.stats.hits import write_whole

@@ -47,7 +47,9 @@ def on_target(
     )  # fmt: skip
     direction = {mode: parse(mode).direction for mode in table["mode"].unique().to_list()}
     expected = pl.col("mode").replace_strict(list(direction), list(direction.values()), return_dtype=pl.Int8)
-    rows = with_null_z(rows.with_columns(pl.col(k).cast(v) for k, v in KIND.items()), background).with_columns(expected=expected)
+    rows = with_null_z(rows.with_columns(pl.col(k).cast(v) for k, v in KIND.items()), background).with_columns(
+        expected=expected
+    )
     sign = pl.col("mean_delta").sign()
     rows = rows.with_columns(is_as_expected=pl.when(sign != 0).then(sign == pl.col("expected")))
     return typed(rows.to_dict(), TARGETS_SCHEMA)
