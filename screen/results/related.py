@@ -17,8 +17,13 @@ from screen.directory import (
     SIMILARITY,
 )
 from screen.errors import ConfigError, StoreError, nearest, some
+from screen.stats.deg import Names
 from screen.stats.relations.background import ALL, with_null_z
+from screen.stats.relations.intervals import intervals
+from screen.stats.relations.items import Items
 from screen.stats.relations.kinds import KIND
+from screen.stats.tables import strata_of
+from screen.store.find import find
 
 if TYPE_CHECKING:
     from screen.results.results import Results
@@ -72,3 +77,26 @@ def null_z(
     return with_null_z(rows.with_columns(is_pool=is_pool), background).drop(
         "is_null", "n_joint", "is_own", "is_pool", "pool"
     )
+
+
+def strength_intervals(
+    results: Results, stratum: str | None, time: int | None, mode: str | None, n_draws: int, seed: int
+) -> pl.DataFrame:
+    """Of ranked perturbations; `screen.stats.relations.intervals` says how."""
+    results.check_counts()
+    results.check_place(stratum, time)
+    store = results.store
+    if store.layout.keeps_summaries:
+        raise StoreError(
+            f"{results.directory} keeps summaries: intervals need the single cells; screen with `output.keep: predictions`"
+        )
+    if n_draws < 2:
+        raise ConfigError(f"{n_draws} draws give no interval; take 2 or more")
+    if mode is not None:
+        find(store, mode=mode)
+    view, names = store.provenance["view"], Names(store)
+    items = Items(store, strata_of(store, view["strata"], view["deg"]["replicate"]))
+    wanted = {"stratum": stratum, "time": time, "mode": mode}
+    ranked = results.hits.drop_nulls("strength_rank").filter(**{k: v for k, v in wanted.items() if v is not None})
+    number = {perturbation: i for i, perturbation in enumerate(names.id.tolist())}
+    return intervals(ranked, items, number, len(names.feature), n_draws, seed)

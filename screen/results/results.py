@@ -76,6 +76,8 @@ class Results(Plotted):
     [('CCL2', -1, True)]
     >>> results.null_z("CCL2", mode="mask").columns[-4:]
     ['share_top', 'null_mean', 'null_sd', 'null_z']
+    >>> results.strength_intervals(mode="mask").filter(target_symbol="CD14").select("rank_low", "rank_high").rows()
+    [(1, 1)]
     >>> results.coverage.filter(perturbation="src:mask:ENSG00000108691").select("n_screened", "n_absent").rows()
     [(3, 5)]
     >>> results.provenance["decided"]["precision"]
@@ -301,6 +303,21 @@ class Results(Plotted):
         share of perturbations by which it is among the 5 genes that change most. Null where fewer than 20 can tell.
         """
         return related.null_z(self, perturbation, stratum, time, mode)
+
+    def strength_intervals(
+        self,
+        stratum: str | None = None,
+        time: int | None = None,
+        mode: str | None = None,
+        n_draws: int = 200,
+        seed: int = 0,
+    ) -> pl.DataFrame:
+        """95 % intervals of strength and rank over the cells (over replicates, where the tables have some), from the changes.
+
+        Columns: `screen.stats.relations.intervals.INTERVALS_SCHEMA`; at most the 2,000 first of each mode, site, stratum and
+        time point. Raises StoreError for a screen that keeps summaries or has no counts, ConfigError for what is not there.
+        """
+        return related.strength_intervals(self, stratum, time, mode, n_draws, seed)
 
     def anndata(self, perturbation: str | None = None, mode: str | None = None) -> Any:
         """Predictions as an AnnData, what `perturbscreen export` writes: one row per cell and time point.
