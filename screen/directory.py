@@ -9,6 +9,12 @@ GENES = "deg"
 """Folder of the parts of the table of differential expression."""
 GENE_SETS = "enrichment"
 SCORES, TARGETS, RANKED = (f"{GENE_SETS}/{name}.parquet" for name in ("scores", "targets", "ranked"))
+RELATIONS = "relations"
+"""Folder of what perturbations have to do with each other, docs/relations.md."""
+BACKGROUND, ON_TARGET, HALVES, SIMILARITY, FACTORS, MODULES, EPISTASIS, EPISTASIS_GENES = (
+    f"{RELATIONS}/{name}.parquet"
+    for name in ("genes", "targets", "halves", "similarity", "factors", "modules", "epistasis", "epistasis_genes")
+)
 PARTS = "part-*.parquet"
 PROVENANCE = "provenance.json"
 STAMP = "tables.json"
@@ -26,13 +32,18 @@ def part(folder: Path, number: int) -> Path:
 def tables_in(directory: Path) -> list[Path]:
     """Every table that is there."""
     named = [p for p in (directory / HITS, directory / COVERAGE) if p.is_file()]
-    return [*named, *sorted(directory.glob(f"{GENES}/{PARTS}")), *sorted(directory.glob(f"{GENE_SETS}/*.parquet"))]
+    parts = [
+        sorted(directory.glob(files))
+        for files in (f"{GENES}/{PARTS}", f"{GENE_SETS}/*.parquet", f"{RELATIONS}/*.parquet")
+    ]
+    return [*named, *(path for some in parts for path in some)]
 
 
 def described(directory: Path, has_counts: bool, has_gene_sets: bool) -> str:
     """What a finished screen leaves, in a line."""
     genes = [f"{GENES}/{PARTS}"] if has_counts else []
     sets = [f"{GENE_SETS}/*.parquet"] if has_gene_sets else []
+    relations = [f"{RELATIONS}/*.parquet"] if (directory / RELATIONS).is_dir() else []
     # a run of an earlier version wrote no sessions, and a report is made on request
     there = [name for name in (SESSIONS, REPORT) if (directory / name).is_file()]
-    return ", ".join([STORE, HITS, *genes, *sets, COVERAGE, PROVENANCE, *there])
+    return ", ".join([STORE, HITS, *genes, *sets, *relations, COVERAGE, PROVENANCE, *there])

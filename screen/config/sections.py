@@ -17,8 +17,11 @@ class LibraryConfig(Section):
     """Genes to edit: `all`, a list of Ensembl IDs, symbols or aliases, or a file with one name per line."""
     modes: Annotated[list[Mode], Field(min_length=1)] = ["mask"]
     """What is done to a gene's token: mask, pad, delete, overexpress, shift+K (K ranks up) or shift-K (down)."""
-    combos: Literal["singles", "joint"] = "singles"
-    """`singles`: one perturbation per gene. `joint`: all genes of the list in one edit."""
+    combos: Literal["singles", "joint", "pairs"] = "singles"
+    """`singles`: one perturbation per gene. `joint`: all genes of the list in one edit. `pairs`: every two genes of the list in
+    one edit, and each gene alone, with which the pairs are compared."""
+    anchor: str | None = None
+    """A gene that is edited together with each gene of the list; it alone and each of them alone are screened too."""
     perturbation_sequence: Annotated[list[Site], Field(min_length=1)] = ["src"]
     """Where: `src` edits the state before, `tgt` the state after as the model is shown it, both edits both."""
     pert_tps: list[TimePoint] | None = None
@@ -32,6 +35,14 @@ class LibraryConfig(Section):
                 raise ValueError("the list of genes is empty")
             return [str(v) for v in value]
         return value
+
+    @model_validator(mode="after")
+    def _one_kind_of_pairs(self) -> "LibraryConfig":
+        if self.anchor is not None and self.combos != "singles":
+            raise ValueError(
+                f"`anchor` makes pairs of its own and does not go with `combos: {self.combos}`; give one of the two"
+            )
+        return self
 
 
 class NullConfig(Section):

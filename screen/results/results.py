@@ -11,7 +11,7 @@ import polars as pl
 from screen.directory import COVERAGE, GENE_SETS, GENES, HITS, PARTS, RANKED, SCORES, SESSIONS, STAMP, STORE, TARGETS
 from screen.directory import described as described_files
 from screen.errors import ConfigError, RequestError, StoreError, nearest, some
-from screen.results import views
+from screen.results import related, views
 from screen.results.plotted import Plotted
 from screen.results.sentences import described_results
 from screen.stats.deg import Names
@@ -72,6 +72,12 @@ class Results(Plotted):
     ['stratum', 'time', 'cell', 'cell_idx']
     >>> results.gene_sets("CCL2", mode="mask").columns[7:10]
     ['collection', 'gene_set', 'n_set']
+    >>> results.relations("targets", "CCL2", mode="mask").select("feature_symbol", "expected", "is_as_expected").rows()
+    [('CCL2', -1, True)]
+    >>> results.null_z("CCL2", mode="mask").columns[-4:]
+    ['share_top', 'null_mean', 'null_sd', 'null_z']
+    >>> results.strength_intervals(mode="mask").filter(target_symbol="CD14").select("rank_low", "rank_high").rows()
+    [(1, 1)]
     >>> results.coverage.filter(perturbation="src:mask:ENSG00000108691").select("n_screened", "n_absent").rows()
     [(3, 5)]
     >>> results.provenance["decided"]["precision"]
@@ -174,7 +180,7 @@ class Results(Plotted):
         what is; StoreError for a screen without counts.
         """
         self.check_counts()
-        return self._collect(f"{GENES}/{PARTS}", perturbation, stratum, time, mode)
+        return self.collect(f"{GENES}/{PARTS}", perturbation, stratum, time, mode)
 
     def movers(
         self, gene: str, stratum: str | None = None, time: int | None = None, mode: str | None = None, n: int = 20
@@ -251,7 +257,7 @@ class Results(Plotted):
             raise StoreError(f"no running-sum tests were asked for in {self.directory}; `enrich: {{ranked: N}}` does")
         if table == "targets" and perturbation is not None:
             raise ConfigError('the table "targets" is of no single perturbation; leave it out, or take another table')
-        return self._collect(GENE_SET_TABLES[table], perturbation, stratum, time, mode)
+        return self.collect(GENE_SET_TABLES[table], perturbation, stratum, time, mode)
 
     @cached_property
     def shifted(self) -> pl.DataFrame | None:
@@ -265,6 +271,53 @@ class Results(Plotted):
         by = [pl.col("q_value"), *far, pl.col("perturbation"), pl.col("gene_set")]
         table = self.gene_sets().sort(by, nulls_last=True)
         return table.unique(["perturbation", "stratum", "time"], keep="first", maintain_order=True)
+
+    def relations(
+        self,
+        table: str,
+        perturbation: str | None = None,
+        stratum: str | None = None,
+        time: int | None = None,
+        mode: str | None = None,
+    ) -> pl.DataFrame:
+        """What perturbations have to do with each other, docs/relations.md; the last arguments are those of `differential`.
+
+        table  "genes": what each gene does under null perturbations; "targets": what becomes of the edited gene; "halves":
+               whether half of the cells show what the other half shows; "similarity": the nearest others of each; "modules":
+               groups that do the same; "factors": how few directions there are; "epistasis": joint edits beside the sum of
+               their single ones; "epistasis_genes": the genes that differ most from it
+        Raises StoreError where there is no such table; otherwise as `differential`.
+        """
+        return related.table_of(self, table, perturbation, stratum, time, mode)
+
+    def null_z(
+        self,
+        perturbation: str,
+        stratum: str | None = None,
+        time: int | None = None,
+        mode: str | None = None,
+    ) -> pl.DataFrame:
+        """Rows of `differential` beside what null perturbations do to each gene: null_mean, null_sd, null_z, share_top.
+
+        With `genes: all` the others are the null. A gene that everybody changes has a small null_z and a large share_top, the
+        share of perturbations by which it is among the 5 genes that change most. Null where fewer than 20 can tell.
+        """
+        return related.null_z(self, perturbation, stratum, time, mode)
+
+    def strength_intervals(
+        self,
+        stratum: str | None = None,
+        time: int | None = None,
+        mode: str | None = None,
+        n_draws: int = 200,
+        seed: int = 0,
+    ) -> pl.DataFrame:
+        """95 % intervals of strength and rank over the cells (over replicates, where the tables have some), from the changes.
+
+        Columns: `screen.stats.relations.intervals.INTERVALS_SCHEMA`; at most the 2,000 first of each mode, site, stratum and
+        time point. Raises StoreError for a screen that keeps summaries or has no counts, ConfigError for what is not there.
+        """
+        return related.strength_intervals(self, stratum, time, mode, n_draws, seed)
 
     def anndata(self, perturbation: str | None = None, mode: str | None = None) -> Any:
         """Predictions as an AnnData, what `perturbscreen export` writes: one row per cell and time point.
@@ -294,7 +347,7 @@ class Results(Plotted):
             "makes it again"
         )
 
-    def _collect(
+    def collect(
         self, files: str, perturbation: str | None, stratum: str | None, time: int | None, mode: str | None
     ) -> pl.DataFrame:
         """The rows of a table that are asked for, after a look at whether they can be there."""
