@@ -62,7 +62,7 @@ def _rows(results: Results, table: pl.DataFrame, edit: str, gene: str) -> list[d
             found.append({**lead, "is_found": False, "note": note})
             continue
         row = hit.sort("rank").row(0, named=True)
-        is_found = (row["fdr"] or 0.0) < MAX_FDR and row["rank"] <= TOP_SHARE * n_genes
+        is_found = row["fdr"] is not None and row["fdr"] < MAX_FDR and row["rank"] <= TOP_SHARE * n_genes
         found.append(
             {**lead, "change": row["mean_delta"], "fdr": row["fdr"], "rank": int(row["rank"]), "is_found": is_found}
         )

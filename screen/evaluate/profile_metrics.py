@@ -7,6 +7,8 @@ is not defined.
 import numpy as np
 from numpy.typing import NDArray
 
+from screen.evaluate.rank_metrics import ranks
+
 Values = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -80,11 +82,9 @@ def direction_match(predicted_G: Values, real_G: Values, is_real_G: Bools) -> fl
 
 def spearman_of_changed(predicted_G: Values, real_G: Values, is_real_G: Bools) -> float:
     """Rank correlation over the real changed genes; NaN where there are fewer than two."""
-    from scipy.stats import rankdata
-
     if np.count_nonzero(is_real_G) < 2:
         return float("nan")
-    return pearson(*(rankdata(x[is_real_G]).astype(np.float64) for x in (predicted_G, real_G)))
+    return pearson(*(ranks(x[is_real_G]) for x in (predicted_G, real_G)))
 
 
 def weights(t_G: Values) -> Values:

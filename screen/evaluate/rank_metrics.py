@@ -12,10 +12,17 @@ TOP_SHARE, FEWEST_TOP = 0.1, 5
 
 
 def ranks(x_NP: Values) -> Values:
-    """Ranks along the last axis, ties share theirs."""
-    from scipy.stats import rankdata
-
-    return np.asarray(rankdata(x_NP, axis=-1), dtype=np.float64)
+    """Ranks along the last axis, from 1, ties share their mean."""
+    order_NP = np.argsort(x_NP, axis=-1)
+    sorted_NP, n = np.take_along_axis(x_NP, order_NP, -1), x_NP.shape[-1]
+    edge = np.ones((*x_NP.shape[:-1], 1), dtype=bool)
+    is_new_NP = np.concatenate([edge, sorted_NP[..., 1:] != sorted_NP[..., :-1]], -1)
+    first_NP = np.maximum.accumulate(np.where(is_new_NP, np.arange(n), 0), -1)
+    is_last_NP = np.concatenate([is_new_NP[..., 1:], edge], -1)
+    last_NP = np.minimum.accumulate(np.where(is_last_NP, np.arange(n), n)[..., ::-1], -1)[..., ::-1]
+    found_NP = np.empty(x_NP.shape)
+    np.put_along_axis(found_NP, order_NP, (first_NP + last_NP) / 2 + 1, -1)
+    return found_NP
 
 
 def correlation_rows(x_NP: Values, y_NP: Values) -> Values:
@@ -54,12 +61,17 @@ def filled(x_P: Values) -> Values:
     return np.where(np.isfinite(x_P), x_P, np.median(known) if len(known) else 0.0)
 
 
-def strongest(effect_P: Values) -> NDArray[np.bool_]:
-    """The perturbations with the strongest real effects: a tenth of them, at least FEWEST_TOP, ties in order."""
-    n = min(max(round(TOP_SHARE * len(effect_P)), FEWEST_TOP), len(effect_P))
-    is_top_P = np.zeros(len(effect_P), dtype=bool)
-    is_top_P[np.argsort(-effect_P, kind="stable")[:n]] = True
-    return is_top_P
+def strongest(effect_P: Values, n: int | None = None) -> NDArray[np.bool_]:
+    """The n perturbations with the strongest real effects (a tenth, at least FEWEST_TOP), and those that tie with the last.
+
+    None of them where these are more than half: then nothing sets the strongest apart.
+    """
+    n_all = len(effect_P)
+    n_top = max(round(TOP_SHARE * n_all), FEWEST_TOP) if n is None else n
+    if n_top > n_all / 2:
+        return np.zeros(n_all, dtype=bool)
+    is_top_P = effect_P >= np.sort(effect_P)[-n_top]
+    return np.asarray(is_top_P if is_top_P.sum() <= n_all / 2 else np.zeros(n_all, dtype=bool))
 
 
 def auprc_rows(score_NP: Values, is_top_NP: NDArray[np.bool_]) -> Values:
@@ -81,14 +93,12 @@ def auprc_rows(score_NP: Values, is_top_NP: NDArray[np.bool_]) -> Values:
 
 
 def precision_at(score_P: Values, effect_P: Values, n: int) -> float:
-    """Share of the n with the highest score that are among the n with the strongest real effect; chance gives n / P.
+    """Share of the n with the highest score that are among the n `strongest`; chance gives the share of these among all.
 
-    NaN where n is more than half of the perturbations.
+    NaN where there are no strongest. Equal scores are taken in order.
     """
-    if n > len(score_P) / 2:
-        return float("nan")
-    best, real = (set(np.argsort(-x_P, kind="stable")[:n].tolist()) for x_P in (score_P, effect_P))
-    return len(best & real) / n
+    is_top_P = strongest(effect_P, n)
+    return float(is_top_P[np.argsort(-score_P, kind="stable")[:n]].mean()) if is_top_P.any() else float("nan")
 
 
 def resampled(n: int, seed: int = SEED, n_resampled: int = N_RESAMPLED) -> NDArray[np.int64]:

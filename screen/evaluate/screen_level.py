@@ -133,8 +133,8 @@ def _chance(effect_P: Values) -> dict[str, Any]:
     row: dict[str, Any] = {"score": "chance", "kind": "chance", "n": n}
     if n < FEWEST:
         return row
-    row |= {"spearman": 0.0, "auprc": float(strongest(known_P).mean())}
-    return row | {f"precision_{k}": k / n if k <= n / 2 else None for k in TOPS}
+    share_of = {"auprc": strongest(known_P), **{f"precision_{k}": strongest(known_P, k) for k in TOPS}}
+    return row | {"spearman": 0.0} | {name: float(x_P.mean()) or None for name, x_P in share_of.items()}
 
 
 def _halves(effect_2P: Values) -> dict[str, Any]:
