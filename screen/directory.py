@@ -22,6 +22,8 @@ STAMP = "tables.json"
 SESSIONS = "sessions.jsonl"
 """A line for each `run` that computed something: when, how much, how fast, on what."""
 REPORT = "report.html"
+EVALUATION, EVALUATION_SUMMARY = "evaluation", "evaluation.json"
+"""Folder of the tables that `evaluate` makes, and what it says."""
 
 
 def part(folder: Path, number: int) -> Path:

@@ -17,7 +17,7 @@ from screen.cli.describe import (
 from screen.cli.options import DEG_OPTIONS, SIZE_OPTIONS
 from screen.cli.ranking import describe_gene_sets, describe_result
 from screen.cli.terminal import Console
-from screen.directory import REPORT
+from screen.directory import EVALUATION, REPORT
 
 if TYPE_CHECKING:
     from screen.config.screen_config import ScreenConfig
@@ -120,6 +120,25 @@ def report(arguments: argparse.Namespace, console: Console) -> int:
         with console.status("figures"):
             written = write_png(results, arguments.png, arguments.format)
         console.say(f"{arguments.png}: {len(written)} figures")
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace, console: Console) -> int:
+    from screen.evaluate.evaluation import evaluate
+    from screen.evaluate.expected import read_expect
+    from screen.results.results import open_results
+
+    a, results = arguments, open_results(arguments.directory)
+    expect = None if a.expect is None else read_expect(a.expect)
+    with console.status("evaluation"):
+        found = evaluate(
+            results, a.real, a.perturbation_column, a.control, celltype=a.celltype, mode=a.mode, time=a.time,
+            layer=a.layer, max_cells=a.max_cells, expect=expect,
+        )  # fmt: skip
+        path = found.write(a.out or a.directory)
+    for line in found.lines:
+        console.say(line)
+    console.say(f"{path}, {path.parent / EVALUATION}/*.parquet")
     return 0
 
 

@@ -126,10 +126,40 @@ def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
     )
     _add_workers(deg)
     deg.set_defaults(command="deg")
-    report = _add_report(commands)
-    for sub in (status, verify, deg, report):
+    report, evaluate = _add_report(commands), _add_evaluate(commands)
+    for sub in (status, verify, deg, report, evaluate):
         sub.add_argument("directory", type=Path, metavar="DIR", help="a directory that `run` wrote")
-    return [export, status, verify, deg, report]
+    return [export, status, verify, deg, report, evaluate]
+
+
+def _add_evaluate(commands: Commands) -> argparse.ArgumentParser:
+    evaluate = commands.add_parser(
+        "evaluate", help="compare a finished screen with a real one, and with what is known without a model"
+    )
+    evaluate.add_argument("--real", type=Path, metavar="H5AD", help="raw counts of a real perturbation screen")
+    evaluate.add_argument(
+        "--perturbation-column",
+        default="perturbation",
+        metavar="COLUMN",
+        help="obs column of what was perturbed: symbols, Ensembl IDs, A+B (default: perturbation)",
+    )
+    evaluate.add_argument("--control", default="control", metavar="NAME", help="its value for control cells")
+    evaluate.add_argument("--celltype", metavar="COLUMN", help="obs column whose values are the screen's strata")
+    evaluate.add_argument("--mode", metavar="MODE", help="which edit, if there are several: mask, or src:mask")
+    evaluate.add_argument("--time", type=_count, metavar="T", help="which time point, if there are several")
+    evaluate.add_argument("--layer", metavar="NAME", help="layer of the counts (default: X, or raw)")
+    evaluate.add_argument(
+        "--max-cells", type=_positive, default=300, metavar="N", help="real cells read per perturbation (default: 300)"
+    )
+    evaluate.add_argument(
+        "--expect",
+        nargs="+",
+        metavar="E",
+        help="genes that must respond: IFNAR1=STAT1,IRF9, or a YAML file (default: `expect` of the configuration)",
+    )
+    evaluate.add_argument("--out", type=Path, metavar="FOLDER", help="where tables go (default: DIR)")
+    evaluate.set_defaults(command="evaluate")
+    return evaluate
 
 
 def _add_report(commands: Commands) -> argparse.ArgumentParser:

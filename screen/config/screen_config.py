@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -53,6 +53,9 @@ class ScreenConfig(Section):
     """How results are computed."""
     cluster: ClusterConfig | None = None
     """Who computes them, if not this process alone."""
+    expect: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(default_factory=dict)
+    """Positive controls that `perturbscreen evaluate` looks up: an edited gene and the genes that must respond to it, as
+    `{IFNAR1: [STAT1, IRF9]}`."""
     notes: list[str] = Field(default_factory=list)
     """Sentences that are said when the screen begins, and recorded with it."""
 

@@ -17,6 +17,7 @@ FLOORS = (
     ("stats",),
     ("plots",),
     ("results",),
+    ("evaluate",),
     ("report",),
     ("running",),
     ("bench",),
