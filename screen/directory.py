@@ -16,6 +16,10 @@ STAMP = "tables.json"
 SESSIONS = "sessions.jsonl"
 """A line for each `run` that computed something: when, how much, how fast, on what."""
 REPORT = "report.html"
+CHECKS = "check"
+"""Folder of what `check` found, if it was asked."""
+CHECK, CHECKED_CELLS = "check.json", "check.parquet"
+"""In it: all figures, and a row per cell."""
 
 
 def part(folder: Path, number: int) -> Path:
@@ -34,5 +38,5 @@ def described(directory: Path, has_counts: bool, has_gene_sets: bool) -> str:
     genes = [f"{GENES}/{PARTS}"] if has_counts else []
     sets = [f"{GENE_SETS}/*.parquet"] if has_gene_sets else []
     # a run of an earlier version wrote no sessions, and a report is made on request
-    there = [name for name in (SESSIONS, REPORT) if (directory / name).is_file()]
+    there = [name for name in (SESSIONS, REPORT, f"{CHECKS}/{CHECK}") if (directory / name).is_file()]
     return ", ".join([STORE, HITS, *genes, *sets, COVERAGE, PROVENANCE, *there])
