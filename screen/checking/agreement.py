@@ -48,7 +48,9 @@ def _one(effects: Effects, time: int, halves: Any, numbers: NDArray[np.int64]) -
     strength_P, n_P = effects.strength(time, halves), effects.n(time, halves)
     strength_N = strength_P[numbers]
     left_N = baseline_residual(strength_N, effects.rank_P[numbers], n_P[numbers].astype(np.float64))
-    return effects.mean(time, halves)[numbers], strength_N, left_N
+    # what changes nothing has no direction
+    mean_NX = np.where(strength_N[:, None] == 0, 0.0, effects.mean(time, halves)[numbers])
+    return mean_NX, strength_N, left_N
 
 
 def _agreement(one: tuple[Values, Values, Values], other: tuple[Values, Values, Values]) -> dict[str, Any]:

@@ -21,6 +21,8 @@ N_CELLS, N_EDITS = 40, 60
 FEWEST = 3
 """Cells of each half that an edit must have."""
 N_HALVES = 2
+ROUNDING, SHIFT_ROUNDING = 1e-6, 2e-7
+"""Log units, and 1 - cosine, up to which a strength in float32 is rounding: an edit that changes nothing."""
 
 Kind = tuple[str, str]
 """Mode and site: perturbations are compared with others of the same."""
@@ -64,12 +66,17 @@ class Effects:
         return found
 
     def strength(self, time: int, halves: Sequence[int]) -> Values:
-        """(P,) as the table of hits has it: root mean square of the mean change; for embeddings, their mean shift."""
+        """(P,) as the table of hits has it: root mean square of the mean change; for embeddings, their mean shift.
+
+        0 for what is rounding.
+        """
         if self.has_counts:
-            return np.asarray(np.sqrt(np.square(self.mean(time, halves)).mean(1)))
-        with np.errstate(invalid="ignore"):
-            shift_P: Values = self.shift_TPH[self.times.index(time)][:, list(halves)].sum(1) / self.n(time, halves)
-        return shift_P
+            strength_P, least = np.sqrt(np.square(self.mean(time, halves)).mean(1)), ROUNDING
+        else:
+            shift_P = self.shift_TPH[self.times.index(time)][:, list(halves)].sum(1)
+            with np.errstate(invalid="ignore"):
+                strength_P, least = shift_P / self.n(time, halves), SHIFT_ROUNDING
+        return np.asarray(np.where(strength_P <= least, 0.0, strength_P))
 
 
 def effect_cells(stratum_C: Ints) -> tuple[Ints, Ints]:

@@ -15,13 +15,13 @@ NAMES = {
 FEWEST_RANKED = 3
 STILL, WIDE = 0.01, 0.01
 """Log units by which a prediction moves that are no movement; a gain in r that ought not to be overlooked."""
-EMPTY = "his model's predictions do not depend on which cell of a type they start from: source knock-outs are close to empty."
+EMPTY = "this model's predictions do not depend on which cell of a type they start from: source knock-outs are close to empty."
 
 
 def described_check(check: Figures) -> str:
     """One paragraph: how good the model is on these cells, what a cell's own source adds, how stable its effects are."""
     first, *others = [*_accuracy(check), *_source(check), *_stability(check), *_agreement(check)]
-    return " ".join([_cells(check), first, *(text[0].upper() + text[1:] for text in others)])
+    return " ".join([_cells(check), first, *map(_capital, others)])
 
 
 def table_of_check(check: Figures) -> list[str]:
@@ -97,7 +97,7 @@ def _source(check: Figures) -> Iterator[str]:
     for one in check["source"]:
         when = f"at time point {one['time']} a" if len(check["times"]) > 1 else "a"
         if one["verdict"] == "ignored":
-            yield f"{when} prediction is the same whichever cell's source it starts from. T{EMPTY}"
+            yield f"{when} prediction is the same whichever cell's source it starts from. {_capital(EMPTY)}"
         elif one["verdict"] == "unknown":
             yield _unknown(one, when)
         else:
@@ -131,8 +131,8 @@ def _gain(one: Figures, check: Figures, when: str) -> str:
     high = one["gain"]["ci95"][1]
     unsure = f" (a gain of up to {high:.3f} is not excluded)" if high > WIDE else ""
     is_still = one["change"] is not None and one["change"]["mean"] < STILL
-    lead = "T" if is_still else "Judged by the cells observed, t"
-    return f"{adds}{beside}; {moves}. {lead}{EMPTY.removesuffix('.')}{unsure}."
+    verdict = EMPTY if is_still else f"judged by the cells observed, {EMPTY}"
+    return f"{adds}{beside}; {moves}. {_capital(verdict).removesuffix('.')}{unsure}."
 
 
 def _nothing(random: Figures) -> str:
@@ -177,6 +177,10 @@ def _kind(one: Figures, check: Figures) -> str:
     site = f"{one['site']}:" if one["site"] != "src" else ""
     when = f" t{one['time']}" if len(check["times"]) > 1 else ""
     return f"{site}{one['mode']}{when}"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _s(n: int) -> str:
