@@ -24,6 +24,10 @@ SESSIONS = "sessions.jsonl"
 REPORT = "report.html"
 EVALUATION, EVALUATION_SUMMARY = "evaluation", "evaluation.json"
 """Folder of the tables that `evaluate` makes, and what it says."""
+CHECKS = "check"
+"""Folder of what `check` found, if it was asked."""
+CHECK, CHECKED_CELLS = "check.json", "check.parquet"
+"""In it: all figures, and a row per cell."""
 
 
 def part(folder: Path, number: int) -> Path:
@@ -47,5 +51,5 @@ def described(directory: Path, has_counts: bool, has_gene_sets: bool) -> str:
     sets = [f"{GENE_SETS}/*.parquet"] if has_gene_sets else []
     relations = [f"{RELATIONS}/*.parquet"] if (directory / RELATIONS).is_dir() else []
     # a run of an earlier version wrote no sessions, and a report is made on request
-    there = [name for name in (SESSIONS, REPORT) if (directory / name).is_file()]
+    there = [name for name in (SESSIONS, REPORT, f"{CHECKS}/{CHECK}") if (directory / name).is_file()]
     return ", ".join([STORE, HITS, *genes, *sets, *relations, COVERAGE, PROVENANCE, *there])

@@ -95,6 +95,15 @@ def cells_of_h5ad(config: CellsConfig, vocabulary: Vocabulary) -> TokenBank:
     )  # fmt: skip
 
 
+def source_counts(config: CellsConfig, vocabulary: Vocabulary, row_P: Ints) -> Any:
+    """Observed counts (CSR, float32) of the source cells at these rows of a configuration's h5ad, which a bank leaves out."""
+    assert config.h5ad is not None
+    with H5adFile.open(config.h5ad) as file:
+        cells = Cells(config.h5ad.name, file.frame("obs"), None, {SOURCE: ALL_CELLS})
+        counts, _, _ = _find_counts(file, config.layer, {SOURCE: np.unique(row_P)}, vocabulary, cells)
+        return _state(SOURCE, row_P, counts, vocabulary, cells, True).counts
+
+
 def tokenise(counts_CG: Any, median_G: NDArray[np.float64], token_G: Ints) -> Ragged:
     """Each cell's tokens by falling count / total * 10,000 / median, ties in gene order; no token, no entry.
 

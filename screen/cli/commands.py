@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         signal.siginterrupt(signal.SIGINT, True)
     config = _config(arguments)
     text = arguments.config.read_text(encoding="utf-8")
-    directory = arguments.out or config.output.directory or Path("runs") / arguments.config.stem
+    directory = arguments.out or _directory(config, arguments.config)
     results, unscreened = session.run_screen(config, text, directory, console, arguments.add)
     _describe(results, unscreened, console)
     return 2 if unscreened and not config.output.allow_missing else 0
@@ -68,6 +68,25 @@ def plan(arguments: argparse.Namespace, console: Console) -> int:
         console.note(note)
     describe_unscreened(found.unscreened, console)
     return 2 if found.unscreened and not config.output.allow_missing else 0
+
+
+def check(arguments: argparse.Namespace, console: Console) -> int:
+    from screen.checking.check import check as checked
+    from screen.directory import CHECK, CHECKED_CELLS, CHECKS
+    from screen.running.configuration import load_config, overridden
+
+    compute = {"device": arguments.device}
+    config = overridden(load_config(arguments.config), arguments.config, None, False, arguments.encoder_heads, compute)
+    out = arguments.out or _directory(config, arguments.config) / CHECKS
+    found = checked(config, out, arguments.cells, arguments.model, console)
+    console.say(str(found))
+    console.say(f"{out}: {CHECK}, {CHECKED_CELLS}")
+    return 0
+
+
+def _directory(config: "ScreenConfig", path: Path) -> Path:
+    """Where `run` writes unless it is told otherwise."""
+    return config.output.directory or Path("runs") / path.stem
 
 
 def export(arguments: argparse.Namespace, console: Console) -> int:

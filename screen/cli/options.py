@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--version", action="version", version=f"perturbscreen {__version__}")
     commands = made.add_subparsers(required=True, metavar="COMMAND")
-    added = [*_add_run_and_plan(commands), *_add_for_stores(commands), _add_bench(commands)]
+    added = [*_add_run_and_plan(commands), _add_check(commands), *_add_for_stores(commands), _add_bench(commands)]
     for sub in added:
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return made
@@ -36,25 +36,16 @@ def _add_run_and_plan(commands: Commands) -> list[argparse.ArgumentParser]:
     run = commands.add_parser("run", help="run a screen, or continue one")
     plan = commands.add_parser("plan", help="say what a screen would do and cost, without running it")
     for sub in (run, plan):
-        sub.add_argument(
-            "config",
-            type=Path,
-            metavar="CONFIG",
-            help="a screen's YAML file: ours, or upstream's perturbation.yaml as it is",
-        )
+        _add_config(sub)
         sub.add_argument("--store-dtype", choices=["float16", "float32"], help="how log-expression changes are stored")
         sub.add_argument(
             "--allow-missing", action="store_true", help="exit 0 even if a requested gene could not be screened"
-        )
-        sub.add_argument(
-            "--encoder-heads", type=_positive, metavar="N", help="attention heads of the encoder, if not upstream's 8"
         )
         sub.add_argument(
             "--engine",
             choices=["auto", "packed", "reference"],
             help="how items are computed (default: auto: changes for a precision delta*, else packed batches)",
         )
-        sub.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
         sub.add_argument(
             "--precision",
             choices=["auto", "float32", "fp16x2", "tf32", "bf16", "delta16", "delta32", "float64"],
@@ -73,6 +64,46 @@ def _add_run_and_plan(commands: Commands) -> list[argparse.ArgumentParser]:
     plan.add_argument("--json", action="store_true", help="print the prediction as JSON, for machines")
     plan.set_defaults(command="plan")
     return [run, plan]
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    """What every command about a configuration takes."""
+    command.add_argument(
+        "config",
+        type=Path,
+        metavar="CONFIG",
+        help="a screen's YAML file: ours, or upstream's perturbation.yaml as it is",
+    )
+    command.add_argument(
+        "--encoder-heads", type=_positive, metavar="N", help="attention heads of the encoder, if not upstream's 8"
+    )
+    command.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+
+
+def _add_check(commands: Commands) -> argparse.ArgumentParser:
+    check = commands.add_parser(
+        "check", help="is this model any good on these cells: say it before a screen, in minutes"
+    )
+    _add_config(check)
+    check.add_argument(
+        "--cells", type=_positive, metavar="N", help="cells that predictions are judged on (default: check.cells, 600)"
+    )
+    check.add_argument(
+        "--model",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="CKPT",
+        help="checkpoints of other training seeds, whose rankings are compared (beside check.models)",
+    )
+    check.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where check.json and check.parquet go (default: check/ in the screen's output directory)",
+    )
+    check.set_defaults(command="check")
+    return check
 
 
 def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:

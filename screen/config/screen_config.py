@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from screen.config.inputs import CellsConfig, ModelConfig
 from screen.config.section import Section
 from screen.config.sections import (
+    CheckConfig,
     ClusterConfig,
     ComputeConfig,
     DegConfig,
@@ -49,6 +50,8 @@ class ScreenConfig(Section):
     """Differential expression: tests, replicates, which rows are written."""
     enrich: EnrichConfig | None = None
     """Gene sets that are tested; by default none."""
+    check: CheckConfig = CheckConfig()
+    """What `perturbscreen check` looks at."""
     compute: ComputeConfig = ComputeConfig()
     """How results are computed."""
     cluster: ClusterConfig | None = None
@@ -59,7 +62,7 @@ class ScreenConfig(Section):
     notes: list[str] = Field(default_factory=list)
     """Sentences that are said when the screen begins, and recorded with it."""
 
-    @field_validator("predict", "null", "output", "deg", "compute", mode="before")
+    @field_validator("predict", "null", "output", "deg", "check", "compute", mode="before")
     @classmethod
     def _empty_is_default(cls, value: object) -> object:
         return {} if value is None else value
@@ -183,6 +186,7 @@ def _allowed_keys(place: list[str]) -> list[str]:
         "output": OutputConfig,
         "deg": DegConfig,
         "enrich": EnrichConfig,
+        "check": CheckConfig,
         "compute": ComputeConfig,
         "cluster": ClusterConfig,
     }

@@ -178,6 +178,15 @@ class EnrichConfig(Section):
     """So many of the strongest of each mode, site, stratum and time get a permutation test (GSEA), seconds each."""
 
 
+class CheckConfig(Section):
+    """What `perturbscreen check` looks at; `run` does not read it."""
+
+    cells: Annotated[int, Field(ge=1)] = 600
+    """Cells that predictions are judged on, at most, whatever `cells.max_cells` says; drawn as that draws them."""
+    models: list[FilePath] = []
+    """Checkpoints of other training seeds, whose rankings are compared with that of `model.checkpoint`."""
+
+
 class ComputeConfig(Section):
     """How results are computed. `auto` is decided once, when the output directory is created, and kept there."""
 

@@ -8,7 +8,21 @@ from typing import Any
 
 import polars as pl
 
-from screen.directory import COVERAGE, GENE_SETS, GENES, HITS, PARTS, RANKED, SCORES, SESSIONS, STAMP, STORE, TARGETS
+from screen.directory import (
+    CHECK,
+    CHECKS,
+    COVERAGE,
+    GENE_SETS,
+    GENES,
+    HITS,
+    PARTS,
+    RANKED,
+    SCORES,
+    SESSIONS,
+    STAMP,
+    STORE,
+    TARGETS,
+)
 from screen.directory import described as described_files
 from screen.errors import ConfigError, RequestError, StoreError, nearest, some
 from screen.results import related, views
@@ -120,6 +134,19 @@ class Results(Plotted):
             return []
         counted = ("elapsed_s", "edits", "tokens", "padding")
         return [s for s in found if isinstance(s, dict) and all(isinstance(s.get(n), int | float) for n in counted)]
+
+    @cached_property
+    def check(self) -> dict[str, Any] | None:
+        """What `perturbscreen check` found of this screen's model, docs/check.md; None where no file says, or of another model.
+
+        `screen.results.checked.described_check` says it in words.
+        """
+        try:
+            found = json.loads((self.directory / CHECKS / CHECK).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        is_of_this = isinstance(found, dict) and found.get("model") == self.provenance["identity"]["model"]
+        return found if is_of_this else None
 
     @property
     def strata(self) -> list[str]:
