@@ -100,7 +100,7 @@ def source_counts(config: CellsConfig, vocabulary: Vocabulary, row_P: Ints) -> A
     assert config.h5ad is not None
     with H5adFile.open(config.h5ad) as file:
         cells = Cells(config.h5ad.name, file.frame("obs"), None, {SOURCE: ALL_CELLS})
-        counts, _, _ = _find_counts(file, config.layer, {SOURCE: np.unique(row_P)}, vocabulary, cells)
+        counts, _, _ = find_counts(file, config.layer, {SOURCE: np.unique(row_P)}, vocabulary, cells)
         return _state(SOURCE, row_P, counts, vocabulary, cells, True).counts
 
 
