@@ -104,6 +104,8 @@ def _values(value: dict[str, Any]) -> str:
         return f"`{value['const']}`"
     if "enum" in value:
         return ", ".join(f"`{v}`" for v in value["enum"])
+    if "prefixItems" in value:
+        return f"[{', '.join(_values(v) for v in value['prefixItems'])}]"
     if value["type"] == "array":
         return f"list of: {_values(value['items'])}"
     if value["type"] == "object":

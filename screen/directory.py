@@ -16,6 +16,10 @@ BACKGROUND, ON_TARGET, HALVES, SIMILARITY, FACTORS, MODULES, EPISTASIS, EPISTASI
     for name in ("genes", "targets", "halves", "similarity", "factors", "modules", "epistasis", "epistasis_genes")
 )
 PARTS = "part-*.parquet"
+COMPARE = "compare"
+"""Folder of the parts of the table of differences between time points."""
+ANALYSES = "analyses"
+"""Folder of tables that were asked for later, under names of their own, each as the first ones."""
 PROVENANCE = "provenance.json"
 STAMP = "tables.json"
 """What the tables were made of; there as long as all of them are whole."""
@@ -38,18 +42,28 @@ def part(folder: Path, number: int) -> Path:
 def tables_in(directory: Path) -> list[Path]:
     """Every table that is there."""
     named = [p for p in (directory / HITS, directory / COVERAGE) if p.is_file()]
-    parts = [
-        sorted(directory.glob(files))
-        for files in (f"{GENES}/{PARTS}", f"{GENE_SETS}/*.parquet", f"{RELATIONS}/*.parquet")
-    ]
-    return [*named, *(path for some in parts for path in some)]
+    folders = (f"{GENES}/{PARTS}", f"{COMPARE}/{PARTS}", f"{GENE_SETS}/*.parquet", f"{RELATIONS}/*.parquet")
+    return [*named, *(path for files in folders for path in sorted(directory.glob(files)))]
+
+
+def analysis(directory: Path, name: str) -> Path:
+    """Where the tables of an analysis lie."""
+    return directory / ANALYSES / name
+
+
+def analyses_in(directory: Path) -> list[str]:
+    """Names of the analyses whose tables are whole."""
+    return sorted(p.parent.name for p in directory.glob(f"{ANALYSES}/*/{STAMP}"))
 
 
 def described(directory: Path, has_counts: bool, has_gene_sets: bool) -> str:
-    """What a finished screen leaves, in a line."""
+    """What a finished screen, or an analysis of it, leaves, in a line."""
     genes = [f"{GENES}/{PARTS}"] if has_counts else []
+    genes += [f"{COMPARE}/{PARTS}"] if any(directory.glob(f"{COMPARE}/{PARTS}")) else []
     sets = [f"{GENE_SETS}/*.parquet"] if has_gene_sets else []
-    relations = [f"{RELATIONS}/*.parquet"] if (directory / RELATIONS).is_dir() else []
+    sets += [f"{RELATIONS}/*.parquet"] if (directory / RELATIONS).is_dir() else []
+    sets += [f"{ANALYSES}/{name}" for name in analyses_in(directory)]
     # a run of an earlier version wrote no sessions, and a report is made on request
-    there = [name for name in (SESSIONS, REPORT, f"{CHECKS}/{CHECK}") if (directory / name).is_file()]
-    return ", ".join([STORE, HITS, *genes, *sets, *relations, COVERAGE, PROVENANCE, *there])
+    there = [name for name in (PROVENANCE, SESSIONS, REPORT, f"{CHECKS}/{CHECK}") if (directory / name).is_file()]
+    store = [STORE] if (directory / STORE).is_dir() else []
+    return ", ".join([*store, HITS, *genes, *sets, COVERAGE, *there])

@@ -43,6 +43,7 @@ class Sizes:
     top: int | None = None
     has_replicates: bool = True
     min_cells: int = 5
+    cell_types: tuple[str, ...] = STRATA
 
     def __post_init__(self) -> None:
         if self.n_perturbations < FEWEST:
@@ -64,12 +65,12 @@ class Sizes:
     @property
     def strata(self) -> tuple[str, ...]:
         """Names of the groups of cells."""
-        names = [STRATA[s] if s < len(STRATA) else f"Cell type {s + 1}" for s in range(self.n_strata)]
+        names = [self.cell_types[s] if s < len(self.cell_types) else f"Cell type {s + 1}" for s in range(self.n_strata)]
         return (*names[:-1], HOSTILE_STRATUM) if self.is_hostile else tuple(names)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "times": list(self.times)}
+        return {**asdict(self), "times": list(self.times), "cell_types": list(self.cell_types)}
 
     @property
     def layout(self) -> Layout:

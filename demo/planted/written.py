@@ -1,17 +1,17 @@
 """Written: a planted screen as a finished directory, its gene sets and its truth beside it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from demo.planted.cells import DONOR_COLUMN, STRATUM_COLUMN, make_cells
+from demo.planted.cells import DONOR_COLUMN, STRATUM_COLUMN, Cells, make_cells
 from demo.planted.effects import PlantedEngine, PlantedScreen, Responses
 from demo.planted.sizes import Sizes
-from demo.planted.truth import MODULES, N_SHIFT, plant
+from demo.planted.truth import MODULES, N_SHIFT, Truth, plant
 from screen.config.sections import DegConfig, EnrichConfig, OutputConfig
 from screen.directory import PROVENANCE, STORE
 from screen.engine.screen import NUMERICS_VERSION
@@ -46,9 +46,14 @@ def build(directory: Path, sizes: Sizes, listener: Listener | None = None) -> Re
     if (directory / STORE).exists():
         raise StoreError(f"{directory} holds a screen already; remove it, or choose another --out")
     listener = listener or Lines(lambda text: None)
-    directory.mkdir(parents=True, exist_ok=True)
     cells = make_cells(sizes)
-    truth = plant(sizes, cells)
+    screen = planned(sizes, cells, plant(sizes, cells))
+    engine = PlantedEngine(screen)
+    return finished(directory, screen, engine, _gene_sets(screen, engine.responses), described(screen), listener)
+
+
+def planned(sizes: Sizes, cells: Cells, truth: Truth) -> PlantedScreen:
+    """Its items, cut into units."""
     index = BankIndex(cells.bank, truth.vocabulary, cells.max_len)
     selection = select_items(
         truth.library, index, Window(sizes.times, (), cells.max_len), cells.stratum_C, cells.stratum
@@ -56,24 +61,38 @@ def build(directory: Path, sizes: Sizes, listener: Listener | None = None) -> Re
     row_bytes = 4 * len(sizes.times) * sizes.genes
     unit_rows = max(min(UNIT_BYTES // row_bytes, MOST_ROWS) // ROWS_STEP, 1) * ROWS_STEP
     plan = order(selection, unit_rows=unit_rows, cells_per_block=max(FEWEST_CELLS, unit_rows // len(truth.library)))
-    screen = PlantedScreen(sizes, cells, truth, plan, index)
-    engine = PlantedEngine(screen)
+    return PlantedScreen(sizes, cells, truth, plan, index)
+
+
+def finished(
+    directory: Path,
+    screen: PlantedScreen,
+    engine: PlantedEngine,
+    gene_sets: Iterable[str],
+    truth: Mapping[str, Any],
+    listener: Listener,
+    compare: tuple[tuple[int, int], ...] = (),
+) -> Results:
+    """A finished screen of what an engine makes up; `gene_sets` are lines of a GMT file. Raises StoreError as `build`."""
+    if (directory / STORE).exists():
+        raise StoreError(f"{directory} holds a screen already; remove it, or choose another --out")
+    directory.mkdir(parents=True, exist_ok=True)
     sets = directory / GENE_SETS
-    write_file(sets, "".join(_gene_sets(screen, engine.responses)).encode())
-    store = _create(screen, directory, sets.resolve())
-    with listener.progress(plan.n_items) as progress:
+    write_file(sets, "".join(gene_sets).encode())
+    store = _create(screen, directory, sets.resolve(), compare)
+    with listener.progress(screen.plan.n_items) as progress:
         run_units(engine, store, progress)
     store.finish()
-    write_coverage(plan.coverage, store, directory)
-    write_file(directory / TRUTH, (json.dumps(described(screen), indent=1) + "\n").encode())
+    write_coverage(screen.plan.coverage, store, directory)
+    write_file(directory / TRUTH, (json.dumps(truth, indent=1) + "\n").encode())
     make_tables(store, directory, listener)
     return open_results(directory)
 
 
-def _create(screen: PlantedScreen, directory: Path, sets: Path) -> ScreenStore:
+def _create(screen: PlantedScreen, directory: Path, sets: Path, compare: tuple[tuple[int, int], ...]) -> ScreenStore:
     sizes, truth = screen.sizes, screen.truth
     output = OutputConfig(strata=[STRATUM_COLUMN], min_cells=sizes.min_cells, keep=screen.layout.keep)
-    deg = DegConfig(replicate=DONOR_COLUMN if sizes.has_replicates else None, top=sizes.top)
+    deg = DegConfig(replicate=DONOR_COLUMN if sizes.has_replicates else None, top=sizes.top, compare=compare)
     enrich = EnrichConfig(gene_sets=[sets])
     provenance: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -85,7 +104,7 @@ def _create(screen: PlantedScreen, directory: Path, sets: Path) -> ScreenStore:
         "perturbscreen": "planted", "notes": list(NOTES),
         "view": {
             "var_list": output.var_list, "export_batch_size": output.export_batch_size, "strata": output.strata,
-            "min_cells": output.min_cells, "deg": deg.model_dump(), "enrich": view_of_gene_sets(enrich), "named": [],
+            "min_cells": output.min_cells, "deg": deg.recorded(), "enrich": view_of_gene_sets(enrich), "named": [],
         },
     }  # fmt: skip
     attributes = {

@@ -14,10 +14,11 @@ from screen.cli.describe import (
     describe_status,
     describe_unscreened,
 )
-from screen.cli.options import DEG_OPTIONS, SIZE_OPTIONS
+from screen.cli.options import DEG_OPTIONS, OF_CELLS, SIZE_OPTIONS
 from screen.cli.ranking import describe_gene_sets, describe_result
 from screen.cli.terminal import Console
 from screen.directory import EVALUATION, REPORT
+from screen.errors import ConfigError, some
 
 if TYPE_CHECKING:
     from screen.config.screen_config import ScreenConfig
@@ -51,9 +52,9 @@ def _describe(results: "Results", unscreened: Sequence[str], console: Console) -
     describe_result(results.hits, results.has_counts, results.min_cells, console)
     if results.shifted is not None:
         describe_gene_sets(results.shifted, console)
-    console.say(f"{results.directory}: {results.files}")
-    if (results.directory / REPORT).is_file():
-        console.say(f"to look at it: {results.directory / REPORT}")
+    console.say(f"{results.tables}: {results.files}")
+    if (results.tables / REPORT).is_file():
+        console.say(f"to look at it: {results.tables / REPORT}")
     describe_unscreened(unscreened, console)
 
 
@@ -110,20 +111,39 @@ def status(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def deg(arguments: argparse.Namespace, console: Console) -> int:
-    from screen.running.tables import remake_tables
+    from screen.running.tables import make_analysis, remake_tables
 
     given = {name: getattr(arguments, name) for name in DEG_OPTIONS}
+    cells = {name: getattr(arguments, name) for name in OF_CELLS}
     workers = {name: getattr(arguments, name) for name in ("workers", "scheduler")}
     gene_sets = [p.absolute() for p in arguments.gene_sets]
-    reset = [*DEG_OPTIONS, "gene_sets"] if "all" in arguments.reset else arguments.reset
-    reset = [name for name in reset if "all" not in arguments.reset or given.get(name) is None]
-    if gene_sets and "all" in arguments.reset:
-        reset.remove("gene_sets")
-    results, is_new = remake_tables(arguments.directory, given, gene_sets, reset, workers, console)
+    reset = _reset(arguments, given | cells, gene_sets)
+    if arguments.name is None:
+        _require_name([name for name in OF_CELLS if cells[name] is not None or name in reset])
+        found = remake_tables(arguments.directory, given, gene_sets, reset, workers, console)
+    else:
+        found = make_analysis(arguments.directory, arguments.name, cells, given, gene_sets, reset, workers, console)
+    results, is_new = found
     console.say(f"settings: {results.settings}")
     console.say("the tables are made anew" if is_new else "the tables are as asked for already")
     _describe(results, (), console)
     return 0
+
+
+def _reset(arguments: argparse.Namespace, given: dict[str, object], gene_sets: Sequence[Path]) -> list[str]:
+    """Settings to be the default again; `all` are those that are not given."""
+    if "all" not in arguments.reset:
+        return list(arguments.reset)
+    every = [*DEG_OPTIONS, "gene_sets", *([] if arguments.name is None else OF_CELLS)]
+    return [name for name in every if given.get(name) is None and not (name == "gene_sets" and gene_sets)]
+
+
+def _require_name(settings: Sequence[str]) -> None:
+    """Raises ConfigError where settings are given that the first tables do not take."""
+    if settings:
+        raise ConfigError(
+            f"{some(f'--{name}' for name in settings)}: the first tables keep their cells; --name NAME makes others beside them"
+        )
 
 
 def report(arguments: argparse.Namespace, console: Console) -> int:
@@ -131,7 +151,7 @@ def report(arguments: argparse.Namespace, console: Console) -> int:
     from screen.report.page import write_report
     from screen.results.results import open_results
 
-    results = open_results(arguments.directory)
+    results = open_results(arguments.directory, arguments.name)
     with console.status("report"):
         path = write_report(results, arguments.out)
     console.say(f"{path}: {path.stat().st_size / 1e6:.1f} MB, open it in a browser")

@@ -145,15 +145,37 @@ def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
     deg.add_argument(
         "--gene-sets", type=Path, nargs="+", default=[], metavar="GMT", help="test what changes against these gene sets"
     )
+    deg.add_argument(
+        "--compare",
+        type=_pair,
+        nargs="+",
+        metavar="A,B",
+        help="also compare the change at time point B with that at A, in the same cells, per gene",
+    )
     deg.add_argument("--max-fdr", type=float, metavar="X", help="write only genes up to this false discovery rate")
     deg.add_argument("--min-delta", type=float, metavar="X", help="write only genes whose mean change is as large")
     deg.add_argument(
         "--reset",
         nargs="+",
         default=[],
-        choices=[*DEG_OPTIONS, "gene_sets", "all"],
+        choices=[*DEG_OPTIONS, "gene_sets", *OF_CELLS, "all"],
         metavar="NAME",
-        help=f"settings to be the default again ({', '.join(DEG_OPTIONS)}), gene_sets: none, or all",
+        help=f"settings to be the default again ({', '.join(DEG_OPTIONS)}), gene_sets: none, or all; with --name also "
+        f"{', '.join(OF_CELLS)}",
+    )
+    deg.add_argument(
+        "--name", metavar="NAME", help="make tables of their own in DIR/analyses/NAME and leave the first ones alone"
+    )
+    deg.add_argument(
+        "--strata",
+        metavar="A,B",
+        type=lambda text: [column.strip() for column in text.split(",") if column.strip()],
+        help="with --name: group cells by these obs columns ('': all are one group)",
+    )
+    deg.add_argument(
+        "--where",
+        metavar="EXPRESSION",
+        help="with --name: these cells alone, as in \"cell_type in ['CD14', 'CD16'] and t1.donor != 'D3'\"",
     )
     _add_workers(deg)
     deg.set_defaults(command="deg")
@@ -195,7 +217,8 @@ def _add_evaluate(commands: Commands) -> argparse.ArgumentParser:
 
 def _add_report(commands: Commands) -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write a finished screen as one HTML page that needs nothing else")
-    report.add_argument("--out", type=Path, metavar="FILE", help="the page (default: DIR/report.html)")
+    report.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html beside the tables)")
+    report.add_argument("--name", metavar="NAME", help="of the tables that `deg --name NAME` made")
     report.add_argument("--png", type=Path, metavar="FOLDER", help="also every figure for a paper, into a folder")
     report.add_argument(
         "--format",
@@ -216,8 +239,10 @@ def _add_workers(command: argparse.ArgumentParser) -> None:
     command.add_argument("--scheduler", metavar="ADDRESS", help="compute on the workers of a running Dask scheduler")
 
 
-DEG_OPTIONS = ("test", "signed_rank", "rank_sum", "replicate", "top", "max_fdr", "min_delta")
+DEG_OPTIONS = ("test", "signed_rank", "rank_sum", "replicate", "top", "max_fdr", "min_delta", "compare")
 """Settings of the tables of differential expression that `deg` takes, and resets."""
+OF_CELLS = ("strata", "where")
+"""What it takes with `--name` alone: which cells, and how they are grouped."""
 SIZE_OPTIONS = {
     "width": "width", "heads": "n_heads", "head-width": "head_width", "encoder-head-width": "encoder_head_width",
     "blocks": "n_blocks", "max-len": "max_len", "model-genes": "n_genes", "times": "n_times",
@@ -266,6 +291,14 @@ def _positive(text: str, least: int = 1) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {least} or more")
     return int(text)
+
+
+def _pair(text: str) -> tuple[int, int]:
+    """Two time points, or argparse's refusal."""
+    times = text.split(",")
+    if len(times) != 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is no pair of time points, as 1,2 is")
+    return _positive(times[0].strip()), _positive(times[1].strip())
 
 
 def _count(text: str) -> int:

@@ -76,6 +76,7 @@ class ScreenConfig(Section):
     def _time_points(self) -> "ScreenConfig":
         if not self.library:
             raise ValueError("the library is empty: it needs at least one block with `genes`")
+        self._comparisons()
         for block in self.library:
             late = sorted(set(block.pert_tps or ()) - set(self.predict.pred_tps or ()))
             if late:
@@ -89,6 +90,14 @@ class ScreenConfig(Section):
                     "exclude_src removes the source, so an edit of the source has no effect; remove one of them"
                 )
         return self
+
+    def _comparisons(self) -> None:
+        times, asked = self.predict.pred_tps or [], sorted({t for pair in self.deg.compare for t in pair})
+        if late := [t for t in asked if t not in times]:
+            raise ValueError(f"deg.compare asks for time points {late}, which are not among pred_tps {times}")
+        if asked and (self.output.keep == "summaries" or not self.predict.use_count_decoder):
+            why = "keeps sums alone" if self.predict.use_count_decoder else "predicts no counts"
+            raise ValueError(f"deg.compare needs the change of every cell, and this screen {why}; remove it")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Sections: what is asked of the model, what is kept of it, and who computes it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -141,6 +141,23 @@ class DegConfig(Section):
     """Write only genes up to this false discovery rate."""
     min_delta: Annotated[float, Field(ge=0)] | None = None
     """Write only genes whose mean change of log1p CP10K is as large, either way."""
+    compare: tuple[tuple[TimePoint, TimePoint], ...] = ()
+    """Pairs of time points, `[[1, 2]]`: per gene, is the change at the second another than at the first, in the same cells?"""
+
+    def recorded(self) -> dict[str, Any]:
+        """What a store records: `compare` only where it is asked for, so that earlier stores stay as they are."""
+        found = self.model_dump()
+        return found if self.compare else {k: v for k, v in found.items() if k != "compare"}
+
+    @field_validator("compare")
+    @classmethod
+    def _pairs(cls, value: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+        same = [list(pair) for pair in value if pair[0] == pair[1]]
+        if same:
+            raise ValueError(f"{same[0]} compares a time point with itself")
+        if len({frozenset(pair) for pair in value}) < len(value):
+            raise ValueError(f"pairs repeat: {[list(pair) for pair in value]}")
+        return value
 
     @property
     def test_name(self) -> str:

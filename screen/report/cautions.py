@@ -26,8 +26,7 @@ def cautions(results: "Results") -> list[str]:
 
 
 def _units(results: "Results") -> Iterator[str]:
-    view = results.provenance["view"]
-    if results.has_counts and view["deg"]["replicate"] is None:
+    if results.has_counts and results.view["deg"]["replicate"] is None:
         yield (
             "p and fdr of genes count cells as independent, which cells of one donor are not, and predictions have no noise: "
             "in many cells tiny changes have tiny p. Read the size of a change first (0.01 is about 1 %)."

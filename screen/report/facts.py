@@ -18,7 +18,7 @@ def facts(results: "Results") -> Facts:
     provenance = results.provenance
     found = [*_inputs(provenance), *_asked(results), *_coverage(results), *_computed(results)]
     found += [("settings of the tables", results.settings), ("files", results.files)]
-    found.append(("directory", str(results.directory.absolute())))
+    found.append(("directory", str(results.tables.absolute())))
     found.append(("made", f"{provenance['created']} by perturbscreen {provenance['perturbscreen']}"))
     return found
 
@@ -63,6 +63,8 @@ def _coverage(results: "Results") -> Facts:
         "emptied": "nothing left to predict from",
     }
     lost = "".join(f", {total[name]:,} {text}" for name, text in words.items() if total[name])
+    if n := total["stratum"] - total["screened"] - sum(total[name] for name in words):
+        lost += f", {n:,} for one of these reasons"
     found = [("coverage", f"{total['screened']:,} of {total['stratum']:,} pairs screened{lost}")]
     if n := results.unscreened.height:
         found.append(("in no cell", f"{n:,} perturbations that were asked for"))

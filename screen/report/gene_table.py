@@ -33,7 +33,7 @@ def gene_rows(results: "Results", names: "ScreenNames") -> Iterator[GeneRows]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for path in sorted(results.directory.glob(f"{GENES}/{PARTS}")):
+    for path in sorted(results.tables.glob(f"{GENES}/{PARTS}")):
         try:
             # this reader does not take a file's word for its lengths
             file = pq.ParquetFile(path, read_dictionary=list(TEXT))
@@ -43,7 +43,7 @@ def gene_rows(results: "Results", names: "ScreenNames") -> Iterator[GeneRows]:
         except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             reason = str(error).partition("\n")[0]
             raise StoreError(
-                f"cannot read {path} ({reason}); remove it, then `perturbscreen deg {results.directory}` makes it again"
+                f"cannot read {path} ({reason}); remove it, then `perturbscreen deg {results.asked_by}` makes it again"
             ) from error
 
 

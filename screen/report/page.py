@@ -57,7 +57,7 @@ def write_report(results: "Results", path: str | Path | None = None) -> Path:
     >>> screen.write_report(results, "demo.html").name
     'demo.html'
     """
-    path = results.directory / REPORT if path is None else Path(path)
+    path = results.tables / REPORT if path is None else Path(path)
     text = page(results).encode()
     try:
         if not holds(path, text):
@@ -91,7 +91,7 @@ def _words(results: "Results") -> dict[str, Any]:
     """What the page says without scripts."""
     ranked, shifted = results.hits.drop_nulls("strength_rank"), results.shifted
     return {
-        "name": results.directory.absolute().name,
+        "name": results.directory.absolute().name + ("" if results.name is None else f": {results.name}"),
         "directory": str(results.directory),
         "answer": standing_out(ranked, results.has_counts),
         "answer_sets": None if shifted is None or shifted.is_empty() else gene_sets_shifted(shifted),
@@ -190,8 +190,8 @@ def _damages(results: "Results") -> Iterator[None]:
     except (ArithmeticError, LookupError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
         reason = str(error).partition("\n")[0]
         raise StoreError(
-            f"the tables of {results.directory} are not those of its store ({type(error).__name__}: {reason}); remove "
-            f"{results.directory / STAMP}, then `perturbscreen deg {results.directory}` makes them again"
+            f"the tables of {results.tables} are not those of its store ({type(error).__name__}: {reason}); remove "
+            f"{results.tables / STAMP}, then `perturbscreen deg {results.asked_by}` makes them again"
         ) from error
 
 

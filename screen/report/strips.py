@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screen.report.numbers import rounded
-from screen.stats.tables import strata_of
 
 if TYPE_CHECKING:
     from screen.report.names import ScreenNames
@@ -24,7 +23,7 @@ def strips(results: "Results", names: "ScreenNames", shown: Sequence[int]) -> di
     value  root mean square change of expression, or 1 - cosine of the embedding for models without counts; ascending
     """
     store = results.store
-    stratum_C = strata_of(store, store.provenance["view"]["strata"], None).stratum_C
+    stratum_C = results.cell_strata.stratum_C
     n_each = len(names.strata) * len(names.times)
     most = int(np.clip(CELLS // max(len(shown) * n_each, 1), FEWEST_CELLS, MOST_CELLS))
     found: dict[str, Any] = {"group": [], "n_cells": [], "value": []}

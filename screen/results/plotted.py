@@ -68,7 +68,7 @@ class Plotted:
         genes = self._all.changes_where(*_is(one, "perturbation", "stratum", "time"))
         if genes.is_empty():
             raise NothingToDrawError(
-                f"no gene of {title} is in the tables ({self._all.settings}); `perturbscreen deg {self._all.directory} --reset top "
+                f"no gene of {title} is in the tables ({self._all.settings}); `perturbscreen deg {self._all.asked_by} --reset top "
                 "max_fdr min_delta` keeps all of them"
             )
         if genes["fdr"].drop_nulls().is_empty():
@@ -93,7 +93,7 @@ class Plotted:
         matrix = views.change_matrix(self._all, **group)
         if not matrix.change_PG.size:
             raise NothingToDrawError(
-                f"the tables have no gene of {_named(group)} ({self._all.settings}); `perturbscreen deg {self._all.directory} "
+                f"the tables have no gene of {_named(group)} ({self._all.settings}); `perturbscreen deg {self._all.asked_by} "
                 "--reset top max_fdr min_delta` keeps all of them"
             )
         title = f"{_named(group)}: the strongest perturbations, and the genes that they change most"
@@ -160,7 +160,7 @@ class Plotted:
         if rows.is_empty():
             raise NothingToDrawError(
                 f'the tables have no row of "{gene}" as asked for ({self._all.settings}): nothing changes it, or settings leave it '
-                f"out; `perturbscreen deg {self._all.directory} --reset top max_fdr min_delta` keeps all rows"
+                f"out; `perturbscreen deg {self._all.asked_by} --reset top max_fdr min_delta` keeps all rows"
             )
         symbols = rows["feature_symbol"].cast(pl.String).unique(maintain_order=True).to_list()
         parts = (("mode", ""), ("stratum", ""), ("time", "t"))

@@ -55,7 +55,7 @@ def table_of(
             f"{results.directory} has no {TABLES[table]}, which earlier versions did not make; "
             f"`perturbscreen deg {results.directory}` makes it"
         )
-    return results.collect(TABLES[table], perturbation, stratum, time, mode)
+    return results.rows_of(TABLES[table], perturbation, stratum, time, mode)
 
 
 def null_z(

@@ -1,7 +1,5 @@
 """Results: a finished screen, by its directory: the only place that reads what `run` wrote there."""
 
-import json
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,43 +7,42 @@ from typing import Any
 import polars as pl
 
 from screen.directory import (
-    CHECK,
-    CHECKS,
-    COVERAGE,
     GENE_SETS,
     GENES,
-    HITS,
     PARTS,
     RANKED,
     SCORES,
-    SESSIONS,
     STAMP,
     STORE,
     TARGETS,
 )
-from screen.directory import described as described_files
 from screen.errors import ConfigError, RequestError, StoreError, nearest, some
 from screen.results import related, views
+from screen.results import times as by_time
+from screen.results.finished import Finished
 from screen.results.plotted import Plotted
 from screen.results.sentences import described_results
-from screen.stats.deg import Names
-from screen.stats.tables import described_view, read_table
-from screen.store.find import find
+from screen.stats.again import analysis
 from screen.store.store import ScreenStore
 
 GENE_SET_TABLES = {"scores": SCORES, "changed": f"{GENE_SETS}/{PARTS}", "targets": TARGETS, "ranked": RANKED}
 """What the tables of gene sets are called here -> their files."""
 
 
-def open_results(directory: str | Path) -> "Results":
+def open_results(directory: str | Path, name: str | None = None) -> "Results":
     """The results of a finished screen, by the directory that `run` wrote. Reads no table yet, and needs no torch.
 
-    Raises StoreError where there is no screen, or one that is not finished: it says how far it is.
+    name  of an analysis that `perturbscreen deg DIR --name NAME` made: its tables, in place of the first ones
+    Raises StoreError where there is no screen or analysis, or a screen that is not finished: it says how far it is.
 
     >>> import screen
     >>> results = screen.open_results("runs/demo")
     >>> results.hits.columns[:4]
     ['strength_rank', 'perturbation', 'target', 'target_symbol']
+    >>> results.analyses
+    ['signed']
+    >>> screen.open_results("runs/demo", name="signed").differential("CCL2")["test"].unique().to_list()
+    ['signed_rank']
     """
     directory = Path(directory)
     store = ScreenStore.open(directory / STORE)
@@ -59,10 +56,14 @@ def open_results(directory: str | Path) -> "Results":
             f"{directory} has every result, but its tables are not whole; `perturbscreen deg {directory}` or the same "
             "`perturbscreen run` makes them"
         )
-    return Results(directory, store)
+    if name is None:
+        return Results(directory, store)
+    view = analysis.recorded(directory, name)
+    analysis.check_results(store, directory, name)
+    return Results(directory, store, view)
 
 
-class Results(Plotted):
+class Results(Finished, Plotted):
     """A finished screen: `open_results(DIR)` and `run(...)` give one. Tables are polars frames, read when asked for.
 
     >>> import screen
@@ -92,6 +93,12 @@ class Results(Plotted):
     ['share_top', 'null_mean', 'null_sd', 'null_z']
     >>> results.strength_intervals(mode="mask").filter(target_symbol="CD14").select("rank_low", "rank_high").rows()
     [(1, 1)]
+    >>> results.wide().filter(target_symbol="CCL2", mode="mask").select("strength_rank_t1", "n_cells_t1").rows()
+    [(2, 3)]
+    >>> results.compared("CCL2")
+    Traceback (most recent call last):
+    ...
+    screen.errors.StoreError: no time points were compared in runs/demo; it has one time point, 1
     >>> results.coverage.filter(perturbation="src:mask:ENSG00000108691").select("n_screened", "n_absent").rows()
     [(3, 5)]
     >>> results.provenance["decided"]["precision"]
@@ -99,96 +106,6 @@ class Results(Plotted):
     >>> results.anndata("CCL2", mode="mask").obs["target_gene"].unique().tolist()
     ['CCL2']
     """
-
-    def __init__(self, directory: Path, store: ScreenStore) -> None:
-        self.directory = directory
-        self.store = store
-        """Every prediction and change as they are stored, opened to be read."""
-
-    @cached_property
-    def hits(self) -> pl.DataFrame:
-        """One row per perturbation, stratum and time point, strongest first; columns: `screen.stats.hits.SCHEMA`."""
-        return self._read(HITS)
-
-    @cached_property
-    def coverage(self) -> pl.DataFrame:
-        """What became of every cell: a row per perturbation and stratum, numbers of cells.
-
-        n_stratum = n_screened + n_absent (gene not expressed) + n_truncated (beyond the model's longest row) + n_emptied
-        (nothing left to predict from).
-        """
-        return self._read(COVERAGE)
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """What the screen was made of and with: fingerprints, versions, notes, and each library block's configuration."""
-        return self.store.history
-
-    @cached_property
-    def sessions(self) -> list[dict[str, Any]]:
-        """What each `run` computed: started, elapsed_s, edits, tokens, padding, executor; [] where no file says."""
-        try:
-            lines = (self.directory / SESSIONS).read_text(encoding="utf-8").splitlines()
-            found = [json.loads(line) for line in lines]
-        except (OSError, ValueError):
-            return []
-        counted = ("elapsed_s", "edits", "tokens", "padding")
-        return [s for s in found if isinstance(s, dict) and all(isinstance(s.get(n), int | float) for n in counted)]
-
-    @cached_property
-    def check(self) -> dict[str, Any] | None:
-        """What `perturbscreen check` found of this screen's model, docs/check.md; None where no file says, or of another model.
-
-        `screen.results.checked.described_check` says it in words.
-        """
-        try:
-            found = json.loads((self.directory / CHECKS / CHECK).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        is_of_this = isinstance(found, dict) and found.get("model") == self.provenance["identity"]["model"]
-        return found if is_of_this else None
-
-    @property
-    def strata(self) -> list[str]:
-        """Groups of cells, by `output.strata`; ["all"] without."""
-        return self.coverage["stratum"].unique(maintain_order=True).to_list()
-
-    @property
-    def times(self) -> list[int]:
-        """Time points that are read out; [0] for the source itself."""
-        return list(self.store.layout.pred_tps)
-
-    @property
-    def has_counts(self) -> bool:
-        """Whether the model predicts counts; without, there is no table of genes and of gene sets."""
-        return self.store.layout.has_counts
-
-    @property
-    def min_cells(self) -> int:
-        """A perturbation in fewer cells has no rank."""
-        return int(self.store.provenance["view"]["min_cells"])
-
-    @property
-    def settings(self) -> str:
-        """How the tables present the results, in words."""
-        return described_view(self.store.provenance["view"])
-
-    @property
-    def files(self) -> str:
-        """What the directory holds, in a line."""
-        return described_files(self.directory, self.has_counts, self.has_gene_sets)
-
-    @property
-    def unscreened(self) -> pl.DataFrame:
-        """Perturbations that were asked for and that no cell allows, with numbers of cells; `coverage` has the strata."""
-        numbers = ["n_absent", "n_truncated", "n_emptied"]
-        names = Names(self.store)
-        asked = pl.DataFrame({"perturbation": names.id.tolist(), "target_symbol": names.symbol.tolist()}).filter(
-            names.must_screen
-        )
-        total = self.coverage.group_by("perturbation").agg(pl.col("n_screened", *numbers).sum())
-        lost = total.filter(n_screened=0).drop("n_screened")
-        return asked.join(lost, on="perturbation", maintain_order="left")
 
     def differential(
         self,
@@ -207,7 +124,7 @@ class Results(Plotted):
         what is; StoreError for a screen without counts.
         """
         self.check_counts()
-        return self.collect(f"{GENES}/{PARTS}", perturbation, stratum, time, mode)
+        return self.rows_of(f"{GENES}/{PARTS}", perturbation, stratum, time, mode)
 
     def movers(
         self, gene: str, stratum: str | None = None, time: int | None = None, mode: str | None = None, n: int = 20
@@ -236,26 +153,29 @@ class Results(Plotted):
         """
         return views.cells(self, perturbation, stratum, time, mode)
 
-    def changes_where(self, *chosen: pl.Expr, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """Rows of the table of genes that fulfil conditions, read where they are; `columns`: these alone.
+    def wide(self, table: str = "hits") -> pl.DataFrame:
+        """The time points side by side: a row per perturbation and stratum, in the order of `hits`.
 
-        Raises StoreError for a screen without counts.
+        table  "hits": strength_rank, strength, null_z, q_value, n_deg and n_cells, each as `..._t1`, `..._t2`;
+               "gene_sets": a row per set as well, with score, null_z and q_value; null where a set has no row at a time point
+        Raises ConfigError for another table, StoreError where no gene sets were tested.
         """
-        self.check_counts()
-        return self._rows(f"{GENES}/{PARTS}", chosen, columns)
+        return by_time.wide(self, table)
 
-    def check_place(self, stratum: str | None, time: int | None) -> None:
-        """Raises ConfigError for a stratum or time point that is not there, naming what is."""
-        if stratum is not None and stratum not in self.strata:
-            near = nearest(stratum, self.strata)
-            raise ConfigError(f'no stratum "{stratum}"; there are {some(self.strata, 20)}{near}')
-        if time is not None and time not in self.times:
-            raise ConfigError(f"no time point {time}; there are {some(self.times, 20)}")
+    def compared(
+        self,
+        perturbation: str | None = None,
+        stratum: str | None = None,
+        times: tuple[int, int] | None = None,
+        mode: str | None = None,
+    ) -> pl.DataFrame:
+        """What differs between time points: a row per gene, perturbation, stratum and pair; `screen.stats.times.rows.pair_schema`.
 
-    @property
-    def has_gene_sets(self) -> bool:
-        """Whether gene sets were tested."""
-        return (self.directory / SCORES).is_file()
+        `mean_delta` is the mean over cells of the change at `time` minus the same cell's at `time_before`.
+        times  one pair (before, after) only; the other arguments are those of `differential`
+        Raises StoreError where no time points were compared, otherwise as `differential`.
+        """
+        return by_time.compared(self, perturbation, stratum, times, mode)
 
     def gene_sets(
         self,
@@ -278,13 +198,13 @@ class Results(Plotted):
             )
         if not self.has_gene_sets:
             raise StoreError(
-                f"no gene sets were tested in {self.directory}; `perturbscreen deg {self.directory} --gene-sets FILE.gmt` does"
+                f"no gene sets were tested in {self.tables}; `perturbscreen deg {self.asked_by} --gene-sets FILE.gmt` does"
             )
-        if table == "ranked" and not (self.directory / RANKED).is_file():
-            raise StoreError(f"no running-sum tests were asked for in {self.directory}; `enrich: {{ranked: N}}` does")
+        if table == "ranked" and not (self.tables / RANKED).is_file():
+            raise StoreError(f"no running-sum tests were asked for in {self.tables}; `enrich: {{ranked: N}}` does")
         if table == "targets" and perturbation is not None:
             raise ConfigError('the table "targets" is of no single perturbation; leave it out, or take another table')
-        return self.collect(GENE_SET_TABLES[table], perturbation, stratum, time, mode)
+        return self.rows_of(GENE_SET_TABLES[table], perturbation, stratum, time, mode)
 
     @cached_property
     def shifted(self) -> pl.DataFrame | None:
@@ -359,47 +279,4 @@ class Results(Plotted):
         try:
             return "\n".join(described_results(self))
         except RequestError as error:
-            return f"Results of {self.directory}: {error}"
-
-    def _read(self, name: str) -> pl.DataFrame:
-        try:
-            return read_table(self.directory / name)
-        except (OSError, ValueError) as error:
-            raise self._damaged(name, error) from error
-
-    def _damaged(self, name: str, error: Exception) -> StoreError:
-        reason, command = str(error).partition("\n")[0], "run CONFIG --out" if name == COVERAGE else "deg"
-        return StoreError(
-            f"cannot read {self.directory / name} ({reason}); remove it, then `perturbscreen {command} {self.directory}` "
-            "makes it again"
-        )
-
-    def collect(
-        self, files: str, perturbation: str | None, stratum: str | None, time: int | None, mode: str | None
-    ) -> pl.DataFrame:
-        """The rows of a table that are asked for, after a look at whether they can be there."""
-        self.check_place(stratum, time)
-        wanted = {"stratum": stratum, "time": time, "mode": mode}
-        chosen = [pl.col(column) == value for column, value in wanted.items() if value is not None]
-        if perturbation is not None or mode is not None:
-            ids = self.store.perturbations("id")[find(self.store, perturbation, mode)]
-            chosen += [] if perturbation is None else [pl.col("perturbation").is_in(ids.tolist())]
-        return self._rows(files, chosen)
-
-    def _rows(self, files: str, chosen: Sequence[pl.Expr], columns: Sequence[str] | None = None) -> pl.DataFrame:
-        paths = sorted(self.directory.glob(files))
-        if not paths:
-            raise self._damaged(files, FileNotFoundError("it is not there"))
-        try:
-            rows = pl.scan_parquet(paths, glob=False).filter(*chosen)
-            return (rows if columns is None else rows.select(columns)).collect()
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise self._damaged(files, error) from error
-
-    def check_counts(self) -> None:
-        """Raises StoreError where the model predicts no counts."""
-        if not self.has_counts:
-            raise StoreError(
-                f"{self.directory} has no table of genes: its model predicts embeddings only; `hits` has the shift of each "
-                "perturbation"
-            )
+            return f"Results of {self.tables}: {error}"

@@ -26,7 +26,7 @@ def described_results(results: Results) -> Iterator[str]:
     import polars as pl
 
     hits, store = results.hits, results.store
-    yield f"Results of {results.directory}"
+    yield f"Results of {results.tables}"
     own, times = hits.filter(~pl.col("is_null")), results.times
     of_mode = {m: own.filter(mode=m)["perturbation"].n_unique() for m in own["mode"].unique().sort().to_list()}
     n_null = hits.filter("is_null")["perturbation"].n_unique()

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from screen.edits import DELETE, PAD
 from screen.stats.deg import Names
 from screen.stats.hits import KEY
-from screen.stats.tables import strata_of
 from screen.store.arrays import group_of
 from screen.store.find import find, find_gene
 
@@ -179,7 +178,7 @@ def cells_of(
     strength         root mean square over genes of this cell's change; embedding_shift: 1 - cosine to its control's embedding
     """
     store = results.store
-    strata = strata_of(store, store.provenance["view"]["strata"], None)
+    strata = results.cell_strata
     names, id_C = Names(store), store.strings("cells/id")
     parts = [pl.DataFrame(schema=CELLS_SCHEMA)]
     for block in store.blocks:

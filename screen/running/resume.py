@@ -89,7 +89,7 @@ def _view(screen: Screen) -> dict[str, Any]:
         "export_batch_size": output.export_batch_size,
         "strata": output.strata,
         "min_cells": output.min_cells,
-        "deg": screen.deg.model_dump(),
+        "deg": screen.deg.recorded(),
         "enrich": view_of_gene_sets(screen.enrich),
     }
 

@@ -1,8 +1,9 @@
 """The tables of a finished directory, made and made again. No torch: the store is all they need."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -13,6 +14,7 @@ from screen.report.page import write_report
 from screen.results.results import Results, open_results
 from screen.running.configuration import cluster_with
 from screen.running.listener import Listener
+from screen.stats.again import analysis
 from screen.stats.parts import Compute, on_threads
 from screen.stats.tables import donor_notes, set_presentation, write_all
 from screen.store.lock import only_writer
@@ -47,25 +49,74 @@ def remake_tables(
 
     `workers` has the command line's `workers` and `scheduler`. Raises StoreError, ConfigError.
     """
-    store = ScreenStore.open(directory / STORE, "r+")
-    cluster = cluster_with(None, workers, store.path)
-    with ExitStack() as stack:
-        stack.enter_context(only_writer(directory, scratch_of(store.path)))
-        given = {name: value for name, value in changes.items() if value is not None}
-        set_presentation(store, given, gene_sets, reset)
-        for note in donor_notes(store, store.provenance["view"]["deg"]["replicate"]):
-            listener.say(note)
-        compute = on_threads
-        if cluster is not None:
-            from screen.running.cluster.cluster import started
-
-            compute = stack.enter_context(started(cluster, ComputeConfig(), listener.say)).tables
+    with _writing(directory, workers, listener) as (store, compute):
+        set_presentation(store, _given(changes), gene_sets, reset)
+        _say_donors(store, store.provenance["view"], listener)
         has_report = (directory / REPORT).is_file()
-        _, is_new = make_tables(store, directory, listener, compute)
+        _, is_new = make_tables(store, directory, listener, compute())
     results = open_results(directory)
     if has_report and is_new:
         make_report(results, listener)
     return results, is_new
+
+
+def make_analysis(
+    directory: Path,
+    name: str,
+    cells: Mapping[str, object],
+    changes: Mapping[str, object],
+    gene_sets: Sequence[Path],
+    reset: Sequence[str],
+    workers: Mapping[str, object],
+    listener: Listener,
+) -> tuple[Results, bool]:
+    """(results, whether any table was made): tables of a finished screen under a name of their own; see `analysis.asked`.
+
+    `cells` has the command line's `strata` and `where`; the other arguments are those of `remake_tables`, whose tables are
+    left alone.
+    """
+    with _writing(directory, workers, listener) as (store, compute):
+        view = analysis.asked(store, directory, name, _given(cells), _given(changes), gene_sets, reset)
+        _say_donors(store, view, listener)
+        folder, text = analysis.place(directory, name), f"tables of {name}"
+        has_report = (folder / REPORT).is_file()
+        with listener.status(text):
+            _, is_new = analysis.write_analysis(store, directory, view, compute(), listener.parts(text))
+        if is_new:
+            (folder / REPORT).unlink(missing_ok=True)
+    results = open_results(directory, name)
+    if has_report and is_new:
+        make_report(results, listener)
+    return results, is_new
+
+
+@contextmanager
+def _writing(
+    directory: Path, workers: Mapping[str, object], listener: Listener
+) -> Iterator[tuple[ScreenStore, Callable[[], Compute]]]:
+    """The store, while nobody else writes, and what starts the workers that compute tables."""
+    store = ScreenStore.open(directory / STORE, "r+")
+    cluster = cluster_with(None, workers, store.path)
+    with ExitStack() as stack:
+        stack.enter_context(only_writer(directory, scratch_of(store.path)))
+
+        def compute() -> Compute:
+            if cluster is None:
+                return on_threads
+            from screen.running.cluster.cluster import started
+
+            return stack.enter_context(started(cluster, ComputeConfig(), listener.say)).tables
+
+        yield store, compute
+
+
+def _given(settings: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _say_donors(store: ScreenStore, view: Mapping[str, Any], listener: Listener) -> None:
+    for note in donor_notes(store, view["deg"]["replicate"]):
+        listener.say(note)
 
 
 def make_report(results: Results, listener: Listener) -> None:

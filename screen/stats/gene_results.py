@@ -86,17 +86,23 @@ def statistics_of(
     after_NG = None if control_NG is None else control_NG + delta_NG
     if replicate_N is None:
         moments = moments_of(delta_NG, before_NG, is_log1p)
-        sample = Sample(moments, delta_NG, control_NG, after_NG, rounding)
-        return _results(sample, config, {})
+        return of_units(Sample(moments, delta_NG, control_NG, after_NG, rounding), config)
     change_NG = count_change(delta_NG, before_NG, is_log1p)
     values = (delta_NG, before_NG, change_NG, control_NG, after_NG)
     delta_RG, before_RG, change_RG, control_RG, after_RG = (
-        None if x is None else _by_replicate(x, replicate_N) for x in values
+        None if x is None else by_replicate(x, replicate_N) for x in values
     )
     assert delta_RG is not None and before_RG is not None and change_RG is not None
     moments = moments_with(delta_RG, before_RG, change_RG)
-    sample = Sample(moments, delta_RG, control_RG, after_RG, rounding, of_replicates=True)
-    return _results(sample, config, {SIGN_AGREEMENT: sign_agreement(delta_RG)} if len(delta_RG) > 1 else {})
+    return of_units(Sample(moments, delta_RG, control_RG, after_RG, rounding, of_replicates=True), config)
+
+
+def of_units(sample: Sample, config: DegConfig) -> GeneResults:
+    """Of cells or replicates, whose changes are at hand."""
+    delta_NG = sample.delta_NG
+    assert delta_NG is not None
+    has_agreement = sample.of_replicates and len(delta_NG) > 1
+    return _results(sample, config, {SIGN_AGREEMENT: sign_agreement(delta_NG)} if has_agreement else {})
 
 
 def from_moments(moments: Moments, config: DegConfig, rounding: Rounding = FLOAT32) -> GeneResults:
@@ -153,8 +159,8 @@ def sign_agreement(delta_RG: NDArray[np.floating]) -> Genes:
     return np.where(mean_G == 0, np.nan, share_G)
 
 
-def _by_replicate(values_NG: NDArray[np.floating], replicate_N: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Means of the replicates there are; without any, of all items."""
+def by_replicate(values_NG: NDArray[np.floating], replicate_N: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(R, G) means of the replicates there are; without any, of all items."""
     has_N = replicate_N >= 0
     if not has_N.any():
         return mean_by(values_NG, np.zeros_like(replicate_N))

@@ -31,16 +31,21 @@ REUSED_BYTES = 24 * 2**20
 
 @dataclass(frozen=True)
 class Strata:
-    """S groups of cells by name, the group of each cell, and the replicate of each (None: cells are independent)."""
+    """S groups of cells by name, the group of each cell, and the replicate of each (None: cells are independent).
+
+    stratum_C    -1 for a cell in none
+    of_stored_S  which group each stratum of a screen that keeps summaries is part of, -1: none; None: they are the same
+    """
 
     name_S: tuple[str, ...]
     stratum_C: NDArray[np.int64]
     replicate_C: NDArray[np.int64] | None = None
+    of_stored_S: tuple[int, ...] | None = None
 
     @property
     def n_cells_S(self) -> NDArray[np.int64]:
         """Cells of each stratum."""
-        return np.bincount(self.stratum_C, minlength=len(self.name_S))
+        return np.bincount(self.stratum_C[self.stratum_C >= 0], minlength=len(self.name_S))
 
 
 @dataclass(frozen=True)
@@ -89,9 +94,9 @@ class GroupReader:
         needs_moments_alone = needs == {"moments"} and strata.replicate_C is None
         self._is_ranking_alone = needs_moments_alone and config.top == 0
         self._own = threading.local()
-        self._rounding = Rounding(self.layout.dtype, self.layout.delta_scale)
-        self._test = named(config.test_name)
-        self._n_genes = len(store.strings("genes/ensembl_id"))
+        self.rounding = Rounding(self.layout.dtype, self.layout.delta_scale)
+        self.test = named(config.test_name)
+        self.n_genes = len(store.strings("genes/ensembl_id"))
         keeps_items = self.layout.has_counts and not self.layout.keeps_summaries
         self._is_log1p = self.layout.expression_scale == "log1p_cp10k"
         self._stored: StoredMoments | None = None
@@ -107,13 +112,15 @@ class GroupReader:
             names = [f"n_cells_t{t}" for t in self.layout.pred_tps]
             self._summaries = {n: block.read(f"summaries/{n}") for n in names}
             keys = zip(*(block.read(f"summaries/{n}").tolist() for n in ("perturbation", "stratum")), strict=True)
-            for row, key in enumerate(keys):
-                self._segment_of.setdefault(key, []).append(row)
+            of_stored_S = strata.of_stored_S
+            for row, (p, stored) in enumerate(keys):
+                stratum = stored if of_stored_S is None or stored < 0 else of_stored_S[stored]
+                self._segment_of.setdefault((p, stratum), []).append(row)
 
     def _kept_controls(self) -> dict[int, NDArray[np.float32]]:
         """Control expression of all cells, where it fits."""
         times = self.layout.pred_tps
-        n_bytes = 4 * self.store.n_cells * self._n_genes * len(times) * (2 if self._needs_values else 1)
+        n_bytes = 4 * self.store.n_cells * self.n_genes * len(times) * (2 if self._needs_values else 1)
         return (
             {t: self.store.control(f"expression_t{t}", self.block) for t in times} if n_bytes <= CONTROL_BYTES else {}
         )
@@ -121,7 +128,7 @@ class GroupReader:
     def groups(self, *perturbations: int) -> Iterator[Group]:
         """The groups of some of the store's perturbations that have a cell: as these come, by time point, then stratum."""
         for found in self._found(perturbations):
-            for some in cut(len(found), VALUES_AT_ONCE // self._n_genes):
+            for some in cut(len(found), VALUES_AT_ONCE // self.n_genes):
                 yield from map(self._group, found[some], self._genes(found[some]))
 
     def _found(self, perturbations: Sequence[int]) -> Iterator[list[_Found]]:
@@ -161,15 +168,15 @@ class GroupReader:
         if not self.layout.has_counts:
             return [None] * len(found)
         if self._stored is not None:
-            return of_many(self._joined(self._stored, found), self.config, self._rounding)
+            return of_many(self._joined(self._stored, found), self.config, self.rounding)
         return [self._genes_of(f) for f in found]
 
     def _genes_of(self, found: _Found) -> GeneResults:
         if self.layout.keeps_summaries:
             local = found.perturbation - self.block.first
-            return from_moments(self._summarised(local, found.stratum, found.time), self.config, self._rounding)
+            return from_moments(self._summarised(local, found.stratum, found.time), self.config, self.rounding)
         if self._is_ranking_alone:
-            return from_moments(self._moments(found.time, found.row_N), self.config, self._rounding)
+            return from_moments(self._moments(found.time, found.row_N), self.config, self.rounding)
         return self._of_items(found.time, found.row_N, found.cell_N, self._replicates(found))
 
     def _joined(self, stored: StoredMoments, found: Sequence[_Found]) -> list[Moments]:
@@ -200,7 +207,7 @@ class GroupReader:
             rank=found.rank,
             length=found.length,
             n_edited=found.n_edited,
-            test=self._test,
+            test=self.test,
         )
 
     def _of_items(
@@ -209,7 +216,7 @@ class GroupReader:
         """Genes some at a time: as many as fit, stored, and of these as many as fit decoded."""
         name, n, parts = f"delta/t{time}", len(rows), []
         item_bytes = self.block.array(name).dtype.itemsize
-        for wide in cut(self._n_genes, READ_BYTES // (n * (item_bytes + 4))):
+        for wide in cut(self.n_genes, READ_BYTES // (n * (item_bytes + 4))):
             stored_NG = self.block.read_part(name, rows, wide)
             # read once for all the narrow pieces, unless those of all cells are at hand
             read_NG = None if time in self._before else self._controls(time, cells, wide)
@@ -227,7 +234,7 @@ class GroupReader:
                     control_NG = piece_NG if self._needs_values else None
                 parts.append(
                     statistics_of(
-                        delta_NG, before_NG, self._is_log1p, replicate_N, self.config, control_NG, self._rounding
+                        delta_NG, before_NG, self._is_log1p, replicate_N, self.config, control_NG, self.rounding
                     )
                 )
         return concatenated(parts)
@@ -235,24 +242,24 @@ class GroupReader:
     def _controls(self, time: int, cells: NDArray[np.integer], genes: slice) -> NDArray[np.float32]:
         """Some genes of the control expression of some cells, as it is stored."""
         found = np.empty((len(cells), genes.stop - genes.start), dtype=np.float32)
-        step = max(READ_BYTES // (4 * self._n_genes), 1)
+        step = max(READ_BYTES // (4 * self.n_genes), 1)
         for some in cut(len(cells), step):
             found[some] = self.store.control(f"expression_t{time}", self.block, cells[some])[:, genes]
         return found
 
     def _moments(self, time: int, rows: NDArray[np.int64]) -> Moments:
         """Of the changes alone: the means of counts are NaN."""
-        name, nan_G = f"delta/t{time}", np.full(self._n_genes, np.nan)
+        name, nan_G = f"delta/t{time}", np.full(self.n_genes, np.nan)
         dense = self.block.dense(name)
         if dense is None or dense.dtype != np.float16:
             parts = [
                 mean_and_squares(self.block.read_part(name, rows, genes))
-                for genes in cut(self._n_genes, READ_BYTES // (8 * len(rows)))
+                for genes in cut(self.n_genes, READ_BYTES // (8 * len(rows)))
             ]
             mean_G, m2_G = (np.concatenate(x) for x in zip(*parts, strict=True))
         else:
             if not hasattr(self._own, "sums"):
-                self._own.sums = TileSums(self._n_genes)
+                self._own.sums = TileSums(self.n_genes)
             _, mean_G, m2_G = self._own.sums.of(dense.tiles(rows, self._own.sums.tile))
         scale = self.layout.delta_scale
         return Moments(len(rows), mean_G / scale, m2_G / scale**2, nan_G, nan_G)

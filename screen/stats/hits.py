@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from screen.files import holds, write_file
 from screen.planning.selection import Coverage
+from screen.stats.again.coverage import UNKNOWN
 from screen.stats.deg import Names, Summary
 from screen.stats.false_discovery import benjamini_hochberg
 from screen.stats.null import Calibration, baseline_residual, calibrate, covariates
@@ -89,7 +90,8 @@ _ROW = (
 def _row(p: int, s: int, stratum: str, time: int, g: Summary | None, names: Names, coverage: Coverage) -> list[Any]:
     lead = [names.id[p], names.target[p], names.symbol[p], names.mode[p], names.site[p], stratum, time]
     lead.append(bool(names.is_null[p]))
-    missing = [int(x[p, s]) for x in (coverage.absent_PS, coverage.truncated_PS, coverage.emptied_PS)]
+    unscreened = (int(x[p, s]) for x in (coverage.absent_PS, coverage.truncated_PS, coverage.emptied_PS))
+    missing = [None if n == UNKNOWN else n for n in unscreened]
     n_stratum = int(coverage.n_cells_S[s])
     if g is None:
         return [*lead, None, None, None, 0, n_stratum, 0.0, *missing, None, None, None, [], []]

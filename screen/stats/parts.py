@@ -3,7 +3,7 @@
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from screen.config.sections import DegConfig
-from screen.directory import GENES, PARTS, STORE, part
+from screen.directory import COMPARE, GENES, PARTS, part
 from screen.files import scratch_folder, whole
 from screen.machine import available_cores
 from screen.stats.deg import (
@@ -28,6 +28,8 @@ from screen.stats.deg import (
     table,
 )
 from screen.stats.groups import Group, GroupReader, Strata
+from screen.stats.times.pairs import pairs
+from screen.stats.times.rows import pair_schema, pair_table
 from screen.store.reader import StoreReader
 from screen.store.store import scratch_of
 
@@ -117,7 +119,7 @@ def gene_tables(
     compute: Compute = on_threads,
     show: Callable[[int], Callable[[], None]] = lambda n_parts: lambda: None,
 ) -> Iterator[tuple[list[Summary], Means | None]]:  # fmt: skip
-    """Writes `deg/part-*.parquet`, sorted by target.
+    """Writes `deg/part-*.parquet`, sorted by target, and `compare/part-*.parquet` where time points are compared.
 
     Yields a summary of every group and, with counts, its mean changes and which genes they count as changed.
 
@@ -135,12 +137,18 @@ def gene_tables(
     n_shared = min(PARTS_PER_CORE * available_cores(), -(-n_rows // (2 * ROWS_PER_GROUP)))
     n_parts = min(MAX_PARTS, len(order), max(-(-n_rows // ROWS_PER_PART), n_shared))
     tables = {folder: schema_of(config)} if store.layout.has_counts else {}
-    for old in [*folder.glob(PARTS), *folder.glob(".part-*")]:
-        old.unlink(missing_ok=True)
+    if config.compare:
+        tables[directory / COMPARE] = pair_schema(config)
+    for place in (folder, directory / COMPARE):
+        for old in [*place.glob(PARTS), *place.glob(".part-*")]:
+            old.unlink(missing_ok=True)
+    with suppress(OSError):
+        # where nothing is compared any more
+        (directory / COMPARE).rmdir()
     for place in (folder, *tables):
         place.mkdir(parents=True, exist_ok=True)
     make = dask.delayed(write_part, pure=False)
-    with scratch_folder(scratch_of(directory / STORE)) as scratch, ExitStack() as stack:
+    with scratch_folder(scratch_of(store.path)) as scratch, ExitStack() as stack:
         stack.callback(_OPENED.forget)
         found = Job(store.path.absolute(), directory.absolute(), scratch.absolute(), strata, config)
         job = dask.delayed(found, traverse=False)
@@ -203,14 +211,26 @@ def write_part(job: Job, number: int, perturbations: Sequence[int]) -> list[Summ
             changed.write(np.packbits(piece.is_changed_NG, axis=1).tobytes())
             if job.config.top != 0:
                 add_rows(table(piece, names, job.strata, job.config))
+        if job.config.compare and job.config.top != 0:
+            add_pairs = stack.enter_context(_part(job.directory / COMPARE, number, job.scratch, metadata))
+            compared = (pair for reader, mine in _readers_of(readers, perturbations) for pair in pairs(reader, mine))
+            while among := list(islice(compared, -(-ROWS_PER_GROUP // len(names.feature)))):
+                add_pairs(pair_table(among, names, job.strata, job.config))
     return found
 
 
 def _groups(readers: Sequence[GroupReader], perturbations: Sequence[int]) -> Iterator[Group]:
     """Of perturbations of the store, each from the library block that it is in."""
-    by_reader = groupby(perturbations, lambda p: next(r for r in reversed(readers) if r.block.first <= p))
-    for reader, some in by_reader:
-        yield from reader.groups(*some)
+    for reader, mine in _readers_of(readers, perturbations):
+        yield from reader.groups(*mine)
+
+
+def _readers_of(
+    readers: Sequence[GroupReader], perturbations: Sequence[int]
+) -> Iterator[tuple[GroupReader, list[int]]]:
+    """Perturbations of the store, as they come, with the reader of their library block."""
+    for reader, mine in groupby(perturbations, lambda p: next(r for r in reversed(readers) if r.block.first <= p)):
+        yield reader, list(mine)
 
 
 @contextmanager

@@ -11,15 +11,19 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from screen.cells.bank import combined
+from screen.cells.bank import MISSING, combined
 from screen.cells.donors import check_replicates, is_donor_like, levels_of, unused_donors, without_replicate
 from screen.config.screen_config import parse_section
 from screen.config.sections import DegConfig, EnrichConfig
 from screen.directory import COVERAGE, HITS, STAMP, tables_in
-from screen.errors import ConfigError, StoreError, some
+from screen.errors import ConfigError, StoreError, nearest, some
 from screen.files import write_file
 from screen.planning.selection import Coverage
+from screen.stats.again.coverage import UNKNOWN
+from screen.stats.again.metadata import metadata_of
+from screen.stats.again.where import chosen
 from screen.stats.deg import Names
 from screen.stats.groups import Strata
 from screen.stats.hits import hits, write_whole
@@ -40,7 +44,7 @@ GENE_SETS = "gene_sets"
 
 
 def write_coverage(coverage: Coverage, store: StoreReader, directory: Path) -> None:
-    """What became of every cell: one row per perturbation and stratum, in the store's order."""
+    """What became of every cell: one row per perturbation and stratum, in the store's order; null for what is UNKNOWN."""
     ids, n_strata = store.perturbations("id"), len(coverage.stratum)
     columns: dict[str, Any] = {
         "perturbation": np.repeat(ids, n_strata).tolist(),
@@ -48,7 +52,8 @@ def write_coverage(coverage: Coverage, store: StoreReader, directory: Path) -> N
         "n_stratum": np.tile(coverage.n_cells_S, len(ids)),
     }
     columns |= {f"n_{name}": getattr(coverage, f"{name}_PS").reshape(-1) for name in CLASSES}
-    write_whole(pl.DataFrame(columns), directory / COVERAGE)
+    known = [pl.when(pl.col(f"n_{name}") != UNKNOWN).then(pl.col(f"n_{name}")).alias(f"n_{name}") for name in CLASSES]
+    write_whole(pl.DataFrame(columns).with_columns(known), directory / COVERAGE)
 
 
 def read_coverage(directory: Path, store: StoreReader) -> Coverage:
@@ -94,20 +99,48 @@ def read_table(path: Path) -> pl.DataFrame:
     return found
 
 
-def strata_of(store: StoreReader, columns: Sequence[str], replicate: str | None) -> Strata:
+def strata_of(store: StoreReader, columns: Sequence[str], replicate: str | None, where: str | None = None) -> Strata:
     """Groups of cells by metadata columns of the source, or of the first time point. Raises ConfigError.
 
-    A cell whose replicate is missing has replicate -1.
+    where  an expression over the cells (`screen.stats.again.where`); None: all cells
+    A cell that is not chosen or lacks one of the values is in no group; one whose replicate is missing has replicate -1.
     """
-    code_C, names = combined([_obs(store, c) for c in columns], store.n_cells)
-    if replicate is None:
-        return Strata(tuple(names), code_C)
-    if store.layout.keeps_summaries:
+    values = [_obs(store, c, "strata") for c in columns]
+    is_in_C = np.ones(store.n_cells, dtype=bool) if where is None else chosen(where, metadata_of(store))
+    for value_C in values:
+        is_in_C &= value_C != MISSING
+    if not is_in_C.any():
+        raise ConfigError(f"none of the cells that are chosen has a value of {some(columns)}; name other columns")
+    code_C = np.full(store.n_cells, -1, dtype=np.int64)
+    code_C[is_in_C], names = combined([v[is_in_C] for v in values], int(is_in_C.sum()))
+    if not store.layout.keeps_summaries:
+        return Strata(tuple(names), code_C, None if replicate is None else levels_of(_obs(store, replicate))[0])
+    if replicate is not None:
         raise ConfigError(
             "deg.replicate needs the single cells, but this screen keeps summaries; add the column to output.strata, or "
             "screen with keep: predictions"
         )
-    return Strata(tuple(names), code_C, levels_of(_obs(store, replicate))[0])
+    return Strata(tuple(names), code_C, None, _of_stored(store, columns, names, code_C, where))
+
+
+def _of_stored(
+    store: StoreReader, columns: Sequence[str], names: Sequence[str], code_C: NDArray[np.int64], where: str | None
+) -> tuple[int, ...] | None:
+    """Which group each stratum of the summaries is part of. Raises ConfigError for one that is in several."""
+    kept: list[str] = store.provenance["view"]["strata"]
+    if where is None and list(columns) == kept:
+        return None
+    stored = strata_of(store, kept, None)
+    found = [np.unique(code_C[stored.stratum_C == s]).tolist() for s in range(len(stored.name_S))]
+    for name, codes in zip(stored.name_S, found, strict=True):
+        if len(codes) > 1:
+            places = [names[i] if i >= 0 else "none" for i in codes]
+            raise ConfigError(
+                f"this screen keeps summaries: sums over all cells of each stratum ({', '.join(kept) or 'one for all'}), which are "
+                f'not taken apart; cells of "{name}" would be in {some(places, 4)}; choose whole strata (--strata, --where), or '
+                "screen with keep: predictions"
+            )
+    return tuple(codes[0] for codes in found)
 
 
 def donor_notes(store: StoreReader, replicate: str | None) -> list[str]:
@@ -123,13 +156,15 @@ def donor_notes(store: StoreReader, replicate: str | None) -> list[str]:
     return unused_donors({name: v for name, v in found.items() if name not in store.provenance["view"]["strata"]})
 
 
-def _obs(store: StoreReader, column: str) -> Any:
+def _obs(store: StoreReader, column: str, what: str = "deg.replicate") -> Any:
     for state in ("source", f"t{store.layout.pred_tps[0]}"):
         name = f"cells/{state}/obs/{stored_name(column)}"
         if (store.path / name).is_dir():
             return store.strings(name)
     there = sorted({p.name for p in store.path.glob("cells/*/obs/*") if p.is_dir()})
-    raise ConfigError(f'the cells have no column "{column}" (deg.replicate); columns: {", ".join(there) or "none"}')
+    raise ConfigError(
+        f'the cells have no column "{column}" ({what}); columns: {", ".join(there) or "none"}{nearest(column, there)}'
+    )
 
 
 def set_presentation(
@@ -140,6 +175,21 @@ def set_presentation(
     `reset` names settings that are what they are by default again; `gene_sets` among them: none are tested.
     Raises StoreError for an unfinished screen, or ConfigError.
     """
+    before: Mapping[str, Any] = store.provenance["view"]
+    view = changed_view(store, before, changes, gene_sets, reset)
+    if jsonable(view) != before:
+        store.set_view(view)
+        store.finish()
+
+
+def changed_view(
+    store: StoreReader,
+    before: Mapping[str, Any],
+    changes: Mapping[str, object],
+    gene_sets: Sequence[Path] = (),
+    reset: Sequence[str] = (),
+) -> dict[str, Any]:
+    """How tables present the results with other settings, checked; nothing is changed. Raises as `set_presentation`."""
     both = [name for name in reset if name in changes or (name == GENE_SETS and gene_sets)]
     if both:
         raise ConfigError(f"{some(both)}: both given and reset; say one of the two")
@@ -147,33 +197,46 @@ def set_presentation(
         raise StoreError(
             f"{store.path} is unfinished: {store.n_committed} of {store.n_units} units; run it to the end first"
         )
-    before: Mapping[str, Any] = store.provenance["view"]
     kept = {name: value for name, value in before["deg"].items() if name not in reset}
     deg = parse_section(DegConfig, {**kept, **changes}, store.path)
     named(deg.test_name)
-    strata_of(store, before["strata"], deg.replicate)
+    check_compare(store, deg)
+    strata_of(store, before["strata"], deg.replicate, before.get("where"))
     if deg.replicate is not None and deg.replicate != before["deg"]["replicate"]:
         check_replicates(deg.replicate, _obs(store, deg.replicate))
     enrich = None if GENE_SETS in reset else before.get("enrich")
     if gene_sets:
         config = parse_section(EnrichConfig, {**_config_of(enrich), "gene_sets": list(gene_sets)}, store.path)
         enrich = view_of_gene_sets(config)
-    # before anything is changed
     _gene_sets(enrich, store)
-    view = {**before, "deg": deg.model_dump(), "enrich": enrich}
-    if jsonable(view) != before:
-        store.set_view(view)
-        store.finish()
+    return {**before, "deg": deg.recorded(), "enrich": enrich}
+
+
+def check_compare(store: StoreReader, deg: DegConfig) -> None:
+    """Raises ConfigError where time points cannot be compared in this screen."""
+    late = sorted({t for pair in deg.compare for t in pair} - set(store.layout.pred_tps))
+    if late:
+        raise ConfigError(f"deg.compare: no time point {some(late)}; the screen has {some(store.layout.pred_tps, 9)}")
+    if deg.compare and store.layout.keeps_summaries:
+        raise ConfigError(
+            "deg.compare needs the change of every cell at both time points, but this screen keeps summaries; screen with "
+            "keep: predictions"
+        )
+    if deg.compare and not store.layout.has_counts:
+        raise ConfigError("deg.compare needs predicted counts, and this screen has embeddings only")
 
 
 def described_view(view: Mapping[str, Any]) -> str:
     """How tables present the results: every setting of `deg`, those that are not the default first, and gene sets."""
     plain = DegConfig().model_dump()
-    chosen = {**plain, **view["deg"]}
-    if chosen["test"] is None:
-        chosen["test"] = plain["test"] = DegConfig.model_validate(chosen).test_name
-    changed = [f"{k}: {v}" for k, v in chosen.items() if v != plain.get(k)]
-    same = [f"{k}: {'-' if v is None else v}" for k, v in chosen.items() if v == plain.get(k)]
+    plain["compare"] = []
+    settings = {**plain, **view["deg"]}
+    settings["compare"] = [list(pair) for pair in settings["compare"]]
+    if settings["test"] is None:
+        settings["test"] = plain["test"] = DegConfig.model_validate(settings).test_name
+    asked = [f"{k}: {view[k]}" for k in ("where", "strata") if "name" in view and view[k]]
+    changed = asked + [f"{k}: {v}" for k, v in settings.items() if v != plain.get(k)]
+    same = [f"{k}: {'-' if v is None else v}" for k, v in settings.items() if v == plain.get(k)]
     enrich = view.get("enrich")
     sets = "none" if enrich is None else ", ".join(Path(p).name for p in enrich["gene_sets"])
     return f"{', '.join(changed)}{'; ' if changed else ''}by default {', '.join(same)}; gene sets: {sets}"
@@ -210,16 +273,30 @@ def write_all(
 
     `compute` and `show` are those of `gene_tables`.
     """
-    digest = store.results_digest()
-    if _stamp(directory) == _stamp_of(digest, directory):
+    view: Mapping[str, Any] = store.provenance["view"]
+    return write_tables(store, directory, view, lambda strata: read_coverage(directory, store), compute, show)
+
+
+def write_tables(
+    store: ScreenStore,
+    directory: Path,
+    view: Mapping[str, Any],
+    find_coverage: Callable[[Strata], Coverage],
+    compute: Compute = on_threads,
+    show: Callable[[int], Callable[[], None]] = lambda n_parts: lambda: None,
+) -> tuple[pl.DataFrame, bool]:
+    """(hits.parquet, whether any table was made), presented as a view says, into a directory: see `write_all`."""
+    digest = store.results_digest(view)
+    asked = {"library": libraries(store), "asked": jsonable(view)} if "name" in view else {}
+    if read_stamp(directory) == _stamp_of(digest, directory, asked):
         # a damaged table is made again
         with suppress(OSError, ValueError):
             return read_table(directory / HITS), False
-    view: Mapping[str, Any] = store.provenance["view"]
-    config, coverage = DegConfig.model_validate(view["deg"]), read_coverage(directory, store)
+    config = DegConfig.model_validate(view["deg"])
     named(config.test_name)
-    strata, names = strata_of(store, view["strata"], config.replicate), Names(store)
-    enrich = _gene_sets(view.get("enrich"), store)
+    check_compare(store, config)
+    strata, names = strata_of(store, view["strata"], config.replicate, view.get("where")), Names(store)
+    coverage, enrich = find_coverage(strata), _gene_sets(view.get("enrich"), store)
     (directory / STAMP).unlink(missing_ok=True)
     forget_gene_sets(directory)
     forget_relations(directory)
@@ -230,12 +307,12 @@ def write_all(
         if enrich is not None and means is not None:
             write_gene_sets(*enrich, table, names, strata, means, view["min_cells"], directory)
     write_whole(table, directory / HITS)
-    stamp = json.dumps(_stamp_of(digest, directory), indent=2)
+    stamp = json.dumps(_stamp_of(digest, directory, asked), indent=2)
     write_file(directory / STAMP, stamp.encode(), durable=True)
     return table, True
 
 
-def _stamp(directory: Path) -> object:
+def read_stamp(directory: Path) -> object:
     """What the tables that are there were made of, or None."""
     try:
         return json.loads((directory / STAMP).read_text())
@@ -243,9 +320,14 @@ def _stamp(directory: Path) -> object:
         return None
 
 
-def _stamp_of(digest: str, directory: Path) -> dict[str, object]:
-    """What tables of these results are made of, by this version."""
-    return {"results": digest, "statistics": STATISTICS_VERSION, "files": _sizes(directory)}
+def libraries(store: StoreReader) -> list[str]:
+    """Fingerprints of the perturbations of every library block."""
+    return [str(block.attributes["library"]) for block in store.blocks]
+
+
+def _stamp_of(digest: str, directory: Path, asked: Mapping[str, object]) -> dict[str, object]:
+    """What tables of these results are made of, by this version; of an analysis also what was asked, and of which library."""
+    return {"results": digest, "statistics": STATISTICS_VERSION, **asked, "files": _sizes(directory)}
 
 
 def _sizes(directory: Path) -> dict[str, int]:

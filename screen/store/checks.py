@@ -36,8 +36,14 @@ def check_provenance(provenance: Any) -> None:
     for part in ("view", "identity"):
         if not isinstance(provenance, dict) or not isinstance(provenance.get(part), dict):
             raise ValueError(f"its provenance has no {part}")
-    view = provenance["view"]
-    for name, kind in VIEW.items():
+    check_view(provenance["view"])
+
+
+def check_view(view: Any, needed: Mapping[str, type] = VIEW) -> None:
+    """Raises ValueError or TypeError where how tables present the results is missing or is something else."""
+    if not isinstance(view, dict):
+        raise ValueError(f"its view is {view!r:.60}")
+    for name, kind in needed.items():
         if not isinstance(view.get(name), kind) or (kind is int and not 0 < int(view[name]) < LARGEST):
             raise ValueError(f"{name} in its view is {view.get(name)!r:.60}")
     for name in ("strata", "var_list", "named"):

@@ -177,9 +177,9 @@ class ScreenStore(StoreReader):
         if metadata.pop("consolidated_metadata", None) is not None:
             self._write_metadata(metadata)
 
-    def results_digest(self) -> str:
+    def results_digest(self, view: Mapping[str, Any]) -> str:
         """SHA-256 over the checksums of every finished unit and how tables present them."""
-        digest = hashlib.sha256(json.dumps(self.provenance["view"], sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(jsonable(view), sort_keys=True).encode())
         for block in self.blocks:
             digest.update(str(block.attributes["library"]).encode())
             for number in block.committed():

@@ -24,6 +24,11 @@ def with_golden_files(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     files = tiny()
     raw["model"] |= {**files["model"], "gene_table": str(folder / "genes.tsv")}
     raw["cells"] |= files["cells"]
+    if "enrich" in raw:
+        # the golden vocabulary has made-up names
+        sets = {f"SET_{i}": [f"ENSG{100_000 + 7 * (i + k):011d}" for k in range(6)] for i in (0, 20)}
+        (folder / "sets.gmt").write_text("".join("\t".join([name, "", *genes]) + "\n" for name, genes in sets.items()))
+        raw["enrich"]["gene_sets"] = [str(folder / "sets.gmt")]
     return raw
 
 
@@ -38,9 +43,13 @@ def test_the_tutorial_masks_il1b_in_the_source_and_predicts_two_time_points(tmp_
     raw = with_golden_files(read_yaml(CONFIGS / "il1b_lps.yaml"), tmp_path)
     assert main(["run", str(write(raw, tmp_path / "il1b.yaml")), "--out", str(tmp_path / "out")]) == 0
     hits = pl.read_parquet(tmp_path / "out" / "hits.parquet")
-    assert set(hits["perturbation"]) == {"src:mask:ENSG00000100021"}
-    assert set(hits["target_symbol"]) == {"IL1B"}
-    assert sorted(hits["time"]) == [1, 2]
+    own, nulls = hits.filter(~pl.col("is_null")), hits.filter("is_null")
+    assert set(own["perturbation"]) == {"src:mask:ENSG00000100021"} and not nulls.is_empty()
+    assert set(own["target_symbol"]) == {"IL1B"}
+    assert set(own["time"]) == {1, 2} and own["stratum"].n_unique() > 1
+    compared = pl.read_parquet(tmp_path / "out" / "compare" / "*.parquet")
+    assert set(compared.select("time_before", "time").unique().rows()) == {(1, 2)}
+    assert (tmp_path / "out" / "enrichment" / "scores.parquet").is_file()
 
 
 def test_genome_wide_means_every_gene_masked_where_expressed_and_overexpressed_everywhere(tmp_path: Path) -> None:

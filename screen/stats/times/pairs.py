@@ -1,0 +1,145 @@
+"""Pairs: what an edit changes at one time point beside what it changes at another, in the same cells, per gene."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from screen.config.sections import DegConfig
+from screen.stats.gene_results import GeneResults, by_replicate, concatenated, of_units
+from screen.stats.groups import READ_BYTES, WORK_BYTES, Group, GroupReader
+from screen.stats.moments import Rounding, moments_with
+from screen.stats.partial_moments import cut
+from screen.stats.tests.sample import Sample
+
+Ints: TypeAlias = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair(Group):
+    """A group whose changes are differences: those at `time` minus those at `time_before`, of cells that have both.
+
+    `genes` has of them: mean_delta, the mean difference, and its error and tests; target_mean, ref_mean: the mean change at
+    `time`, and at `time_before`.
+    """
+
+    time_before: int
+
+
+@dataclass(frozen=True)
+class RoundingOfBoth(Rounding):
+    """Of a difference of two stored changes, each with a step of its own: `both_G`, the root of the sum of their squares."""
+
+    both_G: NDArray[np.float64] | None = None
+
+    def step_G(self, magnitude_G: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The same whatever the difference: it is not the difference that was rounded."""
+        assert self.both_G is not None
+        return self.both_G
+
+
+def pairs(reader: GroupReader, perturbations: Sequence[int]) -> Iterator[Pair]:
+    """Every pair of time points that the settings compare, of some of the store's perturbations, by stratum.
+
+    Strata without a cell that was screened at both have none.
+    """
+    block, strata = reader.block, reader.strata
+    for p in perturbations:
+        row_I = block.rows_of(p - block.first)
+        cell_I = block.read("items/cell", row_I).astype(np.int64)
+        stratum_I, changes = strata.stratum_C[cell_I], _Changes(reader, row_I)
+        for before, time in reader.config.compare:
+            is_both_I = changes.is_screened(before) & changes.is_screened(time) & (stratum_I >= 0)
+            for stratum in np.unique(stratum_I[is_both_I]).tolist():
+                at_N = np.flatnonzero(is_both_I & (stratum_I == stratum))
+                yield _pair(reader, (p, stratum, time, before), changes, at_N, cell_I[at_N])
+
+
+class _Changes:
+    """The changes of the I items of one perturbation as they are stored; all of them at once where they fit."""
+
+    def __init__(self, reader: GroupReader, row_I: Ints) -> None:
+        self._block, self._row_I = reader.block, row_I
+        times = {t for pair in reader.config.compare for t in pair}
+        self.itemsize = max(reader.block.array(f"delta/t{t}").dtype.itemsize for t in times)
+        fits = len(times) * self.itemsize * len(row_I) * reader.n_genes <= READ_BYTES
+        self._kept = {t: reader.block.read(f"delta/t{t}", row_I) for t in times} if fits else {}
+
+    def is_screened(self, time: int) -> NDArray[np.bool_]:
+        """(I,) whether an item has a prediction at a time point."""
+        return np.asarray(self._block.read(f"items/is_screened_t{time}", self._row_I))
+
+    def part(self, time: int, at_N: Ints, genes: slice) -> NDArray[np.floating]:
+        """(N, G') of some of the items and genes."""
+        if time in self._kept:
+            return np.asarray(self._kept[time][at_N, genes])
+        return self._block.read_part(f"delta/t{time}", self._row_I[at_N], genes)
+
+
+def _pair(reader: GroupReader, which: tuple[int, int, int, int], changes: _Changes, at_N: Ints, cell_N: Ints) -> Pair:
+    perturbation, stratum, time, before = which
+    replicate_N = None if reader.strata.replicate_C is None else reader.strata.replicate_C[cell_N]
+    nan = float("nan")
+    return Pair(
+        perturbation=perturbation,
+        stratum=stratum,
+        time=time,
+        time_before=before,
+        n_cells=len(at_N),
+        n_replicates=0 if replicate_N is None else len(np.unique(replicate_N[replicate_N >= 0])),
+        genes=_genes(reader, before, time, changes, at_N, replicate_N),
+        embedding_shift=nan,
+        rank=nan,
+        length=nan,
+        n_edited=nan,
+        test=reader.test,
+    )
+
+
+def _genes(
+    reader: GroupReader, before: int, time: int, changes: _Changes, at_N: Ints, replicate_N: Ints | None
+) -> GeneResults:
+    """Genes some at a time: as many as fit, stored, and of these as many as fit decoded."""
+    scale, n = np.float32(reader.layout.delta_scale), len(at_N)
+    parts = list[GeneResults]()
+    for wide in cut(reader.n_genes, READ_BYTES // (2 * n * (changes.itemsize + 4))):
+        stored = [changes.part(t, at_N, wide) for t in (before, time)]
+        for narrow in cut(stored[0].shape[1], WORK_BYTES // (8 * n)):
+            before_NG, after_NG = (x[:, narrow].astype(np.float32) / scale for x in stored)
+            parts.append(difference(before_NG, after_NG, replicate_N, reader.config, reader.rounding))
+    return with_steps(parts)
+
+
+def difference(
+    before_NG: NDArray[np.float32],
+    after_NG: NDArray[np.float32],
+    replicate_N: Ints | None,
+    config: DegConfig,
+    stored: Rounding,
+) -> GeneResults:
+    """Of the changes of N items at two time points, (N, G) each: paired tests of the difference.
+
+    Means and tests are over replicates where there are some. The unpaired rank-sum, where it is asked for, is between the two.
+    Both changes were rounded when they were `stored`, each by the step of its root mean square: errors add up as squares.
+    """
+    of_replicates = replicate_N is not None
+    before_RG, after_RG = (
+        x.astype(np.float64) if replicate_N is None else by_replicate(x, replicate_N) for x in (before_NG, after_NG)
+    )
+    # differences of float16 are exact in float64
+    delta_RG = after_RG - before_RG
+    square_G = sum(np.square(stored.step_G(np.sqrt(np.square(x).mean(axis=0)))) for x in (before_RG, after_RG))
+    rounding = RoundingOfBoth(stored.dtype, stored.scale, np.sqrt(square_G))
+    moments = moments_with(delta_RG, before_RG, delta_RG)
+    return of_units(Sample(moments, delta_RG, before_RG, after_RG, rounding, of_replicates), config)
+
+
+def with_steps(parts: Sequence[GeneResults]) -> GeneResults:
+    """The results of genes that were computed some at a time, and the steps that all of them were rounded by."""
+    roundings = [p.sample.rounding for p in parts]
+    steps = [r.both_G for r in roundings if isinstance(r, RoundingOfBoth) and r.both_G is not None]
+    whole = concatenated(parts)
+    rounding = RoundingOfBoth(roundings[0].dtype, roundings[0].scale, np.concatenate(steps))
+    return replace(whole, sample=replace(whole.sample, rounding=rounding))
