@@ -62,10 +62,9 @@ def _moved(found: Predicted, time: int) -> dict[str, Values]:
         cosine_C = (own * other).sum(1) / np.sqrt((own**2).sum(1) * (other**2).sum(1))
     columns = {"source_shift": np.maximum(1 - cosine_C, 0)}
     if f"expression_t{time}" in found.own:
-        before, after = (
-            where_there(c[f"expression_t{time}"], c, time, found.other_C) for c in (found.own, found.other)
-        )
-        columns["source_change"] = np.sqrt(np.square(before - after).mean(1, dtype=np.float64))
+        change_CG = found.other[f"expression_t{time}"] - found.own[f"expression_t{time}"]
+        there_CG = where_there(change_CG, found.own, time, found.other_C)
+        columns["source_change"] = np.sqrt(np.square(there_CG).mean(1, dtype=np.float64))
     return columns
 
 
