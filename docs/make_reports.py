@@ -35,7 +35,7 @@ def planted() -> screen.Results:
     """The synthetic screen, kept until what makes it changes."""
     sources = sorted((ROOT / "demo" / "planted").glob("*.py"))
     digest = hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()
-    directory = ROOT / "build" / "screens" / f"planted-{digest[:12]}"
+    directory = ROOT / "build" / "screens" / digest[:12] / "planted"
     return screen.open_results(directory) if (directory / STAMP).is_file() else build(directory, Sizes())
 
 
