@@ -125,6 +125,13 @@ def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
         "--discard", action="store_true", help="forget damaged units, so that the same `run` computes them again"
     )
     verify.set_defaults(command="verify")
+    deg, report, evaluate = _add_deg(commands), _add_report(commands), _add_evaluate(commands)
+    for sub in (status, verify, deg, report, evaluate):
+        sub.add_argument("directory", type=Path, metavar="DIR", help="a directory that `run` wrote")
+    return [export, status, verify, deg, report, evaluate]
+
+
+def _add_deg(commands: Commands) -> argparse.ArgumentParser:
     deg = commands.add_parser(
         "deg", help="make the tables of a finished screen again: what is not said stays as recorded"
     )
@@ -164,6 +171,20 @@ def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
         f"{', '.join(OF_CELLS)}",
     )
     deg.add_argument(
+        "--relations",
+        action="store_true",
+        default=None,
+        help="also what perturbations have to do with each other: similarity, modules, halves, epistasis",
+    )
+    _add_cells(deg)
+    _add_workers(deg)
+    deg.set_defaults(command="deg")
+    return deg
+
+
+def _add_cells(deg: argparse.ArgumentParser) -> None:
+    """Tables of their own, and of which cells."""
+    deg.add_argument(
         "--name", metavar="NAME", help="make tables of their own in DIR/analyses/NAME and leave the first ones alone"
     )
     deg.add_argument(
@@ -177,12 +198,6 @@ def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
         metavar="EXPRESSION",
         help="with --name: these cells alone, as in \"cell_type in ['CD14', 'CD16'] and t1.donor != 'D3'\"",
     )
-    _add_workers(deg)
-    deg.set_defaults(command="deg")
-    report, evaluate = _add_report(commands), _add_evaluate(commands)
-    for sub in (status, verify, deg, report, evaluate):
-        sub.add_argument("directory", type=Path, metavar="DIR", help="a directory that `run` wrote")
-    return [export, status, verify, deg, report, evaluate]
 
 
 def _add_evaluate(commands: Commands) -> argparse.ArgumentParser:
@@ -239,7 +254,7 @@ def _add_workers(command: argparse.ArgumentParser) -> None:
     command.add_argument("--scheduler", metavar="ADDRESS", help="compute on the workers of a running Dask scheduler")
 
 
-DEG_OPTIONS = ("test", "signed_rank", "rank_sum", "replicate", "top", "max_fdr", "min_delta", "compare")
+DEG_OPTIONS = ("test", "signed_rank", "rank_sum", "replicate", "top", "max_fdr", "min_delta", "compare", "relations")
 """Settings of the tables of differential expression that `deg` takes, and resets."""
 OF_CELLS = ("strata", "where")
 """What it takes with `--name` alone: which cells, and how they are grouped."""

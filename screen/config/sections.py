@@ -144,10 +144,12 @@ class DegConfig(Section):
     compare: tuple[tuple[TimePoint, TimePoint], ...] = ()
     """Pairs of time points, `[[1, 2]]`: per gene, is the change at the second another than at the first, in the same cells?"""
 
+    relations: bool = False
+    """Also write `relations/`, what perturbations have to do with each other: similarity, modules, halves, epistasis; seconds."""
+
     def recorded(self) -> dict[str, Any]:
-        """What a store records: `compare` only where it is asked for, so that earlier stores stay as they are."""
-        found = self.model_dump()
-        return found if self.compare else {k: v for k, v in found.items() if k != "compare"}
+        """What a store records: what earlier versions did not know only where it is asked for, so that their stores stay as they are."""
+        return {k: v for k, v in self.model_dump().items() if v or k not in ("compare", "relations")}
 
     @field_validator("compare")
     @classmethod

@@ -52,8 +52,7 @@ def table_of(
                 "`output.keep: predictions`"
             )
         raise StoreError(
-            f"{results.directory} has no {TABLES[table]}, which earlier versions did not make; "
-            f"`perturbscreen deg {results.directory}` makes it"
+            f"{results.directory} has no {TABLES[table]}; `perturbscreen deg {results.directory} --relations` makes it"
         )
     return results.rows_of(TABLES[table], perturbation, stratum, time, mode)
 

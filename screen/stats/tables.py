@@ -302,7 +302,7 @@ def write_tables(
     forget_relations(directory)
     with gene_tables(store, directory, strata, config, compute, show) as (summaries, means):
         table = hits(summaries, names, coverage, store.layout.pred_tps, view["min_cells"], means)
-        if means is not None:
+        if config.relations and means is not None:
             write_relations(table, summaries, means, names, strata, store, view["min_cells"], directory)
         if enrich is not None and means is not None:
             write_gene_sets(*enrich, table, names, strata, means, view["min_cells"], directory)

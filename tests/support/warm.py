@@ -33,10 +33,13 @@ sys.exit(int(code))
 
 @contextmanager
 def commands(folder: Path) -> Iterator[Path]:
-    """A folder for PATH that holds the command."""
+    """A folder for PATH that holds the command, and python."""
     address, script = str(folder / "socket"), folder / "perturbscreen"
     script.write_text(CLIENT.format(python=os.path.realpath(sys.executable), address=address))
-    script.chmod(0o755)
+    # a link to python would not find the packages of its virtual environment
+    (folder / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    for each in (script, folder / "python"):
+        each.chmod(0o755)
     server = [sys.executable, "-m", __spec__.name, address]
     with subprocess.Popen(server, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None and process.stdout is not None

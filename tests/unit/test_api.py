@@ -88,6 +88,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("api")
     raw = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text().replace("../screen/demo/data", str(DATA)))
     raw["cells"]["max_cells"], raw["library"]["genes"], raw["null"] = 8, ["CCL2", "CD14", "STAT1", "LYZ"], {"n": 0}
+    raw["deg"] = {"relations": True}
     screen.run(write(raw, folder / "demo.yaml"), folder / "runs" / "demo")
     assert main(["deg", str(folder / "runs" / "demo"), "--name", "signed", "--test", "signed_rank"]) == 0
     return folder

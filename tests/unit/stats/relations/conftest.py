@@ -6,7 +6,9 @@ import screen
 from demo.planted.sizes import Sizes
 from demo.planted.written import build
 
-SIZES = Sizes(n_perturbations=260, n_strata=2, n_cells=20, n_genes=320, n_nulls=40, has_replicates=False)
+SIZES = Sizes(
+    n_perturbations=260, n_strata=2, n_cells=20, n_genes=320, n_nulls=40, has_replicates=False, has_relations=True
+)
 
 
 @pytest.fixture(scope="session")

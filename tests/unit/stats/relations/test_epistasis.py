@@ -156,7 +156,9 @@ def test_with_summaries_means_are_compared_and_no_class_is_given(tmp_path: Path)
     with pytest.raises(ConfigError, match='"factors" is of no single perturbation'):
         results.relations("factors", "ALL1")
     (results.directory / "relations" / "modules.parquet").unlink()
-    with pytest.raises(StoreError, match=r"has no relations/modules.parquet.*`perturbscreen deg .*` makes it"):
+    with pytest.raises(
+        StoreError, match=r"has no relations/modules.parquet.*`perturbscreen deg .* --relations` makes it"
+    ):
         results.relations("modules")
 
 
