@@ -135,7 +135,14 @@ def test_genes_that_differ_most_are_those_of_the_cells(planted: screen.Results) 
 
 def test_with_summaries_means_are_compared_and_no_class_is_given(tmp_path: Path) -> None:
     sizes = Sizes(
-        n_perturbations=250, n_strata=1, n_cells=12, n_genes=320, n_nulls=20, has_replicates=False, keep="summaries"
+        n_perturbations=250,
+        n_strata=1,
+        n_cells=12,
+        n_genes=320,
+        n_nulls=20,
+        has_replicates=False,
+        keep="summaries",
+        has_relations=True,
     )
     results = build(tmp_path / "screen", sizes)
     table = classes(results)
