@@ -9,11 +9,15 @@ import hashlib
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import screen
 from demo.planted.sizes import Sizes
 from demo.planted.written import build
 from screen.directory import STAMP
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "build" / "site" / "reports"
@@ -31,7 +35,7 @@ def planted() -> screen.Results:
     """The synthetic screen, kept until what makes it changes."""
     sources = sorted((ROOT / "demo" / "planted").glob("*.py"))
     digest = hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()
-    directory = ROOT / "build" / "screens" / f"planted-{digest[:12]}"
+    directory = ROOT / "build" / "screens" / digest[:12] / "planted"
     return screen.open_results(directory) if (directory / STAMP).is_file() else build(directory, Sizes())
 
 
@@ -52,18 +56,17 @@ def write_pages(folder: Path) -> dict[str, Path]:
     return {name: write_report(results(), folder / f"{name}.html") for name, results in SCREENS.items()}
 
 
-def take_screenshots(pages: Mapping[str, Path], folder: Path) -> list[Path]:
+def take_screenshots(browser: "Browser", pages: Mapping[str, Path], folder: Path) -> list[Path]:
     """What the window shows of every page at the width of a desk and of a phone. Raises AssertionError for a faulty page."""
-    from tests.support.browser import DESKTOP, PHONE, opened, running_browser
+    from tests.support.browser import DESKTOP, PHONE, opened
 
     taken = []
-    with running_browser() as browser:
-        for name, path in pages.items():
-            for window, width in (("desktop", DESKTOP), ("phone", PHONE)):
-                with opened(browser, path, width) as found:
-                    found.opened_in_s()
-                    taken.append(made_small(found.screenshot(folder / f"report-{name}-{window}.png")))
-                    found.require_no_faults()
+    for name, path in pages.items():
+        for window, width in (("desktop", DESKTOP), ("phone", PHONE)):
+            with opened(browser, path, width) as found:
+                found.drawn_in_s()
+                taken.append(made_small(found.screenshot(folder / f"report-{name}-{window}.png")))
+                found.require_no_faults()
     return taken
 
 
@@ -88,7 +91,12 @@ def main() -> None:
     parser.add_argument("--screenshots", action="store_true", help="take pictures of them for the docs")
     arguments = parser.parse_args()
     pages = write_pages(arguments.out)
-    made = [*pages.values(), *(take_screenshots(pages, ROOT / "docs") if arguments.screenshots else [])]
+    made = list(pages.values())
+    if arguments.screenshots:
+        from tests.support.browser import running_browser
+
+        with running_browser() as browser:
+            made += take_screenshots(browser, pages, ROOT / "docs")
     for path in made:
         said(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 

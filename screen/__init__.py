@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from screen.checking.check import check
     from screen.config.screen_config import ScreenConfig
     from screen.errors import ScreenError
     from screen.models.adapter import ModelAdapter
@@ -32,6 +33,7 @@ __all__ = [
     "ScreenConfig",
     "ScreenError",
     "ScreenStore",
+    "check",
     "load_config",
     "open_results",
     "plan",
@@ -46,6 +48,7 @@ _HOMES = {
     "ScreenConfig": "screen.config.screen_config",
     "ScreenError": "screen.errors",
     "ScreenStore": "screen.store.store",
+    "check": "screen.checking.check",
     "load_config": "screen.running.configuration",
     "open_results": "screen.results.results",
     "plan": "screen.running.api",

@@ -9,6 +9,12 @@ GENES = "deg"
 """Folder of the parts of the table of differential expression."""
 GENE_SETS = "enrichment"
 SCORES, TARGETS, RANKED = (f"{GENE_SETS}/{name}.parquet" for name in ("scores", "targets", "ranked"))
+RELATIONS = "relations"
+"""Folder of what perturbations have to do with each other, docs/relations.md."""
+BACKGROUND, ON_TARGET, HALVES, SIMILARITY, FACTORS, MODULES, EPISTASIS, EPISTASIS_GENES = (
+    f"{RELATIONS}/{name}.parquet"
+    for name in ("genes", "targets", "halves", "similarity", "factors", "modules", "epistasis", "epistasis_genes")
+)
 PARTS = "part-*.parquet"
 COMPARE = "compare"
 """Folder of the parts of the table of differences between time points."""
@@ -20,6 +26,12 @@ STAMP = "tables.json"
 SESSIONS = "sessions.jsonl"
 """A line for each `run` that computed something: when, how much, how fast, on what."""
 REPORT = "report.html"
+EVALUATION, EVALUATION_SUMMARY = "evaluation", "evaluation.json"
+"""Folder of the tables that `evaluate` makes, and what it says."""
+CHECKS = "check"
+"""Folder of what `check` found, if it was asked."""
+CHECK, CHECKED_CELLS = "check.json", "check.parquet"
+"""In it: all figures, and a row per cell."""
 
 
 def part(folder: Path, number: int) -> Path:
@@ -30,8 +42,8 @@ def part(folder: Path, number: int) -> Path:
 def tables_in(directory: Path) -> list[Path]:
     """Every table that is there."""
     named = [p for p in (directory / HITS, directory / COVERAGE) if p.is_file()]
-    genes = [p for folder in (GENES, COMPARE) for p in sorted(directory.glob(f"{folder}/{PARTS}"))]
-    return [*named, *genes, *sorted(directory.glob(f"{GENE_SETS}/*.parquet"))]
+    folders = (f"{GENES}/{PARTS}", f"{COMPARE}/{PARTS}", f"{GENE_SETS}/*.parquet", f"{RELATIONS}/*.parquet")
+    return [*named, *(path for files in folders for path in sorted(directory.glob(files)))]
 
 
 def analysis(directory: Path, name: str) -> Path:
@@ -49,8 +61,9 @@ def described(directory: Path, has_counts: bool, has_gene_sets: bool) -> str:
     genes = [f"{GENES}/{PARTS}"] if has_counts else []
     genes += [f"{COMPARE}/{PARTS}"] if any(directory.glob(f"{COMPARE}/{PARTS}")) else []
     sets = [f"{GENE_SETS}/*.parquet"] if has_gene_sets else []
+    sets += [f"{RELATIONS}/*.parquet"] if (directory / RELATIONS).is_dir() else []
     sets += [f"{ANALYSES}/{name}" for name in analyses_in(directory)]
     # a run of an earlier version wrote no sessions, and a report is made on request
-    there = [name for name in (PROVENANCE, SESSIONS, REPORT) if (directory / name).is_file()]
+    there = [name for name in (PROVENANCE, SESSIONS, REPORT, f"{CHECKS}/{CHECK}") if (directory / name).is_file()]
     store = [STORE] if (directory / STORE).is_dir() else []
     return ", ".join([*store, HITS, *genes, *sets, COVERAGE, *there])

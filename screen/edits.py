@@ -67,6 +67,7 @@ class Mode:
     n_inserted    tokens inserted per gene: at the front of a target row, behind column 0 of a source row
     is_ordered    the order of joint genes matters, and none may be listed twice
     parameter     None: the mode has none
+    raises        whether it is thought to raise its gene's expression; one with a parameter: with a positive one
     """
 
     name: str
@@ -78,6 +79,7 @@ class Mode:
     n_inserted: int = 0
     is_ordered: bool = False
     parameter: Parameter | None = None
+    raises: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ class Edit:
 
     mode: Mode
     parameter: int = 0
+
+    @property
+    def direction(self) -> int:
+        """Where the edited gene's own expression should go: 1 up, -1 down."""
+        return (1 if self.mode.raises else -1) * (-1 if self.parameter < 0 else 1)
 
     def __str__(self) -> str:
         return self.mode.name if self.mode.parameter is None else f"{self.mode.name}{self.parameter:+d}"
@@ -111,10 +118,13 @@ MASK = Mode("mask", 1, None, needs_gene=True, leaves_token=True, keeps_places=Tr
 PAD = Mode("pad", 2, _with_holes, needs_gene=True, leaves_token=False, keeps_places=True)
 DELETE = Mode("delete", 3, _closed_up, needs_gene=True, leaves_token=False, keeps_places=False)
 OVEREXPRESS = Mode(
-    "overexpress", 4, _inserted, needs_gene=False, leaves_token=True, keeps_places=False, n_inserted=1, is_ordered=True
-)
+    "overexpress", 4, _inserted, needs_gene=False, leaves_token=True, keeps_places=False, n_inserted=1, is_ordered=True,
+    raises=True,
+)  # fmt: skip
 # + is towards the front, where the genes with the highest expression are
-SHIFT = Mode("shift", 5, None, needs_gene=True, leaves_token=True, keeps_places=False, parameter=Parameter(most=9999))
+SHIFT = Mode(
+    "shift", 5, None, needs_gene=True, leaves_token=True, keeps_places=False, parameter=Parameter(most=9999), raises=True
+)  # fmt: skip
 TABLE = (MASK, PAD, DELETE, OVEREXPRESS, SHIFT)
 
 

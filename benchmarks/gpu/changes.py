@@ -57,7 +57,7 @@ def exactness(job: Job) -> None:
     for name, edits_of in list(EDITS.items())[-1 if job.is_quick else 0 :]:
         for precision in ("delta32", "delta16"):
             with job.part(f"{precision} = float64, {name}"):
-                screen = twin(TINY, 8, genes, modes=MODES, **edits_of)
+                screen = twin(TINY, 3 if job.is_quick else 8, genes, modes=MODES, **edits_of)
                 agreement(job, f"{precision} = float64, {name}", screen, precision)
     for site in () if job.is_quick else ("src", "tgt"):
         with job.part(f"delta16 = float64, real size, {site}"):

@@ -42,11 +42,11 @@ def engines(job: Job) -> None:
     """PackedEngine on the device against ReferenceEngine on the CPU: all modes, sites, context mode, several units."""
     from tests.support.modes import EVERY
 
-    genes = range(0, TINY.n_genes, 100 if job.is_quick else 40)
+    n_cells, genes = (3, range(0, TINY.n_genes, 100)) if job.is_quick else (5, range(0, TINY.n_genes, 40))
     for name, edits in EDITS.items():
         with job.part(f"engine = reference, {name}"):
             # each has a model of its own, wherever the other one is moved
-            ours, definition = (everything_of(twin(TINY, 5, genes, modes=EVERY, **edits)) for _ in range(2))
+            ours, definition = (everything_of(twin(TINY, n_cells, genes, modes=EVERY, **edits)) for _ in range(2))
             found = results(PackedEngine(ours, Executor(job.device, batch_tokens=2000)))
             expected = results(ReferenceEngine(definition, Executor(CPU)))
             job.check(f"engine = reference, {name}", errors_of(found, expected))

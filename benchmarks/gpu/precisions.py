@@ -20,7 +20,7 @@ GROUPS = {"250-420 tokens": (250, 420), "more than 700 tokens": (701, 10**9)}
 
 def precisions(job: Job) -> None:
     """Speed and error of every precision at the model's real sizes, float32 first: the others are compared with it."""
-    n_genes, n_cells = job.sizes.n_genes, 24 if job.is_quick else 96
+    n_genes, n_cells = job.sizes.n_genes, 12 if job.is_quick else 96
     screen = twin(job.sizes, n_cells, range(0, n_genes, n_genes // 10))
     length_I = screen.bank.states[SOURCE].tokens.length_C[screen.plan.cell_I]
     expected: NDArray[np.float32] | None = None
@@ -29,7 +29,11 @@ def precisions(job: Job) -> None:
             wanted = Wanted(job.sizes, str(job.device), precision, batch_tokens=job.batch_tokens, seconds=job.seconds)
             found = measured_as_json(measure(wanted))
             job.figures.setdefault("precisions", {})[precision] = found
-            compute = ComputeConfig(device=str(job.device), precision=precision, batch_tokens=job.batch_tokens)
+            # of a CPU, where only the code is tried; not timed against each other
+            products: dict[str, Any] = {"cpu_products": "torch"} if job.is_quick else {}
+            compute = ComputeConfig(
+                device=str(job.device), precision=precision, batch_tokens=job.batch_tokens, **products
+            )
             ours = results(PackedEngine(screen, choose_executor(compute, screen)))["delta/t1"]
             expected = ours if precision == "float32" else expected
             if expected is None:

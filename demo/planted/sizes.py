@@ -42,6 +42,7 @@ class Sizes:
     keep: str = "predictions"
     top: int | None = None
     has_replicates: bool = True
+    has_relations: bool = False
     min_cells: int = 5
     cell_types: tuple[str, ...] = STRATA
 

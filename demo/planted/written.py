@@ -92,7 +92,8 @@ def finished(
 def _create(screen: PlantedScreen, directory: Path, sets: Path, compare: tuple[tuple[int, int], ...]) -> ScreenStore:
     sizes, truth = screen.sizes, screen.truth
     output = OutputConfig(strata=[STRATUM_COLUMN], min_cells=sizes.min_cells, keep=screen.layout.keep)
-    deg = DegConfig(replicate=DONOR_COLUMN if sizes.has_replicates else None, top=sizes.top, compare=compare)
+    replicate = DONOR_COLUMN if sizes.has_replicates else None
+    deg = DegConfig(replicate=replicate, top=sizes.top, compare=compare, relations=sizes.has_relations)
     enrich = EnrichConfig(gene_sets=[sets])
     provenance: dict[str, Any] = {
         "format_version": FORMAT_VERSION,

@@ -4,14 +4,15 @@
 # mypy: disable-error-code="import-untyped, no-untyped-call"
 
 import re
-import subprocess
 import sys
-import tempfile
+from collections import Counter
+from contextlib import redirect_stdout
 from dataclasses import astuple, dataclass, fields
-from pathlib import Path
+from io import StringIO
 from typing import Any
 
 import triton
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -110,34 +111,22 @@ def compiled(variant: Variant, arch: int) -> Resources:
     attributes = {(i,): divisible for i, n in enumerate(names) if signature[n] != "constexpr" and n not in variant.odd}
     source = ASTSource(variant.function, signature=signature, constexprs=dict(variant.constants), attrs=attributes)
     options = {"num_warps": variant.n_warps, "num_stages": variant.n_stages}
-    binary = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    with knobs.nvidia.scope(), knobs.compilation.scope(), redirect_stdout(StringIO()) as assembler:
+        knobs.nvidia.dump_ptxas_log = knobs.compilation.always_compile = True
+        binary = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    registers, spill_bytes = _said(assembler.getvalue(), variant, arch)
     ptx = binary.asm["ptx"]
-    registers, spill_bytes = _assembled(ptx, arch)
     wide = {way: _widest(ptx, way) for way in ("ld", "st")}
     shared = binary.metadata.shared
     return Resources(variant.kernel, variant.name, f"sm_{arch}", registers, spill_bytes, shared, wide["ld"], wide["st"])
 
 
-def _assembled(ptx: str, arch: int) -> tuple[int, int]:
-    """Registers per thread and bytes spilled, from the assembler that Triton brings."""
-    said = ""
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "kernel.ptx"
-        source.write_text(ptx)
-        # Newer releases write PTX for sm_90 that only their second assembler reads.
-        for name in ("ptxas", "ptxas-blackwell"):
-            tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
-            target = f"--gpu-name=sm_{arch}{'a' if arch >= 90 else ''}"
-            if not tool.exists():
-                continue
-            run = subprocess.run(
-                [tool, "-v", target, source, "-o", Path(folder) / "kernel.cubin"], capture_output=True, text=True
-            )
-            said = run.stdout + run.stderr
-            if run.returncode == 0:
-                registers = sum(int(n) for n in re.findall(r"Used (\d+) registers", said))
-                return registers, sum(int(n) for n in re.findall(r"(\d+) bytes spill", said))
-    raise RuntimeError(f"no assembler of Triton {triton.__version__} took the kernel for sm_{arch}:\n{said}")
+def _said(log: str, variant: Variant, arch: int) -> tuple[int, int]:
+    """Registers and bytes of spills, of what the assembler prints. Raises RuntimeError where it did not run."""
+    registers = re.findall(r"Used (\d+) registers", log)
+    if not registers:
+        raise RuntimeError(f"{variant.kernel} {variant.name} was not assembled for sm_{arch}:\n{log}")
+    return sum(map(int, registers)), sum(int(n) for n in re.findall(r"(\d+) bytes spill", log))
 
 
 def _widest(ptx: str, way: str) -> int:
@@ -146,11 +135,21 @@ def _widest(ptx: str, way: str) -> int:
     return max((int(n or 1) * int(bits) // 8 for n, bits in accesses), default=0)
 
 
-def resources() -> list[Resources]:
-    """Every variant for every architecture. Raises RuntimeError where kernels are interpreted instead of compiled."""
+def resources(is_brief: bool = False) -> list[Resources]:
+    """Every variant for every architecture; in brief, of a kernel of several variants each for one of them in turn.
+
+    Raises RuntimeError where kernels are interpreted instead of compiled.
+    """
     if not hasattr(_edit_tokens_triton.edit_kernel, "cache_key"):
         raise RuntimeError("TRITON_INTERPRET is set, so nothing can be compiled; unset it and start a new process")
-    return [compiled(variant, arch) for variant in variants() for arch in ARCHITECTURES]
+    every = variants()
+    n_variants, number, found = Counter(v.kernel for v in every), Counter[str](), []
+    for variant in every:
+        kernel = variant.kernel
+        in_turn = ARCHITECTURES[number[kernel] % 2 :: 2] if is_brief and n_variants[kernel] > 1 else ARCHITECTURES
+        found += [compiled(variant, arch) for arch in in_turn]
+        number[kernel] += 1
+    return found
 
 
 def table(found: list[Resources]) -> str:

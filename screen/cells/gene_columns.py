@@ -24,7 +24,7 @@ def match_genes(vocabulary: Vocabulary, schemes: Sequence[Strings], file: str) -
     """
     claims: dict[int, dict[int, list[int]]] = {}
     for column, names in enumerate(zip(*schemes, strict=True)):
-        found = [x for x in (_strength_and_gene(vocabulary, str(n)) for n in names) if x is not None]
+        found = [x for x in (strength_and_gene(vocabulary, str(n)) for n in names) if x is not None]
         if found:
             strength, gene = min(found, key=lambda x: x[0])
             claims.setdefault(gene, {}).setdefault(strength, []).append(column)
@@ -44,7 +44,7 @@ def match_genes(vocabulary: Vocabulary, schemes: Sequence[Strings], file: str) -
     return column_G, _gene_notes(vocabulary, column_G, len(schemes[0]), n_any_case, file)
 
 
-def _strength_and_gene(vocabulary: Vocabulary, name: str) -> tuple[int, int] | None:
+def strength_and_gene(vocabulary: Vocabulary, name: str) -> tuple[int, int] | None:
     """Which kind of name it is (0 the strongest) and the gene; None where no gene or several genes answer to it."""
     name = strip_version(name.strip())
     for strength, table in enumerate(vocabulary.name_tables):

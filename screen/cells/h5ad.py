@@ -76,7 +76,7 @@ def read_h5ad_cells(
         value_of_state = {SOURCE: str(source or ALL_CELLS)} | {t: str(targets[t]) for t in sorted(targets)}
         cells = Cells(path.name, file.frame("obs"), state_column, value_of_state)
         plan = make_pairing(cells, pairing, strata, filters, seed)
-        counts, usable_C, notes = _find_counts(file, layer, plan.candidates, vocabulary, cells)
+        counts, usable_C, notes = find_counts(file, layer, plan.candidates, vocabulary, cells)
         pairs, said = plan.pairs(usable_C, max_cells)
         states = {s: _state(s, row_P, counts, vocabulary, cells, s in with_counts) for s, row_P in pairs.items()}
     if special_tokens:
@@ -93,6 +93,15 @@ def cells_of_h5ad(config: CellsConfig, vocabulary: Vocabulary) -> TokenBank:
         pairing=pairing, strata=config.strata, seed=config.seed, filters=config.filters, max_cells=config.max_cells,
         layer=config.layer, special_tokens=config.special_tokens,
     )  # fmt: skip
+
+
+def source_counts(config: CellsConfig, vocabulary: Vocabulary, row_P: Ints) -> Any:
+    """Observed counts (CSR, float32) of the source cells at these rows of a configuration's h5ad, which a bank leaves out."""
+    assert config.h5ad is not None
+    with H5adFile.open(config.h5ad) as file:
+        cells = Cells(config.h5ad.name, file.frame("obs"), None, {SOURCE: ALL_CELLS})
+        counts, _, _ = find_counts(file, config.layer, {SOURCE: np.unique(row_P)}, vocabulary, cells)
+        return _state(SOURCE, row_P, counts, vocabulary, cells, True).counts
 
 
 def tokenise(counts_CG: Any, median_G: NDArray[np.float64], token_G: Ints) -> Ragged:
@@ -116,7 +125,7 @@ class _NotCountsError(Exception):
 
 
 @dataclass(frozen=True)
-class _Matrix:
+class CountMatrix:
     """A matrix of the file (C cells, F genes of the file), read in blocks of rows.
 
     gene_F, cell_C   names for messages
@@ -149,10 +158,10 @@ class _Matrix:
 
 
 @dataclass(frozen=True)
-class _Counts:
+class Counts:
     """A matrix of counts, and select_FG: 1 where gene f of the file is gene g of the model."""
 
-    matrix: _Matrix
+    matrix: CountMatrix
     select_FG: Any
 
     def model_blocks(self, row_R: Ints) -> Iterator[Any]:
@@ -173,15 +182,15 @@ class _Counts:
         return usable_C
 
 
-def _find_counts(
+def find_counts(
     file: H5adFile, layer: str | None, candidates: Pairs, vocabulary: Vocabulary, cells: Cells
-) -> tuple[_Counts, NDArray[np.bool_], list[str]]:
+) -> tuple[Counts, NDArray[np.bool_], list[str]]:
     """The first of the places for counts that does hold them, cells that express something there, and notes."""
     problems: list[str] = []
     for key in _places(file, layer, cells.file):
         matrix, var = _matrix(file, key, cells)
         select_FG, notes = _selection(vocabulary, var, cells.file)
-        counts = _Counts(matrix, select_FG)
+        counts = Counts(matrix, select_FG)
         try:
             usable_C = counts.expressing(candidates, vocabulary)
         except _NotCountsError as problem:
@@ -191,7 +200,7 @@ def _find_counts(
             notes.append(f"The counts of {matrix.label} were used: {problems[0]}.")
         return counts, usable_C, notes
     seen = "; ".join(problems)
-    raise CellError(f"{cells.file}: tokens need raw counts, but {seen}; {_advice(file, candidates, cells)}")
+    raise CellError(f"{cells.file}: raw counts are needed, but {seen}; {_advice(file, candidates, cells)}")
 
 
 def _places(file: H5adFile, layer: str | None, name: str) -> list[str]:
@@ -224,12 +233,12 @@ def _looks_like_counts(file: H5adFile, layer: str, candidates: Pairs, cells: Cel
     return True
 
 
-def _matrix(file: H5adFile, key: str, cells: Cells) -> tuple[_Matrix, Any]:
+def _matrix(file: H5adFile, key: str, cells: Cells) -> tuple[CountMatrix, Any]:
     """One matrix of the file and the data frame of its genes."""
     var = file.frame("raw/var" if key == "raw/X" else "var")
     stored = file.matrix(key, len(cells.obs), len(var))
     label = {"X": "X", "raw/X": "raw"}.get(key, f'layer "{key.removeprefix("layers/")}"')
-    return _Matrix(label, stored, strings(var.index), cells.name_C), var
+    return CountMatrix(label, stored, strings(var.index), cells.name_C), var
 
 
 def _selection(vocabulary: Vocabulary, var: Any, file: str) -> tuple[Any, list[str]]:
@@ -244,7 +253,7 @@ def _selection(vocabulary: Vocabulary, var: Any, file: str) -> tuple[Any, list[s
     return select_FG, notes
 
 
-def _state(state: int, row_P: Ints, counts: _Counts, vocabulary: Vocabulary, cells: Cells, with_counts: bool) -> State:
+def _state(state: int, row_P: Ints, counts: Counts, vocabulary: Vocabulary, cells: Cells, with_counts: bool) -> State:
     """Tokens and metadata of the chosen rows; for a target also size factors, and counts if asked for."""
     from scipy import sparse
 

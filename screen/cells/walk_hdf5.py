@@ -1,12 +1,17 @@
-"""walk: goes through an HDF5 file's structure in a process of its own, as a script: the HDF5 library may crash, or never
+"""walk: goes through the structure of HDF5 files in a process of its own, as a script: the HDF5 library may crash, or never
 come back, where the bytes that hold the structure are damaged, and no check of ours comes before it.
 
 What is read: names, attributes, where chunks lie, and every array of at most SMALL_BYTES.
 """
 
+import atexit
+import json
+import os
+import selectors
 import subprocess
 import sys
-from functools import lru_cache
+import threading
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +23,80 @@ PATIENCE_S, BYTES_PER_S = 30.0, 10 * 2**20
 def walked(path: Path) -> str | None:
     """Why the file's structure cannot be gone through; None where it can, or where reading it will say why not."""
     status = path.stat()
-    return _walked(path, status.st_size, status.st_mtime_ns)
+    return _walked(path.absolute(), status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
 def _walked(path: Path, size: int, changed_ns: int) -> str | None:
     patience_s = PATIENCE_S + size / BYTES_PER_S
-    command = [sys.executable, str(Path(__file__).resolve()), str(path)]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=patience_s, check=False)
-    except subprocess.TimeoutExpired:
-        return f"the HDF5 library does not come to an end within {patience_s:.0f} s"
-    return f"the HDF5 library crashes (signal {-done.returncode})" if done.returncode < 0 else None
+    with _one_at_a_time():
+        while True:
+            walker, is_sound = _walker(os.getpid()), False
+            is_fresh = walker.n_walked == 0
+            try:
+                reason = walker.why_not(path, patience_s)
+                is_sound = reason is None and walker.is_alive
+            finally:
+                if not is_sound:
+                    walker.end()
+                    _walker.cache_clear()
+            # of another, a file before this one may have harmed it
+            if is_sound or is_fresh:
+                return reason
+
+
+@cache
+def _one_at_a_time() -> threading.Lock:
+    return threading.Lock()
+
+
+@cache
+def _walker(of_process: int) -> "_Walker":
+    """The walker of this process: its start takes longer than most files."""
+    return _Walker()
+
+
+class _Walker:
+    """A process that goes through one file after another until its input ends."""
+
+    def __init__(self) -> None:
+        self.n_walked = 0
+        pipe, command = subprocess.PIPE, [sys.executable, str(Path(__file__).resolve())]
+        self._process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, bufsize=0, cwd="/"
+        )
+        self._started_by = os.getpid()
+        atexit.register(self.end)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def why_not(self, path: Path, patience_s: float) -> str | None:
+        """Why one file cannot be gone through."""
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None
+        self.n_walked += 1
+        try:
+            process.stdin.write(json.dumps(str(path)).encode() + b"\n")
+        except BrokenPipeError:
+            return "the process that tries is gone"
+        with selectors.DefaultSelector() as answer:
+            answer.register(process.stdout, selectors.EVENT_READ)
+            has_ended = answer.select(patience_s)
+        if not has_ended:
+            return f"the HDF5 library does not come to an end within {patience_s:.0f} s"
+        if process.stdout.read(1):
+            return None
+        code = process.wait()
+        return f"the HDF5 library crashes (signal {-code})" if code < 0 else None
+
+    def end(self) -> None:
+        """Ends the process, if it is this one's."""
+        atexit.unregister(self.end)
+        if os.getpid() == self._started_by:
+            self._process.kill()
+            self._process.communicate()
 
 
 def walk(path: str) -> None:
@@ -60,4 +127,6 @@ def _try(read: Any) -> None:
 
 
 if __name__ == "__main__":
-    _try(lambda: walk(sys.argv[1]))
+    for line in sys.stdin:
+        _try(lambda line=line: walk(json.loads(line)))
+        os.write(sys.stdout.fileno(), b".")

@@ -17,7 +17,7 @@ from screen.cli.describe import (
 from screen.cli.options import DEG_OPTIONS, OF_CELLS, SIZE_OPTIONS
 from screen.cli.ranking import describe_gene_sets, describe_result
 from screen.cli.terminal import Console
-from screen.directory import REPORT
+from screen.directory import EVALUATION, REPORT
 from screen.errors import ConfigError, some
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         signal.siginterrupt(signal.SIGINT, True)
     config = _config(arguments)
     text = arguments.config.read_text(encoding="utf-8")
-    directory = arguments.out or config.output.directory or Path("runs") / arguments.config.stem
+    directory = arguments.out or _directory(config, arguments.config)
     results, unscreened = session.run_screen(config, text, directory, console, arguments.add)
     _describe(results, unscreened, console)
     return 2 if unscreened and not config.output.allow_missing else 0
@@ -69,6 +69,25 @@ def plan(arguments: argparse.Namespace, console: Console) -> int:
         console.note(note)
     describe_unscreened(found.unscreened, console)
     return 2 if found.unscreened and not config.output.allow_missing else 0
+
+
+def check(arguments: argparse.Namespace, console: Console) -> int:
+    from screen.checking.check import check as checked
+    from screen.directory import CHECK, CHECKED_CELLS, CHECKS
+    from screen.running.configuration import load_config, overridden
+
+    compute = {"device": arguments.device}
+    config = overridden(load_config(arguments.config), arguments.config, None, False, arguments.encoder_heads, compute)
+    out = arguments.out or _directory(config, arguments.config) / CHECKS
+    found = checked(config, out, arguments.cells, arguments.model, console)
+    console.say(str(found))
+    console.say(f"{out}: {CHECK}, {CHECKED_CELLS}")
+    return 0
+
+
+def _directory(config: "ScreenConfig", path: Path) -> Path:
+    """Where `run` writes unless it is told otherwise."""
+    return config.output.directory or Path("runs") / path.stem
 
 
 def export(arguments: argparse.Namespace, console: Console) -> int:
@@ -140,6 +159,25 @@ def report(arguments: argparse.Namespace, console: Console) -> int:
         with console.status("figures"):
             written = write_png(results, arguments.png, arguments.format)
         console.say(f"{arguments.png}: {len(written)} figures")
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace, console: Console) -> int:
+    from screen.evaluate.evaluation import evaluate
+    from screen.evaluate.expected import read_expect
+    from screen.results.results import open_results
+
+    a, results = arguments, open_results(arguments.directory)
+    expect = None if a.expect is None else read_expect(a.expect)
+    with console.status("evaluation"):
+        found = evaluate(
+            results, a.real, a.perturbation_column, a.control, celltype=a.celltype, mode=a.mode, time=a.time,
+            layer=a.layer, max_cells=a.max_cells, expect=expect,
+        )  # fmt: skip
+        path = found.write(a.out or a.directory)
+    for line in found.lines:
+        console.say(line)
+    console.say(f"{path}, {path.parent / EVALUATION}/*.parquet")
     return 0
 
 

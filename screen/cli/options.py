@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--version", action="version", version=f"perturbscreen {__version__}")
     commands = made.add_subparsers(required=True, metavar="COMMAND")
-    added = [*_add_run_and_plan(commands), *_add_for_stores(commands), _add_bench(commands)]
+    added = [*_add_run_and_plan(commands), _add_check(commands), *_add_for_stores(commands), _add_bench(commands)]
     for sub in added:
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return made
@@ -36,25 +36,16 @@ def _add_run_and_plan(commands: Commands) -> list[argparse.ArgumentParser]:
     run = commands.add_parser("run", help="run a screen, or continue one")
     plan = commands.add_parser("plan", help="say what a screen would do and cost, without running it")
     for sub in (run, plan):
-        sub.add_argument(
-            "config",
-            type=Path,
-            metavar="CONFIG",
-            help="a screen's YAML file: ours, or upstream's perturbation.yaml as it is",
-        )
+        _add_config(sub)
         sub.add_argument("--store-dtype", choices=["float16", "float32"], help="how log-expression changes are stored")
         sub.add_argument(
             "--allow-missing", action="store_true", help="exit 0 even if a requested gene could not be screened"
-        )
-        sub.add_argument(
-            "--encoder-heads", type=_positive, metavar="N", help="attention heads of the encoder, if not upstream's 8"
         )
         sub.add_argument(
             "--engine",
             choices=["auto", "packed", "reference"],
             help="how items are computed (default: auto: changes for a precision delta*, else packed batches)",
         )
-        sub.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
         sub.add_argument(
             "--precision",
             choices=["auto", "float32", "fp16x2", "tf32", "bf16", "delta16", "delta32", "float64"],
@@ -73,6 +64,46 @@ def _add_run_and_plan(commands: Commands) -> list[argparse.ArgumentParser]:
     plan.add_argument("--json", action="store_true", help="print the prediction as JSON, for machines")
     plan.set_defaults(command="plan")
     return [run, plan]
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    """What every command about a configuration takes."""
+    command.add_argument(
+        "config",
+        type=Path,
+        metavar="CONFIG",
+        help="a screen's YAML file: ours, or upstream's perturbation.yaml as it is",
+    )
+    command.add_argument(
+        "--encoder-heads", type=_positive, metavar="N", help="attention heads of the encoder, if not upstream's 8"
+    )
+    command.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+
+
+def _add_check(commands: Commands) -> argparse.ArgumentParser:
+    check = commands.add_parser(
+        "check", help="is this model any good on these cells: say it before a screen, in minutes"
+    )
+    _add_config(check)
+    check.add_argument(
+        "--cells", type=_positive, metavar="N", help="cells that predictions are judged on (default: check.cells, 600)"
+    )
+    check.add_argument(
+        "--model",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="CKPT",
+        help="checkpoints of other training seeds, whose rankings are compared (beside check.models)",
+    )
+    check.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where check.json and check.parquet go (default: check/ in the screen's output directory)",
+    )
+    check.set_defaults(command="check")
+    return check
 
 
 def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
@@ -94,11 +125,10 @@ def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
         "--discard", action="store_true", help="forget damaged units, so that the same `run` computes them again"
     )
     verify.set_defaults(command="verify")
-    deg = _add_deg(commands)
-    report = _add_report(commands)
-    for sub in (status, verify, deg, report):
+    deg, report, evaluate = _add_deg(commands), _add_report(commands), _add_evaluate(commands)
+    for sub in (status, verify, deg, report, evaluate):
         sub.add_argument("directory", type=Path, metavar="DIR", help="a directory that `run` wrote")
-    return [export, status, verify, deg, report]
+    return [export, status, verify, deg, report, evaluate]
 
 
 def _add_deg(commands: Commands) -> argparse.ArgumentParser:
@@ -140,6 +170,12 @@ def _add_deg(commands: Commands) -> argparse.ArgumentParser:
         help=f"settings to be the default again ({', '.join(DEG_OPTIONS)}), gene_sets: none, or all; with --name also "
         f"{', '.join(OF_CELLS)}",
     )
+    deg.add_argument(
+        "--relations",
+        action="store_true",
+        default=None,
+        help="also what perturbations have to do with each other: similarity, modules, halves, epistasis",
+    )
     _add_cells(deg)
     _add_workers(deg)
     deg.set_defaults(command="deg")
@@ -162,6 +198,36 @@ def _add_cells(deg: argparse.ArgumentParser) -> None:
         metavar="EXPRESSION",
         help="with --name: these cells alone, as in \"cell_type in ['CD14', 'CD16'] and t1.donor != 'D3'\"",
     )
+
+
+def _add_evaluate(commands: Commands) -> argparse.ArgumentParser:
+    evaluate = commands.add_parser(
+        "evaluate", help="compare a finished screen with a real one, and with what is known without a model"
+    )
+    evaluate.add_argument("--real", type=Path, metavar="H5AD", help="raw counts of a real perturbation screen")
+    evaluate.add_argument(
+        "--perturbation-column",
+        default="perturbation",
+        metavar="COLUMN",
+        help="obs column of what was perturbed: symbols, Ensembl IDs, A+B (default: perturbation)",
+    )
+    evaluate.add_argument("--control", default="control", metavar="NAME", help="its value for control cells")
+    evaluate.add_argument("--celltype", metavar="COLUMN", help="obs column whose values are the screen's strata")
+    evaluate.add_argument("--mode", metavar="MODE", help="which edit, if there are several: mask, or src:mask")
+    evaluate.add_argument("--time", type=_count, metavar="T", help="which time point, if there are several")
+    evaluate.add_argument("--layer", metavar="NAME", help="layer of the counts (default: X, or raw)")
+    evaluate.add_argument(
+        "--max-cells", type=_positive, default=300, metavar="N", help="real cells read per perturbation (default: 300)"
+    )
+    evaluate.add_argument(
+        "--expect",
+        nargs="+",
+        metavar="E",
+        help="genes that must respond: IFNAR1=STAT1,IRF9, or a YAML file (default: `expect` of the configuration)",
+    )
+    evaluate.add_argument("--out", type=Path, metavar="FOLDER", help="where tables go (default: DIR)")
+    evaluate.set_defaults(command="evaluate")
+    return evaluate
 
 
 def _add_report(commands: Commands) -> argparse.ArgumentParser:
@@ -188,7 +254,7 @@ def _add_workers(command: argparse.ArgumentParser) -> None:
     command.add_argument("--scheduler", metavar="ADDRESS", help="compute on the workers of a running Dask scheduler")
 
 
-DEG_OPTIONS = ("test", "signed_rank", "rank_sum", "replicate", "top", "max_fdr", "min_delta", "compare")
+DEG_OPTIONS = ("test", "signed_rank", "rank_sum", "replicate", "top", "max_fdr", "min_delta", "compare", "relations")
 """Settings of the tables of differential expression that `deg` takes, and resets."""
 OF_CELLS = ("strata", "where")
 """What it takes with `--name` alone: which cells, and how they are grouped."""

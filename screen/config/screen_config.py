@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from screen.config.inputs import CellsConfig, ModelConfig
 from screen.config.section import Section
 from screen.config.sections import (
+    CheckConfig,
     ClusterConfig,
     ComputeConfig,
     DegConfig,
@@ -49,14 +50,19 @@ class ScreenConfig(Section):
     """Differential expression: tests, replicates, which rows are written."""
     enrich: EnrichConfig | None = None
     """Gene sets that are tested; by default none."""
+    check: CheckConfig = CheckConfig()
+    """What `perturbscreen check` looks at."""
     compute: ComputeConfig = ComputeConfig()
     """How results are computed."""
     cluster: ClusterConfig | None = None
     """Who computes them, if not this process alone."""
+    expect: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(default_factory=dict)
+    """Positive controls that `perturbscreen evaluate` looks up: an edited gene and the genes that must respond to it, as
+    `{IFNAR1: [STAT1, IRF9]}`."""
     notes: list[str] = Field(default_factory=list)
     """Sentences that are said when the screen begins, and recorded with it."""
 
-    @field_validator("predict", "null", "output", "deg", "compute", mode="before")
+    @field_validator("predict", "null", "output", "deg", "check", "compute", mode="before")
     @classmethod
     def _empty_is_default(cls, value: object) -> object:
         return {} if value is None else value
@@ -189,6 +195,7 @@ def _allowed_keys(place: list[str]) -> list[str]:
         "output": OutputConfig,
         "deg": DegConfig,
         "enrich": EnrichConfig,
+        "check": CheckConfig,
         "compute": ComputeConfig,
         "cluster": ClusterConfig,
     }

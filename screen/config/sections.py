@@ -17,8 +17,11 @@ class LibraryConfig(Section):
     """Genes to edit: `all`, a list of Ensembl IDs, symbols or aliases, or a file with one name per line."""
     modes: Annotated[list[Mode], Field(min_length=1)] = ["mask"]
     """What is done to a gene's token: mask, pad, delete, overexpress, shift+K (K ranks up) or shift-K (down)."""
-    combos: Literal["singles", "joint"] = "singles"
-    """`singles`: one perturbation per gene. `joint`: all genes of the list in one edit."""
+    combos: Literal["singles", "joint", "pairs"] = "singles"
+    """`singles`: one perturbation per gene. `joint`: all genes of the list in one edit. `pairs`: every two genes of the list in
+    one edit, and each gene alone, with which the pairs are compared."""
+    anchor: str | None = None
+    """A gene that is edited together with each gene of the list; it alone and each of them alone are screened too."""
     perturbation_sequence: Annotated[list[Site], Field(min_length=1)] = ["src"]
     """Where: `src` edits the state before, `tgt` the state after as the model is shown it, both edits both."""
     pert_tps: list[TimePoint] | None = None
@@ -32,6 +35,14 @@ class LibraryConfig(Section):
                 raise ValueError("the list of genes is empty")
             return [str(v) for v in value]
         return value
+
+    @model_validator(mode="after")
+    def _one_kind_of_pairs(self) -> "LibraryConfig":
+        if self.anchor is not None and self.combos != "singles":
+            raise ValueError(
+                f"`anchor` makes pairs of its own and does not go with `combos: {self.combos}`; give one of the two"
+            )
+        return self
 
 
 class NullConfig(Section):
@@ -133,10 +144,12 @@ class DegConfig(Section):
     compare: tuple[tuple[TimePoint, TimePoint], ...] = ()
     """Pairs of time points, `[[1, 2]]`: per gene, is the change at the second another than at the first, in the same cells?"""
 
+    relations: bool = False
+    """Also write `relations/`, what perturbations have to do with each other: similarity, modules, halves, epistasis; seconds."""
+
     def recorded(self) -> dict[str, Any]:
-        """What a store records: `compare` only where it is asked for, so that earlier stores stay as they are."""
-        found = self.model_dump()
-        return found if self.compare else {k: v for k, v in found.items() if k != "compare"}
+        """What a store records: what earlier versions did not know only where it is asked for, so that their stores stay as they are."""
+        return {k: v for k, v in self.model_dump().items() if v or k not in ("compare", "relations")}
 
     @field_validator("compare")
     @classmethod
@@ -182,6 +195,15 @@ class EnrichConfig(Section):
     """The targets of so many of the strongest perturbations are tested together."""
     ranked: Annotated[int, Field(ge=0)] = 0
     """So many of the strongest of each mode, site, stratum and time get a permutation test (GSEA), seconds each."""
+
+
+class CheckConfig(Section):
+    """What `perturbscreen check` looks at; `run` does not read it."""
+
+    cells: Annotated[int, Field(ge=1)] = 600
+    """Cells that predictions are judged on, at most, whatever `cells.max_cells` says; drawn as that draws them."""
+    models: list[FilePath] = []
+    """Checkpoints of other training seeds, whose rankings are compared with that of `model.checkpoint`."""
 
 
 class ComputeConfig(Section):

@@ -13,8 +13,10 @@ from torch.nn.utils.rnn import pad_sequence
 from screen.engine.effects import Expression, log_expression
 from screen.engine.resident import Resident
 from screen.errors import PredictionError
-from screen.models.adapter import BatchRows, PackedModel, Readout
+from screen.models.adapter import BatchRows, ModelAdapter, PackedModel, Readout
 from screen.planning.batches import Batch
+
+CELLS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,22 @@ def _hidden(
 ) -> list[tuple[Tensor, Tensor]]:
     ids_BL, hidden_BLD = rows.row(time).ids_BL, readout.hidden_BLD[time]
     return [(hidden_BLD[b, n_conditions:n].clone(), ids_BL[b, n_conditions:n].clone()) for b, n in enumerate(length_B)]
+
+
+def log_likelihood(
+    adapter: ModelAdapter, embedding_CD: NDArray[np.float32], counts_CG: Any, total_C: NDArray[np.floating]
+) -> NDArray[np.float64] | None:
+    """(C,) of observed counts (CSR) given pooled embeddings, mean over genes, float64; None where the model has none."""
+    exact, found = adapter.in_double(), []
+    with torch.inference_mode():
+        for first in range(0, len(embedding_CD), CELLS_AT_ONCE):
+            some = slice(first, first + CELLS_AT_ONCE)
+            dense = (embedding_CD[some], counts_CG[some].toarray(), total_C[some])
+            one = exact.log_likelihood(*(torch.from_numpy(np.asarray(x, dtype=np.float64)) for x in dense))
+            if one is None:
+                return None
+            found.append(one.numpy())
+    return np.concatenate(found)
 
 
 def join(parts: Sequence[Control], names: Sequence[str]) -> Control:

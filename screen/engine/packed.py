@@ -9,13 +9,14 @@ from threading import Lock
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from screen.engine.batch import BatchComputer, float32_products
 from screen.engine.control import Control, join
 from screen.engine.executor import Executor
 from screen.engine.lanes import Lanes, is_out_of_memory
 from screen.engine.screen import Screen
-from screen.engine.unit import BegunUnit, Progress, Unit
+from screen.engine.unit import BegunUnit, Columns, Progress, Unit
 from screen.planning.batches import Batch, pack_controls, pack_unit
 from screen.planning.plan import Plan
 
@@ -57,6 +58,24 @@ class PackedEngine:
                     yield self._finish(begun.popleft(), lanes)
             while begun:
                 yield self._finish(begun.popleft(), lanes)
+
+    def controls(self, cell_C: NDArray[np.integer]) -> Columns:
+        """What is kept of the unedited predictions of these cells, ascending; none is held to be taken over.
+
+        Raises PredictionError at the first NaN.
+        """
+        batches = pack_controls(self.screen.lengths, cell_C, self.executor.batch_tokens)
+        if self.executor.device.type == "cuda":
+            torch.cuda.synchronize(self.executor.device)
+        with float32_products(self.executor), Lanes(self.executor.device, self.executor.n_lanes) as lanes:
+            done = [lanes.submit(self._control_columns, b) for b in batches]
+            parts = [d.result() for d in done]
+        order = np.argsort(np.concatenate([cells for cells, _ in parts]))
+        return {n: np.concatenate([columns[n] for _, columns in parts])[order] for n in parts[0][1]}
+
+    def _control_columns(self, batch: Batch) -> tuple[NDArray[np.int64], Columns]:
+        control = join([self.computer.controls(batch)], self.screen.bank.cell_id_C)
+        return control.cell_C, self.computer.control_columns(control)
 
     def _begin(self, number: int, lanes: Lanes, progress: Progress) -> BegunUnit:
         """Packs a unit and hands its batches to the lanes, the controls of its cells first."""

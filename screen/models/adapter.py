@@ -215,6 +215,13 @@ class ModelAdapter(ABC):
         """(value_BG, size_factor_B) of pooled embeddings, as `Readout` has them; for models with an expression scale."""
         raise NotImplementedError("this model predicts embeddings only")
 
+    def log_likelihood(self, embedding_BD: Tensor, count_BG: Tensor, observed_B: Tensor | None) -> Tensor | None:
+        """(B,) natural log-likelihood of observed counts given pooled embeddings, mean over genes.
+
+        None for a model that does not say how counts scatter.
+        """
+        return None
+
     @property
     def condition_ids(self) -> tuple[int, ...]:
         """Ids of condition tokens, which pooling leaves out."""

@@ -1,7 +1,8 @@
 """What the user wrote about genes and modes -> the perturbations of a screen."""
 
 from collections.abc import Sequence
-from itertools import product
+from dataclasses import replace
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,11 @@ from screen.planning.window import Window
 
 def expand(blocks: Sequence[LibraryConfig], index: BankIndex, window: Window, null: NullPlan) -> Library:
     """What the user wrote -> perturbations, then the random ones of the matched null, where he named genes."""
-    parts = [(list(_block(b, index, window)), b.genes != "all") for b in blocks]
+    made = [(*_block(b, index, window), b.genes != "all") for b in blocks]
+    asked = {p for own, _, _ in made for p in own}
+    parts = [([*own, *needed], is_named) for own, needed, is_named in made]
     library = make_library(parts)
+    library = replace(library, is_needed=tuple(p not in asked for p in library.perturbations))
     if null.config.n == 0:
         return library
     # a kind of edit of which the user has all genes is its own null
@@ -35,6 +39,7 @@ def expand(blocks: Sequence[LibraryConfig], index: BankIndex, window: Window, nu
         (*library.perturbations, *added),
         (*library.must_screen, *(False,) * n_added),
         (False,) * n_own + (True,) * n_added,
+        (*library.is_needed, *(False,) * n_added),
     )
 
 
@@ -43,20 +48,49 @@ def _where(block: LibraryConfig, window: Window) -> tuple[list[Site], list[int]]
     return block.perturbation_sequence, block.pert_tps or list(window.times)
 
 
-def _block(block: LibraryConfig, index: BankIndex, window: Window) -> list[Perturbation]:
+def _block(block: LibraryConfig, index: BankIndex, window: Window) -> tuple[list[Perturbation], list[Perturbation]]:
+    """(what is asked for, single edits that its pairs are compared with)."""
     (sites, tps), vocabulary = _where(block, window), index.vocabulary
     if block.genes == "all":
-        if block.combos == "joint":
-            raise ConfigError("library: `genes: all` with `combos: joint` would edit every gene at once; use `singles`")
+        if block.combos != "singles":
+            what = "edit every gene at once" if block.combos == "joint" else "edit every two genes"
+            raise ConfigError(
+                f"library: `genes: all` with `combos: {block.combos}` would {what}; use `singles`, or `anchor`"
+            )
         genes_of = {mode: _all_genes(mode, sites, tps, index) for mode in block.modes}
     else:
         columns = vocabulary.columns(_read_genes(block.genes) if isinstance(block.genes, Path) else block.genes)
         genes_of = dict.fromkeys(block.modes, columns)
-    groups = {m: [g] if block.combos == "joint" else [[x] for x in g] for m, g in genes_of.items()}
+    anchor = None if block.anchor is None else vocabulary.columns([block.anchor])[0]
+    groups = {m: _groups(block, g, anchor) for m, g in genes_of.items()}
     made = [make_perturbation(g, m, sites, tps, vocabulary) for m in block.modes for g in groups[m]]
-    for p, site in product(made, sites):
+    is_paired = anchor is not None or block.combos == "pairs"
+    alone = {m: dict.fromkeys(x for g in groups[m] for x in g) if is_paired else {} for m in block.modes}
+    singles = [make_perturbation([x], m, sites, tps, vocabulary) for m in block.modes for x in alone[m]]
+    for p, site in product([*made, *singles], sites):
         p.tokens(vocabulary, site)
-    return made
+    return made, singles
+
+
+def _groups(block: LibraryConfig, genes: Sequence[int], anchor: int | None) -> list[list[int]]:
+    """The genes of each edit."""
+    if block.combos == "joint":
+        return [list(genes)]
+    if block.combos == "singles" and anchor is None:
+        return [[g] for g in genes]
+    different = list(dict.fromkeys(genes))
+    found = (
+        [list(pair) for pair in combinations(different, 2)]
+        if anchor is None
+        else [[anchor, g] for g in different if g != anchor]
+    )
+    if not found:
+        raise ConfigError(
+            "library: `combos: pairs` needs two different genes or more"
+            if anchor is None
+            else f"library: `anchor: {block.anchor}` needs a gene beside itself"
+        )
+    return found
 
 
 def _all_genes(mode: str, sites: Sequence[Site], tps: Sequence[int], index: BankIndex) -> list[int]:

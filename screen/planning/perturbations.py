@@ -107,23 +107,26 @@ class Library:
     """The perturbations of one screen, without repeats, in the user's order.
 
     `must_screen[i]` tells whether the user named perturbation i's genes (and so wants to hear if it cannot be screened),
-    `is_null[i]` whether it is a random one, added for the matched null.
+    `is_null[i]` whether it is a random one, added for the matched null, `is_needed[i]` whether it is a single edit that nobody
+    asked for, added because pairs are compared with it.
     """
 
     perturbations: tuple[Perturbation, ...]
     must_screen: tuple[bool, ...]
     is_null: tuple[bool, ...] = ()
+    is_needed: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.is_null:
-            object.__setattr__(self, "is_null", (False,) * len(self.perturbations))
+        for name in ("is_null", "is_needed"):
+            if not getattr(self, name):
+                object.__setattr__(self, name, (False,) * len(self.perturbations))
 
     def __len__(self) -> int:
         return len(self.perturbations)
 
     def take(self, numbers: Sequence[int]) -> "Library":
         """Some of its perturbations."""
-        lists = (self.perturbations, self.must_screen, self.is_null)
+        lists = (self.perturbations, self.must_screen, self.is_null, self.is_needed)
         return Library(*(tuple(x[i] for i in numbers) for x in lists))  # type: ignore[arg-type]
 
     def ids(self, vocabulary: Vocabulary) -> tuple[str, ...]:

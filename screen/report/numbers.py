@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 
@@ -26,6 +27,11 @@ def rounded(values: NDArray[np.floating], digits: int) -> list[Any]:
     numbers[~is_known] = None
     found: list[Any] = numbers.tolist()
     return found
+
+
+def floats(column: pl.Series) -> NDArray[np.float64]:
+    """A column as numbers, null as NaN."""
+    return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
 
 def packed(data: Any) -> str:

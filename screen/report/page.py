@@ -20,6 +20,7 @@ from screen.report.cautions import cautions
 from screen.report.details import changes_and_movers, details, movers_json
 from screen.report.facts import facts
 from screen.report.heat_maps import heat_maps
+from screen.report.leaders import leaders
 from screen.report.names import ScreenNames
 from screen.report.numbers import packed, packed_text
 from screen.report.rank_shift import rank_shifts
@@ -94,12 +95,14 @@ def _words(results: "Results") -> dict[str, Any]:
         "directory": str(results.directory),
         "answer": standing_out(ranked, results.has_counts),
         "answer_sets": None if shifted is None or shifted.is_empty() else gene_sets_shifted(shifted),
+        "leaders": leaders(ranked),
         "tiles": _tiles(results),
         "cautions": cautions(results),
         "facts": facts(results),
         "notes": [str(n) for n in results.provenance.get("notes", [])],
         "unscreened": results.unscreened.head(50).select("target_symbol", "perturbation").rows(),
         "first": _first(ranked),
+        "n_groups": len(results.strata) * len(results.times),
         "has_counts": results.has_counts,
         "has_gene_sets": results.has_gene_sets,
         "stands_out": STANDS_OUT,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from screen.edits import DELETE, PAD
+from screen.edits import DELETE, PAD, parse
 from screen.report.numbers import rounded
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def rank_shifts(changes: "Changes", names: "ScreenNames") -> dict[str, Any]:
     for group, at in place.items():
         p, rest = divmod(group, n_each)
         site, _, mode = names.edits[names.edit_P[p]].partition(":")
-        twin = number.get((names.targets[p], f"{site}:{PAD.name}")) if mode == DELETE.name else None
+        twin = number.get((names.targets[p], f"{site}:{PAD.name}")) if parse(mode).mode is DELETE else None
         there = None if twin is None else place.get(twin * n_each + rest)
         if there is None:
             continue

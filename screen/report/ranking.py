@@ -2,11 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from screen.report.numbers import rounded
+from screen.report.numbers import floats, rounded
 
 if TYPE_CHECKING:
     from screen.report.names import ScreenNames
@@ -33,12 +31,8 @@ def ranking(hits: pl.DataFrame, names: "ScreenNames") -> dict[str, Any]:
         "time": names.times_of(there["time"]).tolist(),
         "rank": there["strength_rank"].to_list(),
     }
-    found |= {name: rounded(_values(there[name]), digits) for name, digits in NUMBERS.items()}
+    found |= {name: rounded(floats(there[name]), digits) for name, digits in NUMBERS.items()}
     for direction in ("up", "down"):
         listed = there[f"top_{direction}"].list.head(N_CHANGES).to_list()
         found[direction] = [[names.gene_of[g] for g in genes if g in names.gene_of] for genes in listed]
     return found
-
-
-def _values(column: pl.Series) -> NDArray[np.float64]:
-    return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from screen.report.numbers import rounded
+from screen.report.numbers import floats, rounded
 
 if TYPE_CHECKING:
     from screen.report.names import ScreenNames
@@ -37,11 +36,7 @@ def shifted_sets(results: "Results", names: "ScreenNames", shown: Sequence[int])
         "group": np.asarray(group).tolist(),
         "set": [number[x] for x in table["gene_set"].to_list()],
         "n_set": table["n_set"].to_list(),
-        "score": rounded(_values(table["score"]), 3),
-        "z": rounded(_values(table["null_z"]), 3),
-        "q": rounded(_values(table["q_value"]), 3),
+        "score": rounded(floats(table["score"]), 3),
+        "z": rounded(floats(table["null_z"]), 3),
+        "q": rounded(floats(table["q_value"]), 3),
     }
-
-
-def _values(column: pl.Series) -> NDArray[np.float64]:
-    return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()

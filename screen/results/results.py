@@ -1,25 +1,28 @@
 """Results: a finished screen, by its directory: the only place that reads what `run` wrote there."""
 
-import json
-from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from screen.directory import COVERAGE, GENE_SETS, GENES, HITS, PARTS, RANKED, SCORES, SESSIONS, STAMP, STORE, TARGETS
-from screen.directory import described as described_files
+from screen.directory import (
+    GENE_SETS,
+    GENES,
+    PARTS,
+    RANKED,
+    SCORES,
+    STAMP,
+    STORE,
+    TARGETS,
+)
 from screen.errors import ConfigError, RequestError, StoreError, nearest, some
+from screen.results import related, views
 from screen.results import times as by_time
-from screen.results import views
+from screen.results.finished import Finished
 from screen.results.plotted import Plotted
 from screen.results.sentences import described_results
 from screen.stats.again import analysis
-from screen.stats.deg import Names
-from screen.stats.groups import Strata
-from screen.stats.tables import described_view, read_table, strata_of
-from screen.store.find import find
 from screen.store.store import ScreenStore
 
 GENE_SET_TABLES = {"scores": SCORES, "changed": f"{GENE_SETS}/{PARTS}", "targets": TARGETS, "ranked": RANKED}
@@ -60,7 +63,7 @@ def open_results(directory: str | Path, name: str | None = None) -> "Results":
     return Results(directory, store, view)
 
 
-class Results(Plotted):
+class Results(Finished, Plotted):
     """A finished screen: `open_results(DIR)` and `run(...)` give one. Tables are polars frames, read when asked for.
 
     >>> import screen
@@ -84,6 +87,12 @@ class Results(Plotted):
     ['stratum', 'time', 'cell', 'cell_idx']
     >>> results.gene_sets("CCL2", mode="mask").columns[7:10]
     ['collection', 'gene_set', 'n_set']
+    >>> results.relations("targets", "CCL2", mode="mask").select("feature_symbol", "expected", "is_as_expected").rows()
+    [('CCL2', -1, True)]
+    >>> results.null_z("CCL2", mode="mask").columns[-4:]
+    ['share_top', 'null_mean', 'null_sd', 'null_z']
+    >>> results.strength_intervals(mode="mask").filter(target_symbol="CD14").select("rank_low", "rank_high").rows()
+    [(1, 1)]
     >>> results.wide().filter(target_symbol="CD14", mode="mask").select("strength_rank_t1", "n_cells_t1").rows()
     [(1, 6)]
     >>> results.compared("CCL2")
@@ -97,106 +106,6 @@ class Results(Plotted):
     >>> results.anndata("CCL2", mode="mask").obs["target_gene"].unique().tolist()
     ['CCL2']
     """
-
-    def __init__(self, directory: Path, store: ScreenStore, view: Mapping[str, Any] | None = None) -> None:
-        self.directory = directory
-        self.store = store
-        """Every prediction and change as they are stored, opened to be read."""
-        self.view: Mapping[str, Any] = store.provenance["view"] if view is None else view
-        """How the tables present the results: the recorded settings."""
-        self.name: str | None = None if view is None else view["name"]
-        """Of the analysis; None for the first tables."""
-        self.tables = directory if self.name is None else analysis.place(directory, self.name)
-        """The folder that the tables lie in."""
-
-    @property
-    def asked_by(self) -> str:
-        """What `perturbscreen deg` is given to make these tables again."""
-        return str(self.directory) if self.name is None else f"{self.directory} --name {self.name}"
-
-    @property
-    def analyses(self) -> list[str]:
-        """Names of the tables that were asked for later, each opened by `screen.open_results(DIR, name=...)`."""
-        return analysis.names(self.directory)
-
-    @cached_property
-    def hits(self) -> pl.DataFrame:
-        """One row per perturbation, stratum and time point, strongest first; columns: `screen.stats.hits.SCHEMA`."""
-        return self._read(HITS)
-
-    @cached_property
-    def coverage(self) -> pl.DataFrame:
-        """What became of every cell: a row per perturbation and stratum, numbers of cells.
-
-        n_stratum = n_screened + n_absent (gene not expressed) + n_truncated (beyond the model's longest row) + n_emptied
-        (nothing left to predict from). Of an analysis, a reason is null where the store does not tell which cells it was.
-        """
-        return self._read(COVERAGE)
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """What the screen was made of and with: fingerprints, versions, notes, and each library block's configuration."""
-        return self.store.history
-
-    @cached_property
-    def sessions(self) -> list[dict[str, Any]]:
-        """What each `run` computed: started, elapsed_s, edits, tokens, padding, executor; [] where no file says."""
-        try:
-            lines = (self.directory / SESSIONS).read_text(encoding="utf-8").splitlines()
-            found = [json.loads(line) for line in lines]
-        except (OSError, ValueError):
-            return []
-        counted = ("elapsed_s", "edits", "tokens", "padding")
-        return [s for s in found if isinstance(s, dict) and all(isinstance(s.get(n), int | float) for n in counted)]
-
-    @property
-    def strata(self) -> list[str]:
-        """Groups of cells, by `output.strata`; ["all"] without."""
-        return self.coverage["stratum"].unique(maintain_order=True).to_list()
-
-    @cached_property
-    def cell_strata(self) -> Strata:
-        """The group of each cell, by number; -1 for a cell that is in none."""
-        return strata_of(self.store, self.view["strata"], None, self.view.get("where"))
-
-    @property
-    def times(self) -> list[int]:
-        """Time points that are read out; [0] for the source itself."""
-        return list(self.store.layout.pred_tps)
-
-    @property
-    def has_counts(self) -> bool:
-        """Whether the model predicts counts; without, there is no table of genes and of gene sets."""
-        return self.store.layout.has_counts
-
-    @property
-    def min_cells(self) -> int:
-        """A perturbation in fewer cells has no rank."""
-        return int(self.view["min_cells"])
-
-    @property
-    def settings(self) -> str:
-        """How the tables present the results, in words."""
-        return described_view(self.view)
-
-    @property
-    def files(self) -> str:
-        """What the directory holds, in a line."""
-        return described_files(self.tables, self.has_counts, self.has_gene_sets)
-
-    @property
-    def unscreened(self) -> pl.DataFrame:
-        """Perturbations that were asked for and that no cell allows, with numbers of cells; `coverage` has the strata."""
-        numbers = ["n_absent", "n_truncated", "n_emptied"]
-        names = Names(self.store)
-        asked = pl.DataFrame({"perturbation": names.id.tolist(), "target_symbol": names.symbol.tolist()}).filter(
-            names.must_screen
-        )
-        # of an analysis not every number may be known
-        tallies = [pl.when(pl.col(n).null_count() == 0).then(pl.col(n).sum()).alias(n) for n in numbers]
-        total = self.coverage.group_by("perturbation").agg(pl.col("n_screened").sum(), *tallies)
-        lost = total.filter(n_screened=0).drop("n_screened")
-        return asked.join(lost, on="perturbation", maintain_order="left")
 
     def differential(
         self,
@@ -244,22 +153,6 @@ class Results(Plotted):
         """
         return views.cells(self, perturbation, stratum, time, mode)
 
-    def changes_where(self, *chosen: pl.Expr, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """Rows of the table of genes that fulfil conditions, read where they are; `columns`: these alone.
-
-        Raises StoreError for a screen without counts.
-        """
-        self.check_counts()
-        return self._rows(f"{GENES}/{PARTS}", chosen, columns)
-
-    def check_place(self, stratum: str | None, time: int | None) -> None:
-        """Raises ConfigError for a stratum or time point that is not there, naming what is."""
-        if stratum is not None and stratum not in self.strata:
-            near = nearest(stratum, self.strata)
-            raise ConfigError(f'no stratum "{stratum}"; there are {some(self.strata, 20)}{near}')
-        if time is not None and time not in self.times:
-            raise ConfigError(f"no time point {time}; there are {some(self.times, 20)}")
-
     def wide(self, table: str = "hits") -> pl.DataFrame:
         """The time points side by side: a row per perturbation and stratum, in the order of `hits`.
 
@@ -283,11 +176,6 @@ class Results(Plotted):
         Raises StoreError where no time points were compared, otherwise as `differential`.
         """
         return by_time.compared(self, perturbation, stratum, times, mode)
-
-    @property
-    def has_gene_sets(self) -> bool:
-        """Whether gene sets were tested."""
-        return (self.tables / SCORES).is_file()
 
     def gene_sets(
         self,
@@ -331,6 +219,53 @@ class Results(Plotted):
         table = self.gene_sets().sort(by, nulls_last=True)
         return table.unique(["perturbation", "stratum", "time"], keep="first", maintain_order=True)
 
+    def relations(
+        self,
+        table: str,
+        perturbation: str | None = None,
+        stratum: str | None = None,
+        time: int | None = None,
+        mode: str | None = None,
+    ) -> pl.DataFrame:
+        """What perturbations have to do with each other, docs/relations.md; the last arguments are those of `differential`.
+
+        table  "genes": what each gene does under null perturbations; "targets": what becomes of the edited gene; "halves":
+               whether half of the cells show what the other half shows; "similarity": the nearest others of each; "modules":
+               groups that do the same; "factors": how few directions there are; "epistasis": joint edits beside the sum of
+               their single ones; "epistasis_genes": the genes that differ most from it
+        Raises StoreError where there is no such table; otherwise as `differential`.
+        """
+        return related.table_of(self, table, perturbation, stratum, time, mode)
+
+    def null_z(
+        self,
+        perturbation: str,
+        stratum: str | None = None,
+        time: int | None = None,
+        mode: str | None = None,
+    ) -> pl.DataFrame:
+        """Rows of `differential` beside what null perturbations do to each gene: null_mean, null_sd, null_z, share_top.
+
+        With `genes: all` the others are the null. A gene that everybody changes has a small null_z and a large share_top, the
+        share of perturbations by which it is among the 5 genes that change most. Null where fewer than 20 can tell.
+        """
+        return related.null_z(self, perturbation, stratum, time, mode)
+
+    def strength_intervals(
+        self,
+        stratum: str | None = None,
+        time: int | None = None,
+        mode: str | None = None,
+        n_draws: int = 200,
+        seed: int = 0,
+    ) -> pl.DataFrame:
+        """95 % intervals of strength and rank over the cells (over replicates, where the tables have some), from the changes.
+
+        Columns: `screen.stats.relations.intervals.INTERVALS_SCHEMA`; at most the 2,000 first of each mode, site, stratum and
+        time point. Raises StoreError for a screen that keeps summaries or has no counts, ConfigError for what is not there.
+        """
+        return related.strength_intervals(self, stratum, time, mode, n_draws, seed)
+
     def anndata(self, perturbation: str | None = None, mode: str | None = None) -> Any:
         """Predictions as an AnnData, what `perturbscreen export` writes: one row per cell and time point.
 
@@ -345,47 +280,3 @@ class Results(Plotted):
             return "\n".join(described_results(self))
         except RequestError as error:
             return f"Results of {self.tables}: {error}"
-
-    def _read(self, name: str) -> pl.DataFrame:
-        try:
-            return read_table(self.tables / name)
-        except (OSError, ValueError) as error:
-            raise self._damaged(name, error) from error
-
-    def _damaged(self, name: str, error: Exception) -> StoreError:
-        reason = str(error).partition("\n")[0]
-        is_first = name == COVERAGE and self.name is None
-        command = f"run CONFIG --out {self.directory}" if is_first else f"deg {self.asked_by}"
-        return StoreError(
-            f"cannot read {self.tables / name} ({reason}); remove it, then `perturbscreen {command}` makes it again"
-        )
-
-    def rows_of(
-        self, files: str, perturbation: str | None, stratum: str | None, time: int | None, mode: str | None
-    ) -> pl.DataFrame:
-        """The rows of a table that are asked for, after a look at whether they can be there."""
-        self.check_place(stratum, time)
-        wanted = {"stratum": stratum, "time": time, "mode": mode}
-        chosen = [pl.col(column) == value for column, value in wanted.items() if value is not None]
-        if perturbation is not None or mode is not None:
-            ids = self.store.perturbations("id")[find(self.store, perturbation, mode)]
-            chosen += [] if perturbation is None else [pl.col("perturbation").is_in(ids.tolist())]
-        return self._rows(files, chosen)
-
-    def _rows(self, files: str, chosen: Sequence[pl.Expr], columns: Sequence[str] | None = None) -> pl.DataFrame:
-        paths = sorted(self.tables.glob(files))
-        if not paths:
-            raise self._damaged(files, FileNotFoundError("it is not there"))
-        try:
-            rows = pl.scan_parquet(paths, glob=False).filter(*chosen)
-            return (rows if columns is None else rows.select(columns)).collect()
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise self._damaged(files, error) from error
-
-    def check_counts(self) -> None:
-        """Raises StoreError where the model predicts no counts."""
-        if not self.has_counts:
-            raise StoreError(
-                f"{self.directory} has no table of genes: its model predicts embeddings only; `hits` has the shift of each "
-                "perturbation"
-            )

@@ -31,7 +31,7 @@ def plan(config: Config) -> Preflight:
     >>> screen.plan("demo.yaml").forecast.n_items
     49
     """
-    return preflight(_loaded(config))
+    return preflight(loaded_config(config))
 
 
 def run(
@@ -58,22 +58,24 @@ def run(
     >>> results.hits.height
     8
     """
-    loaded = _loaded(config)
+    loaded = loaded_config(config)
     directory = loaded.output.directory if out is None else Path(out)
     if directory is None:
         raise ConfigError("no directory to write: give `out`, or `directory` in the section `output`")
-    listener = _listener(progress)
+    listener = listener_of(progress)
     results, unscreened = run_screen(loaded, text_of(loaded), directory, listener, add)
     for sentence in unscreened:
         listener.note(f"not screened: {sentence}")
     return results
 
 
-def _loaded(config: Config) -> ScreenConfig:
+def loaded_config(config: Config) -> ScreenConfig:
+    """A configuration that is read, if it was not."""
     return config if isinstance(config, ScreenConfig) else load_config(config)
 
 
-def _listener(progress: Listener | Callable[[str], object] | None) -> Listener:
+def listener_of(progress: Listener | Callable[[str], object] | None) -> Listener:
+    """Who is told, of what a caller gives as `progress`. Raises ConfigError."""
     if progress is None:
         return Lines(lambda text: None)
     if isinstance(progress, Listener):

@@ -41,6 +41,12 @@ def described_plan(screen: Screen) -> list[str]:
     lines.append(
         f"  {plan.n_items:,} edits in {plan.n_units:,} unit(s); changes take {size / 1e6:,.1f} MB on disk as {layout.dtype}"
     )
+    n_needed = sum(screen.library.is_needed)
+    if n_needed:
+        share = coverage.screened_PS[np.array(screen.library.is_needed)].sum() / max(plan.n_items, 1)
+        lines.append(
+            f"  {n_needed:,} of the perturbations are single edits that the pairs are compared with: {share:.0%} of the edits"
+        )
     n_null = sum(screen.library.is_null)
     if n_null:
         share = coverage.screened_PS[np.array(screen.library.is_null)].sum() / max(plan.n_items, 1)

@@ -36,22 +36,33 @@ def prepare(config: ScreenConfig, there: Mapping[str, bool] | None = None) -> Sc
     """
     # better now than when everything is computed
     named(config.deg.test_name)
-    loaded, left_out = _in_strata(load(config), config)
-    loaded = _by_stratum(loaded, config)
+    loaded, left_out = in_strata(load(config), config)
+    return screen_of(_by_stratum(loaded, config), config, there, notes=left_out)
+
+
+def screen_of(
+    loaded: Loaded,
+    config: ScreenConfig,
+    there: Mapping[str, bool] | None = None,
+    library: Library | None = None,
+    notes: Sequence[str] = (),
+) -> Screen:
+    """What `prepare` gives for a model and cells that are read, all of them in strata; `library`: these perturbations."""
     adapter, vocabulary, bank, window = loaded.adapter, loaded.vocabulary, loaded.bank, loaded.window
     _check(config, bank, window)
     of_donors = _donors(config, bank, window, adapter)
     index = BankIndex(bank, vocabulary, window.max_len)
     stratum_C, strata = _strata(bank, config.output.strata, window.pred_tps)
-    null = NullPlan(config.null, stratum_C, tuple(strata), config.output.min_cells, there or {})
-    library = expand(config.library, index, window, null)
+    if library is None:
+        null = NullPlan(config.null, stratum_C, tuple(strata), config.output.min_cells, there or {})
+        library = expand(config.library, index, window, null)
     layout = _layout(config, window, adapter)
     selection = select_items(library, index, window, stratum_C, strata)
     rows = RowBuilder(bank, vocabulary, window, loaded.conditions, config.predict.exclude_src, adapter.condition_ids)
     plan = plan_units(selection, bank, adapter, max(map(rows.n_conditions, window.pred_tps)), layout)
-    notes = (
+    said = (
         *config.notes, *bank.notes, *loaded.notes, *_cut(bank, window), *_idle(config, layout), *_joint(library),
-        *_gene_sets(config.enrich, vocabulary, layout), *left_out, *of_donors,
+        *_gene_sets(config.enrich, vocabulary, layout), *notes, *of_donors,
     )  # fmt: skip
     return Screen(
         config.output,
@@ -64,13 +75,13 @@ def prepare(config: ScreenConfig, there: Mapping[str, bool] | None = None) -> Sc
         adapter,
         rows,
         layout,
-        notes,
+        said,
         config.deg,
         config.enrich,
     )
 
 
-def _in_strata(loaded: Loaded, config: ScreenConfig) -> tuple[Loaded, list[str]]:
+def in_strata(loaded: Loaded, config: ScreenConfig) -> tuple[Loaded, list[str]]:
     """The cells that have a value in every column of `output.strata`, and a note. Raises CellError where there is none."""
     columns, bank = config.output.strata, loaded.bank
     of_column = {c: _values(bank, c, loaded.window.pred_tps) for c in columns}
@@ -87,10 +98,10 @@ def _in_strata(loaded: Loaded, config: ScreenConfig) -> tuple[Loaded, list[str]]
     note = (
         f"{bank.n_cells - len(rows):,} of {bank.n_cells:,} cells have no {lacking} (output.strata); they were left out"
     )
-    return _taken(loaded, rows), [note]
+    return taken(loaded, rows), [note]
 
 
-def _taken(loaded: Loaded, rows: NDArray[np.int64]) -> Loaded:
+def taken(loaded: Loaded, rows: NDArray[np.int64]) -> Loaded:
     """The chosen cells, in this order."""
     conditions = {t: id_CN[rows] for t, id_CN in loaded.conditions.items()}
     return replace(loaded, bank=loaded.bank.take(rows), conditions=conditions)
@@ -114,7 +125,7 @@ def _by_stratum(loaded: Loaded, config: ScreenConfig) -> Loaded:
     if config.output.keep != "summaries":
         return loaded
     stratum_C, _ = _strata(loaded.bank, config.output.strata, loaded.window.pred_tps)
-    return _taken(loaded, np.argsort(stratum_C, kind="stable"))
+    return taken(loaded, np.argsort(stratum_C, kind="stable"))
 
 
 def _check(config: ScreenConfig, bank: TokenBank, window: Window) -> None:

@@ -77,6 +77,11 @@ class Names:
         # random genes of a first run that a later one asks for
         named = np.isin(self.id.astype(str), store.provenance["view"].get("named", []))
         self.must_screen, self.is_null = self.must_screen | named, self.is_null & ~named
+        self._column = {e: g for g, e in enumerate(self.feature.tolist())}
+
+    def edited(self, perturbation: int) -> list[int]:
+        """Columns of the genes that a perturbation edits, as far as the model predicts them."""
+        return [self._column[e] for e in self.target[perturbation].split("+") if e in self._column]
 
 
 class Lead(NamedTuple):
@@ -249,12 +254,24 @@ def _is_kept(piece: Piece, config: DegConfig) -> Bools:
     return is_kept_NG
 
 
+class OwnGene(NamedTuple):
+    """What becomes of a gene that the group's perturbation edits: its column, and what the table of genes says of it."""
+
+    column: int
+    mean_delta: float
+    se: float
+    statistic: float
+    p_value: float
+    fdr: float
+
+
 @dataclass(frozen=True)
 class Summary:
     """What the ranking keeps of a Group: one perturbation in one stratum at one time point.
 
     strength  root mean square over genes of the mean change, NaN without counts; n_deg None then, and without a p
     top_up, top_down  the genes that change most, at most N_TOP_GENES of each
+    own               the edited genes themselves
     """
 
     perturbation: int
@@ -269,6 +286,7 @@ class Summary:
     n_edited: float
     top_up: list[str]
     top_down: list[str]
+    own: tuple[OwnGene, ...] = ()
 
 
 def summaries(piece: Piece, names: Names) -> list[Summary]:
@@ -279,9 +297,14 @@ def summaries(piece: Piece, names: Names) -> list[Summary]:
         int(c.sum()) if np.isfinite(p).any() else None for c, p in zip(piece.is_changed_NG, piece.p_NG, strict=True)
     ]
     top = _top_genes(piece.mean_NG, names)
+    of_genes = (piece.mean_NG, piece.se_NG, piece.statistic_NG, piece.p_NG, piece.fdr_NG)
+    own_N = [
+        tuple(OwnGene(g, *(float(x_NG[n, g]) for x_NG in of_genes)) for g in names.edited(lead.perturbation))
+        for n, lead in enumerate(piece.leads)
+    ]
     return [
-        _summary(group, strength, n_deg, up, down)
-        for group, strength, n_deg, (up, down) in zip(piece.groups, strength_N, n_deg_N, top, strict=True)
+        _summary(group, strength, n_deg, up, down, own)
+        for group, strength, n_deg, (up, down), own in zip(piece.groups, strength_N, n_deg_N, top, own_N, strict=True)
     ]
 
 
@@ -290,9 +313,11 @@ def summary_without_genes(group: Group) -> Summary:
     return _summary(group, math.nan, None, [], [])
 
 
-def _summary(group: Group, strength: float, n_deg: int | None, up: list[str], down: list[str]) -> Summary:
+def _summary(
+    group: Group, strength: float, n_deg: int | None, up: list[str], down: list[str], own: tuple[OwnGene, ...] = ()
+) -> Summary:
     lead = (group.perturbation, group.stratum, group.time, group.n_cells, strength, n_deg)
-    return Summary(*lead, group.embedding_shift, group.rank, group.length, group.n_edited, up, down)
+    return Summary(*lead, group.embedding_shift, group.rank, group.length, group.n_edited, up, down, own)
 
 
 def _top_genes(mean_NG: Values, names: Names) -> list[tuple[list[str], list[str]]]:

@@ -63,7 +63,7 @@ class Means:
     def __init__(
         self, scratch: Path, parts: Sequence[Sequence[Summary]], n_strata: int, times: Sequence[int], n_genes: int
     ):
-        self._scratch, self._times, self._n_strata, self._n_genes = scratch, list(times), n_strata, n_genes
+        self._scratch, self._times, self._n_strata, self.n_genes = scratch, list(times), n_strata, n_genes
         places = [np.array([self.place(s.perturbation, s.stratum, s.time) for s in p], dtype=np.int64) for p in parts]
         size = 1 + max((int(p.max()) for p in places if len(p)), default=0)
         self._part_N, self._row_N = np.full((2, size), -1, dtype=np.int32)
@@ -76,23 +76,23 @@ class Means:
 
     def rows(self, place_N: NDArray[np.integer]) -> NDArray[np.float64]:
         """(N, G) of groups, which all have a cell."""
-        found = np.empty((len(place_N), self._n_genes))
+        found = np.empty((len(place_N), self.n_genes))
         part_N = self._part_N[place_N]
         for number in np.unique(part_N).tolist():
             at = np.flatnonzero(part_N == number)
             stored: NDArray[np.float32] = np.memmap(_means_of(self._scratch, number), np.float32, "r")
-            found[at] = stored.reshape(-1, self._n_genes)[self._row_N[place_N[at]]]
+            found[at] = stored.reshape(-1, self.n_genes)[self._row_N[place_N[at]]]
         return found
 
     def changed(self, place_N: NDArray[np.integer]) -> NDArray[np.bool_]:
         """(N, G) which genes count as changed in groups (`screen.stats.deg.is_changed`), which all have a cell."""
-        found = np.empty((len(place_N), -(-self._n_genes // 8)), dtype=np.uint8)
+        found = np.empty((len(place_N), -(-self.n_genes // 8)), dtype=np.uint8)
         part_N = self._part_N[place_N]
         for number in np.unique(part_N).tolist():
             at = np.flatnonzero(part_N == number)
             stored: NDArray[np.uint8] = np.memmap(_changed_of(self._scratch, number), np.uint8, "r")
             found[at] = stored.reshape(-1, found.shape[1])[self._row_N[place_N[at]]]
-        return np.unpackbits(found, axis=1, count=self._n_genes).astype(bool)
+        return np.unpackbits(found, axis=1, count=self.n_genes).astype(bool)
 
 
 def on_threads(tasks: Sequence[Any], done: Callable[[], None]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Tables of a screen directory, made from its store: coverage.parquet, deg/part-*.parquet, hits.parquet.
+"""Tables of a screen directory, made from its store: coverage.parquet, deg/part-*.parquet, hits.parquet, relations/.
 
 They are made again unless those there were made of the same results, presented in the same way (`tables.json`).
 """
@@ -28,6 +28,7 @@ from screen.stats.deg import Names
 from screen.stats.groups import Strata
 from screen.stats.hits import hits, write_whole
 from screen.stats.parts import Compute, gene_tables, on_threads
+from screen.stats.relations.tables import forget_relations, write_relations
 from screen.stats.sets.gene_sets import GeneSets, checksums_of, view_of_gene_sets
 from screen.stats.sets.tables import forget_gene_sets, write_gene_sets
 from screen.stats.tests.table import named
@@ -36,7 +37,7 @@ from screen.store.reader import StoreReader
 from screen.store.store import ScreenStore, jsonable
 
 CLASSES = ("screened", "absent", "truncated", "emptied")
-STATISTICS_VERSION = 2
+STATISTICS_VERSION = 3
 """Changes when the same results give other tables: those of an earlier version are made anew."""
 GENE_SETS = "gene_sets"
 """What gene sets are called among the settings that can be reset."""
@@ -298,8 +299,11 @@ def write_tables(
     coverage, enrich = find_coverage(strata), _gene_sets(view.get("enrich"), store)
     (directory / STAMP).unlink(missing_ok=True)
     forget_gene_sets(directory)
+    forget_relations(directory)
     with gene_tables(store, directory, strata, config, compute, show) as (summaries, means):
         table = hits(summaries, names, coverage, store.layout.pred_tps, view["min_cells"], means)
+        if config.relations and means is not None:
+            write_relations(table, summaries, means, names, strata, store, view["min_cells"], directory)
         if enrich is not None and means is not None:
             write_gene_sets(*enrich, table, names, strata, means, view["min_cells"], directory)
     write_whole(table, directory / HITS)

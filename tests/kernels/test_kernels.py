@@ -37,10 +37,25 @@ def test_the_torch_backend_passes_every_named_case(check: Callable[[str, str], N
 
 
 @needs_triton
-def test_the_triton_backend_passes_every_case_in_the_interpreter() -> None:
-    run = python("-m", kernel_cases.__name__, "cpu", "triton", TRITON_INTERPRET="1")
+@pytest.mark.parametrize("extent", ["brief", pytest.param("whole", marks=pytest.mark.long)])
+def test_the_triton_backend_passes_every_case_in_the_interpreter(extent: str) -> None:
+    run = python("-m", kernel_cases.__name__, "cpu", "triton", extent, TRITON_INTERPRET="1")
     assert run.returncode == 0, run.stdout + run.stderr[-4000:]
     assert run.stdout.count("passed") == len(kernel_cases.CHECKS + kernel_cases.TRITON_CHECKS)
+
+
+def test_in_brief_the_named_cases_meet_every_mode_with_every_choice_of_genes() -> None:
+    met, whole = set(), set()
+    for seed, case in enumerate(kernel_cases.EDIT_CASES.values()):
+        for n_items, pairs in ((16, met), (None, whole)):
+            batch = kernel_cases.edit_batch(case, seed, n_items)
+            # by what a choice holds: whether an item has genes, and whether its row holds the first
+            n_genes_B = (batch.gene_BK >= 0).sum(1)
+            rows = batch.rows
+            token_B = [rows.token_T[rows.start_C[c] : rows.start_C[c] + rows.length_C[c]] for c in batch.cell_B]
+            there_B = [bool((t == g).any()) for t, g in zip(token_B, batch.gene_BK[:, 0], strict=True)]
+            pairs.update(zip(batch.mode_B.tolist(), (n_genes_B > 0).tolist(), there_B, strict=True))
+    assert met == whole
 
 
 rows_with_pads = st.lists(st.one_of(st.just(0), st.integers(0, 12)), max_size=20)

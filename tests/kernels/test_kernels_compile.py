@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton has 
 SCRIPT = """
 import dataclasses, json, sys
 from screen_kernels.compile_report import resources, table
-found = resources()
+found = resources(is_brief=sys.argv[1] == "brief")
 sys.stderr.write(table(found))
 json.dump([dataclasses.asdict(r) for r in found], sys.stdout)
 """
@@ -28,15 +28,19 @@ def python(*arguments: str, folder: Path, **variables: str) -> subprocess.Comple
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
 
 
-def test_no_kernel_spills_and_all_read_and_write_sixteen_bytes_at_once(tmp_path: Path) -> None:
-    run = python("-W", "error", "-c", SCRIPT, folder=tmp_path)
+@pytest.mark.parametrize("extent", ["brief", pytest.param("whole", marks=pytest.mark.long)])
+def test_no_kernel_spills_and_all_read_and_write_sixteen_bytes_at_once(tmp_path: Path, extent: str) -> None:
+    run = python("-W", "error", "-c", SCRIPT, extent, folder=tmp_path)
     assert run.returncode == 0, run.stderr[-4000:]
     found = json.loads(run.stdout)
-    of_activations = {"edit_tokens": 8, "pool_shift": 6, "add_norm": 2, "split_half": 4}
-    of_changes = {"norm_change": 4, "activation_change": 8, "pool_change": 4}
-    of_changes |= {"attention_change": 8, "attention_whole_rows": 4}
-    assert Counter(r["kernel"] for r in found) == of_activations | of_changes
-    assert {r["arch"] for r in found} == {"sm_80", "sm_90"}
+    n_variants = {"edit_tokens": 4, "pool_shift": 3, "add_norm": 1, "split_half": 2}
+    n_variants |= {"norm_change": 2, "activation_change": 4, "pool_change": 2}
+    n_variants |= {"attention_change": 4, "attention_whole_rows": 2}
+    assert {k: len({r["variant"] for r in found if r["kernel"] == k}) for k in n_variants} == n_variants
+    met = Counter((r["kernel"], r["arch"]) for r in found)
+    # in brief half of the pairs, but each kernel on both
+    assert set(met) == {(k, arch) for k in n_variants for arch in ("sm_80", "sm_90")}
+    assert len(found) == sum(2 * n if extent == "whole" or n == 1 else n for n in n_variants.values())
     assert not [r for r in found if r["spill_bytes"]], run.stderr
     # what pooling writes is a thousandth of what it reads
     narrow = [r for r in found if (r["load_bytes"], r["store_bytes"]) != (16, 16)]

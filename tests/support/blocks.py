@@ -65,12 +65,12 @@ def blocks(page: Path) -> list[Block]:
 class Reader:
     """Somebody who reads one page and does what it says, in a folder of their own.
 
-    `finished` is the directory of a finished screen, which stands at runs/demo; beside it are the demo's configurations and
-    data, the cells and model of README's twelve lines, and one of upstream's runs.
+    `commands` is a folder for PATH, `finished` the directory of a finished screen, which stands at runs/demo; beside it are
+    the demo's configurations and data, the cells and model of README's twelve lines, and one of upstream's runs.
     """
 
-    def __init__(self, page: Path, folder: Path, finished: Path, cells: Path) -> None:
-        self.blocks, self.folder, self.done = blocks(page), folder, 0
+    def __init__(self, page: Path, folder: Path, commands: Path, finished: Path, cells: Path) -> None:
+        self.blocks, self.folder, self.commands, self.done = blocks(page), folder, commands, 0
         self._names: dict[str, Any] = {"__name__": page.stem}
         shutil.copytree(finished, folder / "runs" / "demo")
         shutil.copytree(ROOT / "configs", folder / "configs")
@@ -89,17 +89,11 @@ class Reader:
             config["cells"] |= {"targets": {1: "stimulated"}}
             config |= {"library": {"genes": ["STAT1"]}, "null": {"n": 0}}  # type: ignore[dict-item]
             (folder / "screen.yaml").write_text(yaml.safe_dump(config))
-        commands = folder / ".bin"
-        commands.mkdir()
-        # a link to python would not find the packages of its virtual environment
-        for name, module in (("perturbscreen", " -m screen.cli"), ("python", "")):
-            (commands / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{module} "$@"\n')
-            (commands / name).chmod(0o755)
 
     @cached_property
     def _environment(self) -> dict[str, str]:
         paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-        path = os.pathsep.join([str(self.folder / ".bin"), os.environ["PATH"]])
+        path = os.pathsep.join([str(self.commands), os.environ["PATH"]])
         return {**os.environ, "PATH": path, "PYTHONPATH": paths, "COLUMNS": "100"}
 
     def follow_to(self, number: int) -> None:

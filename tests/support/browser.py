@@ -19,8 +19,8 @@ HEIGHTS = {DESKTOP: 900, TABLET: 1024, PHONE: 844}
 """Of the viewport, by its width."""
 LOCAL = ("file", "data", "blob", "about")
 """What a page may ask for."""
-READY = "data-ready"
-"""The attribute of <html> that a page sets when it can be used."""
+READY, DRAWN = "data-ready", "data-drawn"
+"""The attributes of <html> that a page sets when it can be used, and when all its figures are there: milliseconds."""
 WATCH = f"""
 (() => {{
   const note = () => {{
@@ -50,6 +50,11 @@ class Opened:
         """Seconds from the start of the navigation until the page said that it is ready; waits for that."""
         self.page.wait_for_selector(f"html[{READY}]", state="attached", timeout=1000 * within_s)
         return float(self.page.evaluate("window.__readyAt")) / 1000
+
+    def drawn_in_s(self, within_s: float = 30.0) -> float:
+        """Seconds from the start of the navigation until the page said that its figures are drawn; waits for that."""
+        self.page.wait_for_selector(f"html[{DRAWN}]", state="attached", timeout=1000 * within_s)
+        return float(self.page.get_attribute("html", DRAWN) or "nan") / 1000
 
     @property
     def sideways_px(self) -> int:
@@ -89,16 +94,23 @@ def running_browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, path: Path, width: int = DESKTOP) -> Iterator[Opened]:
-    """A file, opened in a window of its own, whose network is off."""
+def opened(
+    browser: Browser, path: Path, width: int = DESKTOP, fragment: str = "", has_scripts: bool = True
+) -> Iterator[Opened]:
+    """A file, opened in a window of its own, whose network is off; with `#fragment`, or without scripts."""
     size = {"width": width, "height": HEIGHTS.get(width, HEIGHTS[DESKTOP])}
-    context = browser.new_context(viewport=size, offline=True, reduced_motion="reduce")  # type: ignore[arg-type]
+    context = browser.new_context(
+        viewport=size,  # type: ignore[arg-type]
+        offline=True,
+        reduced_motion="reduce",
+        java_script_enabled=has_scripts,
+    )
     try:
         page = context.new_page()
         page.add_init_script(WATCH)
         found = Opened(page)
         _listen(found)
-        page.goto(path.resolve().as_uri(), wait_until="load")
+        page.goto(path.resolve().as_uri() + fragment, wait_until="load")
         yield found
     finally:
         context.close()

@@ -23,11 +23,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from screen.cells.walk_hdf5 import walked
+from tests.support.tiny import E2E
+
 UNIT_ROWS, CELLS_PER_BLOCK = 16, 4
 SLOW_IMPORTS = (
-    "torch._dynamo", "zarr", "dask.threaded", "anndata", "pyarrow.parquet", "scipy.special", "h5py", "rich.progress",
-    "screen.cli.main", "screen.running.prepare", "screen.running.resume", "screen.running.runner", "screen.engine.choose",
-    "screen.engine.precision", "screen.running.preflight",
+    "torch", "zarr", "dask.threaded", "anndata", "pyarrow.parquet", "scipy.special", "h5py", "rich.progress",
+    "screen.cli.main", "screen.cells.h5ad", "screen.engine.choose", "screen.engine.precision",
+    "screen.models.perturbgen.adapter", "screen.models.perturbgen.family", "screen.models.perturbgen.files.cells",
+    "screen.models.perturbgen.packed", "screen.running.cluster.handoff", "screen.running.configuration",
+    "screen.running.preflight", "screen.running.prepare", "screen.running.resume", "screen.running.runner",
+    "screen.stats.null", "screen.stats.sets.gene_sets",
 )  # fmt: skip
 """What every run imports. Not polars: it starts threads, which a fork would lose."""
 TIMEOUT_S = 30
@@ -250,8 +256,13 @@ def _command(request: dict[str, Any], output: int) -> NoReturn:
     os.close(output)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _pause_at([(pattern, nth, pipe) for pattern, nth, pipe in request["pauses"]])
-    code = import_module("screen.cli.main").main(request["argv"])
-    # the end of an interpreter, but for freeing all that is imported, which takes longer than a run
+    leave(import_module("screen.cli.main").main(request["argv"]))
+
+
+def leave(code: int) -> NoReturn:
+    """The end of an interpreter, but for freeing all that is imported, which takes longer than a run."""
+    # an import of seconds in every run, which none needs
+    assert "torch._dynamo" not in sys.modules
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -263,6 +274,9 @@ def _serve() -> None:
     """A line of JSON in, the process's number out; when it ends, [exit code, what it printed]."""
     for name in SLOW_IMPORTS:
         import_module(name)
+    # each run would start a process to go through them
+    for path in E2E.rglob("*.h5ad"):
+        walked(path)
     assert threading.active_count() == 1
     assert "polars" not in sys.modules
     # what is imported is not looked through again when a forked process ends

@@ -17,9 +17,10 @@ FLOORS = (
     ("stats",),
     ("plots",),
     ("results",),
+    ("evaluate",),
     ("report",),
     ("running",),
-    ("bench",),
+    ("bench", "checking"),
     ("cli",),
 )
 """Rooms of `screen` from the ground up, and the kernels; imports go down, or stay on a floor without a circle."""

@@ -1,6 +1,7 @@
 """Units on Dask workers: the same bytes as without, whoever dies."""
 
 import mmap
+import shutil
 import signal
 import socket
 import subprocess
@@ -41,11 +42,15 @@ ROWS, CELLS = 64, 4
 """Rows of a unit and cells of a block: many of both."""
 
 
+def cut_small(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("screen.running.unit_sizes.MAX_ROWS", ROWS)
+    patch.setattr("screen.running.unit_sizes.MIN_CELLS", CELLS)
+    patch.setattr("screen.running.unit_sizes.ITEMS_PER_CELL", ROWS / CELLS)
+
+
 @pytest.fixture
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("screen.running.unit_sizes.MAX_ROWS", ROWS)
-    monkeypatch.setattr("screen.running.unit_sizes.MIN_CELLS", CELLS)
-    monkeypatch.setattr("screen.running.unit_sizes.ITEMS_PER_CELL", ROWS / CELLS)
+    cut_small(monkeypatch)
 
 
 def config_in(
@@ -57,12 +62,21 @@ def config_in(
     return write(config | ({} if cluster is None else {"cluster": cluster}), folder / "s.yaml")
 
 
-@pytest.fixture
-def whole(tmp_path: Path, small_units: None) -> Path:
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of an uninterrupted run without workers."""
-    assert main(["run", str(config_in(tmp_path)), "--out", str(tmp_path / "whole")]) == 0
-    assert ScreenStore.open(tmp_path / "whole/screen.zarr").n_units > 10
-    return tmp_path / "whole"
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        cut_small(patch)
+        assert main(["run", str(config_in(folder)), "--out", str(folder / "whole")]) == 0
+    assert ScreenStore.open(folder / "whole/screen.zarr").n_units > 10
+    return folder / "whole"
+
+
+@pytest.fixture
+def whole(undisturbed: Path, small_units: None) -> Path:
+    """What an uninterrupted run without workers left, to be read only; units are small."""
+    return undisturbed
 
 
 @pytest.mark.parametrize("n_workers", [1, 3])
@@ -85,7 +99,8 @@ def test_the_bytes_do_not_depend_on_how_many_workers_there_are(
     assert "worker(s)" not in said_again
 
 
-def test_workers_make_the_same_tables(whole: Path, capsys: Any) -> None:
+def test_workers_make_the_same_tables(undisturbed: Path, tmp_path: Path, capsys: Any) -> None:
+    whole = Path(shutil.copytree(undisturbed, tmp_path / "whole"))
     before = deg.scan(whole).collect()
     assert main(["deg", str(whole), "--test", "signed_rank"]) == 0
     by_rank = deg.scan(whole).collect()
@@ -175,10 +190,10 @@ def free_port() -> int:
 
 @pytest.fixture
 def scheduler() -> Iterator[str]:
-    """The address of a scheduler with two workers that somebody else started."""
+    """The address of a scheduler with a worker that somebody else started."""
     address = f"tcp://127.0.0.1:{free_port()}"
     scheduler = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", address, "--no-dashboard"]
-    worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nworkers", "2", "--nthreads", "2"]
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--nthreads", "2"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     started = [subprocess.Popen(c, **quiet) for c in (scheduler, [*worker, "--no-dashboard"])]
     yield address

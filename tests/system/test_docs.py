@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from screen.cli.main import main
+from tests.support import warm
 from tests.support.blocks import DATA, NEEDS, PAGES, RUN, SHOWN, Reader, blocks
 from tests.support.places import ROOT
 
@@ -22,7 +23,15 @@ README_LINES = 120
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Reader]:
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for PATH: `perturbscreen`, and the `python` that has it."""
+    with warm.commands(tmp_path_factory.mktemp("bin")) as folder:
+        (folder / "python").symlink_to(sys.executable)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory, commands: Path) -> Callable[[Path], Reader]:
     """page -> the reader who follows it, in a folder with a small finished demo."""
     place = tmp_path_factory.mktemp("reader")
     config = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
@@ -45,7 +54,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Reader]
     def of(page: Path) -> Reader:
         folder = place / page.stem
         folder.mkdir()
-        return Reader(page, folder, place / "finished", place / "cells.h5ad")
+        return Reader(page, folder, commands, place / "finished", place / "cells.h5ad")
 
     return of
 

@@ -1,4 +1,4 @@
-"""The Python API: eleven names that come when they are asked for, whose examples run, on whatever thread they are called."""
+"""The Python API: twelve names that come when they are asked for, whose examples run, on whatever thread they are called."""
 
 import ast
 import doctest
@@ -30,10 +30,10 @@ from tests.support.tiny import tiny, write
 
 NAMES = {
     "load_config", "plan", "run", "open_results", "Results", "ScreenConfig", "ScreenStore", "Perturbation", "ModelAdapter",
-    "ScreenError", "write_report",
+    "ScreenError", "write_report", "check",
 }  # fmt: skip
 PLOTS = [f"Results.{name}" for name in dir(screen.Results) if name.startswith("plot_")]
-NEEDS_TORCH = {"load_config", "plan", "run", "ModelAdapter"}
+NEEDS_TORCH = {"check", "load_config", "plan", "run", "ModelAdapter"}
 IMPORT_S = 0.1
 TIMED = """
 import time
@@ -58,7 +58,7 @@ def test_importing_takes_no_time_and_no_torch() -> None:
     assert not {"torch", "numpy", "polars", "zarr", "pydantic", "matplotlib"} & set(found[0])
 
 
-def test_eleven_names_are_public_and_an_editor_sees_the_same_ones() -> None:
+def test_twelve_names_are_public_and_an_editor_sees_the_same_ones() -> None:
     assert set(screen.__all__) == NAMES and set(dir(screen)) >= NAMES
     tree = ast.parse((ROOT / "screen" / "__init__.py").read_text())
     guarded = next(x for x in tree.body if isinstance(x, ast.If))
@@ -88,6 +88,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("api")
     raw = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text().replace("../screen/demo/data", str(DATA)))
     raw["cells"]["max_cells"], raw["library"]["genes"], raw["null"] = 8, ["CCL2", "CD14", "STAT1", "LYZ"], {"n": 0}
+    raw["deg"] = {"relations": True}
     screen.run(write(raw, folder / "demo.yaml"), folder / "runs" / "demo")
     assert main(["deg", str(folder / "runs" / "demo"), "--name", "signed", "--test", "signed_rank"]) == 0
     return folder

@@ -14,7 +14,7 @@ from screen.models.ops import Arithmetic, Ops, X, ops_of
 from screen.models.perturbgen.chains import REUSE, Chain, chain_of
 from screen.models.perturbgen.cost import Cost
 from screen.models.perturbgen.files.checkpoint import fingerprint as weights_fingerprint
-from screen.models.perturbgen.network.count_head import CountOutput
+from screen.models.perturbgen.network.count_head import CountOutput, negative_log_likelihood
 from screen.models.perturbgen.network.model import PerturbGen
 
 SizeFactor = Literal["observed", "predicted", "none"]
@@ -103,6 +103,17 @@ class PerturbGenAdapter(ModelAdapter):
         """What the count head says, and what that is multiplied by."""
         output = self.model.count_decoder(embedding_BD)
         return self._value(output), self._size_factor(output, observed_B)
+
+    def log_likelihood(self, embedding_BD: Tensor, count_BG: Tensor, observed_B: Tensor | None) -> Tensor | None:
+        """Of the negative binomial, zero-inflated or not; None where dispersions differ by group of cells."""
+        sizes = self.model.sizes
+        if self.schema.expression_scale != "log1p_cp10k" or sizes.dispersion_levels != 1:
+            return None
+        output = self.model.count_decoder(embedding_BD)
+        mu_BG = output.head_BG * self._size_factor(output, observed_B)[:, None]
+        dispersion_BG = self.model.dispersion(torch.zeros(len(mu_BG), dtype=torch.long, device=mu_BG.device))
+        nll_B = negative_log_likelihood(count_BG, mu_BG, dispersion_BG, output.dropout_logit_BG)
+        return -nll_B / count_BG.shape[1]
 
     def packed(
         self, device: torch.device, arithmetic: Arithmetic, batching: Batching, fuse: bool | None = None

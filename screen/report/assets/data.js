@@ -64,6 +64,10 @@ for (let i = 0; i < nHits; i++) {
 const isNull = (i) => perturbations.isNull[hits.perturbation[i]] === 1;
 const isHit = (i) => !isNull(i) && hits.rank[i] !== null && hits.q_value[i] !== null && hits.q_value[i] < data.stands_out;
 const symbolOf = (i) => perturbations.symbol[hits.perturbation[i]];
-const editOf = (i) => edits[perturbations.edit[hits.perturbation[i]]];
+// "mask" where all edits are of one site, else "src:mask"
+const isOneSite = new Set(edits.map((name) => name.split(":")[0])).size < 2;
+const editNames = edits.map((name) => (isOneSite ? name.slice(name.indexOf(":") + 1) : name));
+const editOf = (i) => editNames[perturbations.edit[hits.perturbation[i]]];
+const groupName = (i) => placeName(hits.stratum[i], hits.time[i]);
 const placeName = (s, t) => [strata.length > 1 ? strata[s] : null, times.length > 1 ? timeName(t) : null].filter((x) => x !== null).join(", ") || strata[s];
 const isShown = new Set(data.shown);

@@ -9,13 +9,15 @@ function reveal(section, address) {
 }
 
 function readControls() {
-  Object.assign(chosen, { edit: numberOf("edit"), stratum: numberOf("stratum"), time: numberOf("time"), hitsOnly: at("hits-only").checked });
+  Object.assign(chosen, { edit: numberOf("edit"), stratum: numberOf("stratum"), time: numberOf("time"), hitsOnly: at("hits-only").checked, once: nGroups > 1 && at("once").checked });
 }
 
 async function controlsChanged() {
   readControls();
   listHits();
-  if (isLoaded()) await drawRanking();
+  if (!isLoaded()) return;
+  await drawRanking();
+  await drawTimes();
 }
 
 // the edit with most hits, or else the first in the ranking
@@ -29,10 +31,11 @@ function firstEdit() {
 
 function fillControls() {
   const listed = (list, name) => [...(list.length > 1 ? [[ALL, "all"]] : []), ...list.map((x, i) => [i, name(x, i)])];
-  choose("edit", listed(edits, (x) => x), firstEdit());
+  choose("edit", listed(edits, (_, e) => editNames[e]), firstEdit());
   choose("stratum", listed(strata, (x) => x), strata.length > 1 ? ALL : 0);
   choose("time", listed(times, (_, t) => timeName(t)), times.length > 1 ? ALL : 0);
   for (const [id, list] of [["edit", edits], ["stratum", strata], ["time", times]]) at(id).closest("label").hidden = list.length < 2;
+  at("once").closest("label").hidden = nGroups < 2;
   at("perturbation-list").replaceChildren(...data.shown.slice(0, 300).map((p) => element("option", { value: perturbations.id[p] }, perturbations.symbol[p])));
   at("gene-list")?.replaceChildren(...genes.symbol.slice(0, 2000).map((name) => element("option", { value: name })));
   if (at("map")) choose("map", data.heat_maps.map((map, i) => [i, nameOfMap(map)]), 0);
@@ -47,7 +50,7 @@ function soon(act) {
 }
 
 function listen() {
-  for (const id of ["edit", "stratum", "time", "hits-only"]) at(id).addEventListener("change", controlsChanged);
+  for (const id of ["edit", "stratum", "time", "hits-only", "once"]) at(id).addEventListener("change", controlsChanged);
   document.querySelectorAll("form").forEach((form) => form.addEventListener("submit", (event) => event.preventDefault()));
   at("search").addEventListener("input", soon(() => {
     chosen.search = at("search").value;
@@ -58,6 +61,9 @@ function listen() {
   at("choose-gene")?.addEventListener("input", soon(findGene));
   at("map")?.addEventListener("change", () => drawMap(Number(at("map").value)));
   addEventListener("hashchange", followAddress);
+  addEventListener("beforeprint", () => fitTo(true));
+  addEventListener("afterprint", () => fitTo(false));
+  matchMedia("print").addEventListener("change", ({ matches: isOn }) => fitTo(isOn));
 }
 
 function followAddress() {
@@ -82,17 +88,30 @@ function listFirst() {
 
 const painted = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 0)));
 
+const spare = () => new Promise((done) => (window.requestIdleCallback ? requestIdleCallback(done, { timeout: 300 }) : setTimeout(done, 0)));
+
+// the section that the address asks for, or else the ranking, then the others when there is time
 async function drawAll() {
   await loadPlotly();
-  await drawRanking();
-  await painted();
-  if (current.group !== null) showGroup(current.group);
-  await painted();
-  if (current.gene !== null) showGene(current.gene);
-  if (at("patterns")) {
-    at("patterns").hidden = data.heat_maps.length === 0;
-    await drawMap(0);
+  const draws = {
+    ranking: drawRanking,
+    times: drawTimes,
+    perturbation: () => current.group !== null && showGroup(current.group),
+    gene: () => current.gene !== null && showGene(current.gene),
+    patterns: () => at("patterns") && drawMap(0),
+  };
+  const asked = location.hash.slice(1).split("=")[0];
+  const order = Object.keys(draws).sort((a, b) => (b === asked) - (a === asked));
+  for (const [k, name] of order.entries()) {
+    await draws[name]();
+    if (k === 0) mark("first");
+    await spare();
   }
+}
+
+// milliseconds since the page was opened
+function mark(what) {
+  document.documentElement.setAttribute(`data-${what}`, Math.round(performance.now()));
 }
 
 fillControls();
@@ -102,9 +121,10 @@ listHits();
 listFirst();
 listen();
 followAddress();
-// milliseconds since it was opened: every table can be used; figures follow
-document.documentElement.setAttribute("data-ready", Math.round(performance.now()));
+if (at("patterns")) at("patterns").hidden = data.heat_maps.length === 0;
+at("wait").hidden = false;
+mark("ready");
 await painted();
 await drawAll();
 at("wait").remove();
-document.documentElement.setAttribute("data-drawn", Math.round(performance.now()));
+mark("drawn");

@@ -13,9 +13,9 @@ const groupsTable = new SortedTable("perturbation-groups", "The perturbation in 
   { title: "q", number: true, rising: true, value: (i) => hits.q_value[i], show: (i) => digits(hits.q_value[i], 2) },
   { title: "cells", number: true, value: (i) => hits.n_cells[i], show: (i) => whole(hits.n_cells[i]) },
   { title: "on-target change", number: true, wide: true, value: onTarget, show: (i) => (onTarget(i) === null ? "–" : signed(onTarget(i))) },
-  { title: "like everybody's", number: true, wide: true, value: (i) => hits.universal_cosine[i], show: (i) => digits(hits.universal_cosine[i], 2) },
+  { title: "like all edits (cosine)", number: true, wide: true, value: (i) => hits.universal_cosine[i], show: (i) => digits(hits.universal_cosine[i], 2) },
   { title: "strongest changes", wide: true, value: (i) => changesOf(i, 4), show: (i) => changesOf(i, 4) },
-].filter(({ title }) => data.has_counts || !["strongest changes", "on-target change", "like everybody's"].includes(title)), 10);
+].filter(({ title }) => data.has_counts || !["strongest changes", "on-target change", "like all edits (cosine)"].includes(title)), 10);
 groupsTable.isHit = isHit;
 
 function onTarget(i) {
@@ -36,6 +36,7 @@ const setsTable = new SortedTable("sets-table", "Gene sets that shift", [
   { title: "z", number: true, value: (row) => row.z, show: (row) => digits(row.z, 2) },
   { title: "q", number: true, rising: true, value: (row) => row.q, show: (row) => digits(row.q, 2) },
 ], 12);
+setsTable.isHit = (row) => row.q !== null && row.q < data.stands_out;
 
 // numbers of the perturbations that a text names: exactly, or else as a part of a name
 function perturbationsNamed(text) {
@@ -48,17 +49,20 @@ function perturbationsNamed(text) {
 
 function findPerturbation() {
   const found = perturbationsNamed(at("choose-perturbation").value);
-  const text = found.length ? (found.length > 1 ? `${found.length} match; the strongest is shown, the table above finds all` : "") : "no perturbation of this screen is called so";
+  const shown = found.length ? `${nameOf(found[0])} is shown` : "no perturbation of this screen is called so";
+  const text = found.length > 1 ? `${shown}, the strongest of ${found.length} that match; the table above finds all` : shown;
   at("perturbation-answer").textContent = at("choose-perturbation").value.trim() === "" ? "" : text;
   if (found.length) showPerturbation(found[0]);
 }
+
+const nameOf = (p) => `${perturbations.symbol[p]} · ${editNames[perturbations.edit[p]]}`;
 
 function showPerturbation(p, s = null, t = null, isAsked = false) {
   const listed = hitsOfPerturbation.get(p) ?? [];
   const isNear = (i) => (s === null || hits.stratum[i] === s) && (t === null || hits.time[i] === t);
   const best = listed.find(isNear) ?? listed[0];
   current.perturbation = p;
-  at("perturbation-name").textContent = `${perturbations.symbol[p]} · ${edits[perturbations.edit[p]]}`;
+  at("perturbation-name").textContent = nameOf(p);
   const known = [perturbations.target[p] === perturbations.symbol[p] ? null : perturbations.target[p], perturbations.id[p], perturbations.isNull[p] ? "a null perturbation" : null];
   const hidden = isShown.has(p) ? "" : ` Its genes, gene sets and cells are not in this page, which holds ${whole(data.shown.length)} perturbations; see "Every number".`;
   at("perturbation-words").textContent = `${known.filter((x) => x !== null).join(" · ")}.${hidden}`;
@@ -102,11 +106,10 @@ function drawVolcano(group, rows, place, title) {
     text: list.map((r) => `${plain(genes.symbol[r.gene])}<br>change ${signed(r.change)}, fdr ${r.fdr === null ? "–" : digits(10 ** -r.fdr, 2)}`), hovertemplate: "%{text}<extra></extra>",
     marker: { color: COLOURS[kind], symbol: { none: "circle-open", up: "triangle-up", down: "triangle-down" }[kind], size: kind === "none" ? 4 : 7, opacity: 0.8 },
   }));
-  const yTitle = hasFdr ? "−log10 fdr" : "size of the change (no p-values)";
-  const annotations = names([...known].sort((a, b) => Math.abs(b.change) - Math.abs(a.change)).slice(0, 40), known,
-    { x: (r) => r.change, y, text: (r) => genes.symbol[r.gene], place: "plot-volcano", n: 12 });
-  draw("plot-volcano", traces, { xaxis: axis("mean change (log1p CP10K)", { zeroline: true, zerolinecolor: "#8c959f" }), yaxis: axis(yTitle), annotations },
-    `Volcano of ${title}: ${known.length} genes. The table of genes has the same numbers.`, (gene) => showGene(gene, true));
+  const yTitle = hasFdr ? "−log10 fdr" : "size of the change (no p)";
+  const names = [...known].sort((a, b) => Math.abs(b.change) - Math.abs(a.change)).slice(0, 40).map((r) => ({ x: r.change, y: y(r), text: genes.symbol[r.gene] }));
+  draw("plot-volcano", traces, { xaxis: axis("mean change (log1p CP10K)", { range: spread(known.map((r) => r.change), false, 0.12), zeroline: true, zerolinecolor: "#8c959f" }), yaxis: axis(yTitle, { range: spread(known.map(y)) }) },
+    `Volcano of ${title}: ${known.length} genes. The table of genes has the same numbers.`, { onPoint: (gene) => showGene(gene, true), names });
   const n = data.details.n_genes[place];
   const cut = rows.length < n ? ` ${whole(rows.length)} of ${whole(n)} genes are drawn: the ${whole(data.details.n_top)} that change most and a sample of the others.` : "";
   at("caption-volcano").textContent = `Genes of ${title}: mean change against false discovery rate; triangles: fdr < 0.05 and a change above 0.01.${cut}`;
@@ -116,15 +119,20 @@ function drawCells(p) {
   const groups = (hitsOfPerturbation.get(p) ?? []).map((i) => groupOf(p, hits.stratum[i], hits.time[i])).filter((g) => stripOf.has(g));
   at("plot-cells").parentElement.hidden = groups.length === 0;
   if (!groups.length) return;
-  const traces = groups.map((group) => {
-    const { s, t } = partsOf(group);
-    const values = data.strips.value[stripOf.get(group)[0]];
-    return { type: "box", x: values, name: plain(placeName(s, t)), boxpoints: "all", jitter: 0.6, pointpos: 0, fillcolor: "rgba(0,0,0,0)", line: { color: COLOURS.none, width: 1 }, marker: { color: COLOURS.own, size: 5, opacity: 0.6 }, hovertemplate: "%{x:.3g}<extra></extra>" };
-  }).reverse();
+  const title = (group) => short(placeName(partsOf(group).s, partsOf(group).t), isNarrow() ? 16 : 26);
+  const traces = groups.map((group, k) => ({
+    type: "box", x: data.strips.value[stripOf.get(group)[0]], name: String(k), boxpoints: "all", jitter: 0.6, pointpos: 0, fillcolor: "rgba(0,0,0,0)",
+    line: { color: COLOURS.none, width: 1 }, marker: { color: COLOURS.own, size: 5, opacity: 0.6 }, hovertemplate: "%{x:.3g}<extra></extra>",
+  })).reverse();
   const isCut = groups.some((g) => data.strips.value[stripOf.get(g)[0]].length < data.strips.n_cells[stripOf.get(g)[0]]);
-  draw("plot-cells", traces, { showlegend: false, xaxis: axis(data.has_counts ? "change of a cell (rms over genes)" : "shift of a cell (1 − cosine)", { rangemode: "tozero" }), yaxis: axis("", { type: "category" }) },
-    `How far each cell moves, by stratum and time point: ${groups.length} groups.`);
-  at("caption-cells").textContent = `One point is one cell.${isCut ? " Of large groups an even sample from least to most moved is drawn." : ""}`;
+  const longest = Math.max(...groups.map((g) => widthOf(title(g))));
+  // tall enough for every name
+  at("plot-cells").style.height = groups.length > 14 ? `${6 + 1.25 * groups.length}rem` : "";
+  draw("plot-cells", traces, {
+    margin: { ...MARGIN, l: 18 + longest }, xaxis: axis(data.has_counts ? "change of a cell (rms)" : "shift of a cell (1 − cosine)", { rangemode: "tozero", nticks: 6 }),
+    yaxis: axis("", { type: "category", tickvals: groups.map((_, k) => String(k)), ticktext: groups.map((g) => plain(title(g))), tickfont: { size: 11 } }),
+  }, `How far each cell moves, by stratum and time point: ${groups.length} groups.`);
+  at("caption-cells").textContent = `How far each cell moves${data.has_counts ? ": root mean square change over genes" : ""}; one point is one cell, boxes have the quartiles.${isCut ? " Of large groups an even sample from least to most moved is drawn." : ""}`;
 }
 
 function showRankShift(group) {

@@ -1,8 +1,8 @@
 // A table that sorts by its headings and turns pages; the browser's own <table>, so that it is read aloud and printed.
 // columns: {title, number, wide, value(row), show(row)}; rows: anything
 class SortedTable {
-  constructor(place, caption, columns, pageSize, onShown = () => {}) {
-    Object.assign(this, { place, caption, columns, pageSize, onShown });
+  constructor(place, caption, columns, pageSize) {
+    Object.assign(this, { place, caption, columns, pageSize });
     this.sorted = null;
     this.page = 0;
     this.rows = [];
@@ -50,21 +50,31 @@ class SortedTable {
     return element("td", { class: classes }, column.show(row));
   }
 
+  // once: what is read aloud when it changes must stay in its place
+  frame() {
+    const turn = (by, title) => element("button", { type: "button", onclick: () => this.turn(by) }, title);
+    const scroller = element("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": this.caption });
+    replace(this.place, scroller, element("div", { class: "pager" }, turn(-1, "Previous"), turn(1, "Next"), element("span", { role: "status" })));
+  }
+
   draw() {
+    if (at(this.place).querySelector(".pager") === null) this.frame();
+    const [scroller, pager] = at(this.place).children;
     const all = this.ordered();
     const start = this.page * this.pageSize;
     const some = all.slice(start, start + this.pageSize);
     const body = some.map((row) => element("tr", { class: this.isHit && this.isHit(row) ? "hit" : null }, ...this.columns.map((c) => this.cell(c, row))));
     const table = element("table", {},
+      element("caption", { class: "unseen" }, this.caption),
       element("thead", {}, element("tr", {}, ...this.columns.map((c, i) => this.heading(c, i)))),
       element("tbody", {}, ...body));
-    const scroller = element("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": this.caption }, table);
-    const n = all.length;
-    const words = n ? `${whole(start + 1)}–${whole(start + some.length)} of ${whole(n)}` : "nothing to show";
-    const turn = (by, title) => element("button", { type: "button", onclick: () => this.turn(by), disabled: by < 0 ? start === 0 : start + some.length >= n }, title);
-    const pager = n > this.pageSize ? [turn(-1, "Previous"), turn(1, "Next")] : [];
-    replace(this.place, scroller, element("div", { class: "pager" }, ...pager, element("span", { role: "status" }, words)));
-    this.onShown(some);
+    scroller.replaceChildren(table);
+    const [back, next, words] = pager.children;
+    back.disabled = start === 0;
+    next.disabled = start + some.length >= all.length;
+    back.hidden = next.hidden = all.length <= this.pageSize;
+    words.className = all.length && all.length <= this.pageSize ? "unseen" : "";
+    words.textContent = all.length ? `${whole(start + 1)}–${whole(start + some.length)} of ${whole(all.length)}` : "nothing to show";
   }
 
   turn(by) {

@@ -6,23 +6,25 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 from tests.support.places import ROOT
 
-HANG_S, START_S = 60.0, 120.0
+HANG_S, START_S, N_LEAST = 60.0, 120.0, 12
 MOST_PEAK_BYTES = 2 * 2**30
 
 
 @dataclass
 class Report:
-    """Outcomes by kind, the inputs that failed, and the most memory that a process had (and had with valid files)."""
+    """Outcomes by kind, the inputs that failed, what each seed did, and the most memory that a process had (and had with valid files)."""
 
     format: str
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: list[dict[str, Any]] = field(default_factory=list)
+    damages: dict[int, str] = field(default_factory=dict)
     peak_bytes: int = 0
     base_bytes: int = 0
 
@@ -78,11 +80,13 @@ def _waited(process: subprocess.Popen[bytes]) -> int | None:
         return None
 
 
-def fuzz(format_: str, seconds: float, first_seed: int = 0, n_least: int = 6) -> Report:
-    """Reads damaged files of a format for so long, the start of the process counted, and at least so many."""
+def fuzz(
+    format_: str, seconds: float, first_seed: int = 0, n_least: int = N_LEAST, known: Sequence[int] = ()
+) -> Report:
+    """Reads damaged files of a format for so long, the start of the process counted, and at least so many; known seeds first."""
     report, child, deadline = Report(format_), None, time.monotonic() + seconds
     try:
-        for number, seed in enumerate(count(first_seed)):
+        for number, seed in enumerate(chain(known, count(first_seed))):
             if child is None:
                 child = Child(format_)
                 ready = child.line(START_S)
@@ -91,6 +95,7 @@ def fuzz(format_: str, seconds: float, first_seed: int = 0, n_least: int = 6) ->
                 report.base_bytes = ready["rss"]
             found = child.ask(seed)
             report.outcomes[found["outcome"]] += 1
+            report.damages[seed] = found["damage"]
             report.peak_bytes = max(report.peak_bytes, found.get("rss", 0))
             if found["outcome"] in ("wrong", "crash", "hang"):
                 report.failures.append(found)

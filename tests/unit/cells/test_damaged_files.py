@@ -1,6 +1,8 @@
 """Arrays of a file that would be read out of bounds, by name: refused before native code sees them."""
 
+import os
 import random
+import signal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -118,11 +120,28 @@ def test_values_of_any_number_type_are_read(dtype: str) -> None:
 def test_a_file_whose_structure_hdf5_never_comes_back_from_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(walk_hdf5, "PATIENCE_S", 10.0)
+    monkeypatch.setattr(walk_hdf5, "PATIENCE_S", 5.0)
     FORMATS["h5ad"].make(tmp_path)
     FORMATS["h5ad"].damage(tmp_path, random.Random(303))
     with pytest.raises(CellError, match="does not come to an end"), H5adFile.open(next(tmp_path.glob("*.h5ad"))):
         pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_what_is_said_of_a_file_after_another_is_said_by_a_fresh_process(
+    number: int, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk_hdf5, "PATIENCE_S", 5.0)
+    assert walk_hdf5.walked(file) is None
+    before = walk_hdf5._walker(os.getpid())
+    file.write_bytes(file.read_bytes())
+    assert walk_hdf5.walked(file) is None
+    assert walk_hdf5._walker(os.getpid()) is before
+    os.kill(before._process.pid, number)
+    file.write_bytes(file.read_bytes())
+    assert walk_hdf5.walked(file) is None
+    assert not before.is_alive
+    assert walk_hdf5._walker(os.getpid()).is_alive
 
 
 HEADER = "ensembl_id\tsymbol\ttoken_id\trow_id"

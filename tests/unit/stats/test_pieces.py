@@ -40,7 +40,8 @@ def names_of(n_genes: int) -> Any:
     text = {n: np.array([f"{n}{p % 2}" for p in range(4)], object) for n in ("mode", "site", "target", "symbol")}
     genes = {"feature": [f"E{g}" for g in range(n_genes)], "feature_symbol": [f"S{g // 2}" for g in range(n_genes)]}
     genes = {name: np.array(values, object) for name, values in genes.items()}
-    return SimpleNamespace(id=np.array([f"p{p}" for p in range(4)], object), **text, **genes)
+    ids = np.array([f"p{p}" for p in range(4)], object)
+    return SimpleNamespace(id=ids, edited=lambda p: [p % n_genes], **text, **genes)
 
 
 STRATA = Strata(("a", "b"), np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]))
@@ -64,6 +65,9 @@ def test_the_ranking_keeps_what_sorting_each_group_gives(found: tuple[np.ndarray
         assert group.genes is not None
         fdr_G = benjamini_hochberg(group.genes.of("t_p_value"))
         n_deg = int(((fdr_G < DEG_FDR) & (np.abs(mean_G) > DEG_MIN_DELTA)).sum())
+        own = (group.genes.mean_delta, group.genes.se, group.genes.of("t"), group.genes.of("t_p_value"), fdr_G)
+        g = group.perturbation % len(mean_G)
+        np.testing.assert_array_equal(summary.own, [(g, *(x_G[g] for x_G in own))])
         assert summary.n_deg == (None if np.isnan(fdr_G).all() else n_deg), "unknown without a p"
 
 

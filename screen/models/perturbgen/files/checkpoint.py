@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from screen.errors import CheckpointError, some
 from screen.models.perturbgen.files.read_sizes import Declared, read_encoder_sizes, read_sizes
@@ -93,6 +95,16 @@ def _below(raw: Weights, prefix: str) -> Weights:
     return {k.removeprefix(prefix): v for k, v in raw.items() if k.startswith(prefix)}
 
 
+class _NothingDrawn(TorchFunctionMode):
+    """Weights that are read next are not drawn first: without storage, that imports torch's compiler, for two seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (init.normal_, init.uniform_, init.kaiming_uniform_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def build_model(checkpoint: Checkpoint, declared: Declared) -> PerturbGen:
     """The model in eval mode on the CPU, its weights still mapped to the file.
 
@@ -101,7 +113,7 @@ def build_model(checkpoint: Checkpoint, declared: Declared) -> PerturbGen:
     """
     encoder = read_encoder_sizes(checkpoint.weights, checkpoint.path, declared)
     sizes = read_sizes(checkpoint.weights, checkpoint.path, encoder, declared)
-    with torch.device("meta"):
+    with _NothingDrawn(), torch.device("meta"):
         model = PerturbGen(sizes)
     weights = _select(checkpoint, model, sizes)
     model.load_state_dict(weights, strict=True, assign=True)

@@ -106,9 +106,12 @@ class DecoderBlock(nn.Module):
 
 def sinusoids(n_positions: int, width: int) -> Tensor:
     """The fixed table [n_positions, width]: even columns sin(p w_i), odd columns cos(p w_i), w_i = 10000^(-2i/width)."""
+    table = torch.zeros(n_positions, width)
+    if table.is_meta:
+        # a checkpoint fills it
+        return table
     frequency = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-math.log(10000.0) / width))
     angle = torch.arange(n_positions, dtype=torch.float32)[:, None] * frequency
-    table = torch.zeros(n_positions, width)
     table[:, 0::2] = torch.sin(angle)
     table[:, 1::2] = torch.cos(angle)[:, : width // 2]
     return table
