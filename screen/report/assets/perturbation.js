@@ -108,7 +108,7 @@ function drawVolcano(group, rows, place, title) {
   }));
   const yTitle = hasFdr ? "−log10 fdr" : "size of the change (no p)";
   const names = [...known].sort((a, b) => Math.abs(b.change) - Math.abs(a.change)).slice(0, 40).map((r) => ({ x: r.change, y: y(r), text: genes.symbol[r.gene] }));
-  draw("plot-volcano", traces, { xaxis: axis("mean change (log1p CP10K)", { range: spread(known.map((r) => r.change), false, 0.12), zeroline: true, zerolinecolor: "#8c959f" }), yaxis: axis(yTitle, { range: spread(known.map(y)) }) },
+  draw("plot-volcano", traces, { xaxis: axis("mean change (log1p CP10K)", { range: spread(known.map((r) => r.change), false, 0.12), zeroline: true, zerolinecolor: "#8c959f" }), yaxis: axis(yTitle, { range: spread([0, ...known.map(y)]) }) },
     `Volcano of ${title}: ${known.length} genes. The table of genes has the same numbers.`, { onPoint: (gene) => showGene(gene, true), names });
   const n = data.details.n_genes[place];
   const cut = rows.length < n ? ` ${whole(rows.length)} of ${whole(n)} genes are drawn: the ${whole(data.details.n_top)} that change most and a sample of the others.` : "";
