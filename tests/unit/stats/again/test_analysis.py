@@ -265,7 +265,7 @@ def test_a_screen_that_keeps_summaries_takes_whole_strata_and_says_what_it_canno
 def test_an_older_store_stays_as_it_is_where_nothing_is_compared() -> None:
     assert "compare" not in DegConfig().recorded()
     assert DegConfig(compare=((1, 2),)).recorded()["compare"] == ((1, 2),)
-    assert set(DegConfig().model_dump()) - DegConfig().recorded().keys() == {"compare"}
+    assert set(DegConfig().model_dump()) - DegConfig().recorded().keys() == {"compare", "relations"}
 
 
 def test_an_interrupted_analysis_leaves_the_first_tables_and_is_asked_again(planted: Path) -> None:
