@@ -27,6 +27,7 @@ from screen.report.rank_shift import rank_shifts
 from screen.report.ranking import ranking
 from screen.report.shifted_sets import shifted_sets
 from screen.report.strips import strips
+from screen.results.checked import described_check, table_of_check
 from screen.results.sentences import STANDS_OUT, gene_sets_shifted, standing_out
 from screen.results.views import top_perturbations
 
@@ -95,6 +96,8 @@ def _words(results: "Results") -> dict[str, Any]:
         "directory": str(results.directory),
         "answer": standing_out(ranked, results.has_counts),
         "answer_sets": None if shifted is None or shifted.is_empty() else gene_sets_shifted(shifted),
+        "check": None if results.check is None else described_check(results.check),
+        "check_table": [] if results.check is None else table_of_check(results.check),
         "leaders": leaders(ranked),
         "tiles": _tiles(results),
         "cautions": cautions(results),

@@ -19,6 +19,7 @@ from screen.errors import StoreError, WriteError
 from screen.report import page as page_module
 from screen.report.page import page, write_report
 from screen.report.ranking import NUMBERS
+from screen.results.checked import described_check
 from screen.results.results import Results, open_results
 from screen.results.views import cells, change_matrix, movers, rank_shift, top_perturbations
 from screen.stats.deg import Names
@@ -286,6 +287,18 @@ def test_without_a_table_of_genes_the_rest_is_there(tmp_path: Path) -> None:
     assert main(["report", str(tmp_path / "out")]) == 0
     data = Page((tmp_path / "out" / "report.html").read_text()).data
     assert data["hits"]["strength"] and data["details"]["group"] == [] and data["heat_maps"] == []
+
+
+def test_what_a_check_found_comes_first(tmp_path: Path) -> None:
+    config, out = write(tiny(), tmp_path / "s.yaml"), tmp_path / "out"
+    assert main(["run", str(config), "--out", str(out)]) == 0
+    assert "any good on these cells" not in Page(page(open_results(out))).words
+    assert main(["check", str(config), "--out", str(out / "check"), "--cells", "6"]) == 0
+    found = open_results(out)
+    assert found.check is not None
+    words = Page(page(found)).words
+    assert " ".join(described_check(found.check).split()) in words
+    assert words.index("any good on these cells") < words.index("Does anything stand out")
 
 
 def test_the_command_writes_where_it_is_told(
