@@ -146,6 +146,6 @@ def source_figures(found: Accuracy) -> dict[str, Any]:
         "verdict": verdict,
         "gain": gain,
         "gain_of_random": columns.get("gain_of_random"),
-        "shift": shift,
+        "embedding_shift": shift,
         "change": columns.get("source_change"),
     }

@@ -18,12 +18,12 @@ N_GENES = 10
 def rank_shifts(changes: "Changes", names: "ScreenNames") -> dict[str, Any]:
     """Of every shown deletion whose padding is shown as well (same gene, site, stratum, time): strengths and what differs.
 
-    delete, pad, difference  root mean square change over genes
+    deleted, padded, difference  root mean square change over genes
     """
     n_each = len(names.strata) * len(names.times)
     place = {g: i for i, g in enumerate(changes.group_N.tolist())}
     number = {(names.targets[p], names.edits[names.edit_P[p]]): p for p in range(len(names.ids))}
-    found: dict[str, Any] = {"group": [], "delete": [], "pad": [], "difference": [], "gene": [], "change": []}
+    found: dict[str, Any] = {"group": [], "deleted": [], "padded": [], "difference": [], "gene": [], "change": []}
     for group, at in place.items():
         p, rest = divmod(group, n_each)
         site, _, mode = names.edits[names.edit_P[p]].partition(":")
@@ -36,7 +36,7 @@ def rank_shifts(changes: "Changes", names: "ScreenNames") -> dict[str, Any]:
         change_G = np.where(known, deleted_G - padded_G, 0.0)
         gene_K = np.argsort(-np.abs(change_G), kind="stable")[:N_GENES]
         found["group"].append(group)
-        for name, values_G in (("delete", deleted_G), ("pad", padded_G), ("difference", change_G)):
+        for name, values_G in (("deleted", deleted_G), ("padded", padded_G), ("difference", change_G)):
             found[name].append(
                 rounded(np.sqrt(np.square(values_G[known]).mean()) if known.any() else np.array(np.nan), 3)
             )

@@ -105,7 +105,7 @@ def _source(check: Figures) -> Iterator[str]:
 
 
 def _unknown(one: Figures, when: str) -> str:
-    if one["shift"] is None:
+    if one["embedding_shift"] is None:
         return f"{when} cell's own source cannot be held against another's: no type has two cells."
     return (
         f"{when} prediction moves by {_moved(one)} when the source is another cell's of its type; whether that brings it nearer to "
@@ -145,7 +145,7 @@ def _moved(one: Figures) -> str:
     change = one["change"]
     if change is not None:
         return f"{change['mean']:.2g} log units (root mean square)"
-    return f"{one['shift']['mean']:.2g} (1 - cosine)"
+    return f"{one['embedding_shift']['mean']:.2g} (1 - cosine)"
 
 
 def _stability(check: Figures) -> Iterator[str]:
@@ -222,7 +222,10 @@ def _lines_of_cells(check: Figures) -> Iterator[str]:
         yield f"a cell's own source over another's of its type, time point {one['time']}"
         for name, key in (("gain in r", "gain"), ("the same between random pairs", "gain_of_random")):
             yield from [_line(name, one[key])] if one[key] is not None else []
-        for name, key in (("moves predictions, log units", "change"), ("moves embeddings, 1 - cosine", "shift")):
+        for name, key in (
+            ("moves predictions, log units", "change"),
+            ("moves embeddings, 1 - cosine", "embedding_shift"),
+        ):
             yield from [_line(name, one[key])] if one[key] is not None else []
 
 

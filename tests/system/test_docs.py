@@ -26,7 +26,6 @@ README_LINES = 120
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder for PATH: `perturbscreen`, and the `python` that has it."""
     with warm.commands(tmp_path_factory.mktemp("bin")) as folder:
-        (folder / "python").symlink_to(sys.executable)
         yield folder
 
 

@@ -141,5 +141,5 @@ function showRankShift(group) {
   const found = data.rank_shifts;
   const named = found.gene[place].map((gene, k) => `${genes.symbol[gene]} ${signed(found.change[place][k], 2)}`).join(", ");
   replace("rank-shift", element("h4", {}, "Deletion minus padding"), element("p", {},
-    `Deleting moves the cell by ${digits(found.delete[place])}, a pad in the gene's place by ${digits(found.pad[place])}; the difference, ${digits(found.difference[place])}, is only everybody behind it moving up a rank. It moves most: ${named}.`));
+    `Deleting moves the cell by ${digits(found.deleted[place])}, a pad in the gene's place by ${digits(found.padded[place])}; the difference, ${digits(found.difference[place])}, is only everybody behind it moving up a rank. It moves most: ${named}.`));
 }
