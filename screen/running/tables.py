@@ -126,3 +126,6 @@ def make_report(results: Results, listener: Listener) -> None:
             write_report(results)
     except ScreenError as error:
         listener.note(f"no report: {error}")
+    except Exception as error:
+        # a mistake of the page's own must not end a run whose results are there
+        listener.note(f"no report: {type(error).__name__}: {error}; everything else is written")
