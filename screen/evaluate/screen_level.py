@@ -29,7 +29,6 @@ Values = NDArray[np.float64]
 COVARIATES = ("expression", "detection", "rank_position", "n_cells", "n_real_cells")
 """What is known without a model: the gene's mean and share of cells among real controls; its place in the screen's rows
 (the highest first); cells of the screen; cells of the real screen."""
-EFFECTS = ("energy_distance", "n_deg")
 TOPS = (10, 50, 100)
 SCHEMA: dict[str, Any] = {
     "stratum": pl.String, "effect": pl.String, "score": pl.String, "kind": pl.String, "n": pl.Int32,

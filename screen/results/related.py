@@ -45,14 +45,14 @@ def table_of(
         raise ConfigError(f'no table "{table}"; there are {some(TABLES, len(TABLES))}{nearest(table, TABLES)}')
     if table in OF_NO_PERTURBATION and perturbation is not None:
         raise ConfigError(f'the table "{table}" is of no single perturbation; leave it out, or take another table')
-    if not (results.directory / TABLES[table]).is_file():
+    if not (results.tables / TABLES[table]).is_file():
         if table == "halves" and results.store.layout.keeps_summaries:
             raise StoreError(
                 f"{results.directory} keeps summaries: halves of the cells need the single cells; screen with "
                 "`output.keep: predictions`"
             )
         raise StoreError(
-            f"{results.directory} has no {TABLES[table]}; `perturbscreen deg {results.directory} --relations` makes it"
+            f"{results.tables} has no {TABLES[table]}; `perturbscreen deg {results.asked_by} --relations` makes it"
         )
     return results.rows_of(TABLES[table], perturbation, stratum, time, mode)
 
@@ -93,8 +93,8 @@ def strength_intervals(
         raise ConfigError(f"{n_draws} draws give no interval; take 2 or more")
     if mode is not None:
         find(store, mode=mode)
-    view, names = store.provenance["view"], Names(store)
-    items = Items(store, strata_of(store, view["strata"], view["deg"]["replicate"]))
+    view, names = results.view, Names(store)
+    items = Items(store, strata_of(store, view["strata"], view["deg"]["replicate"], view.get("where")))
     wanted = {"stratum": stratum, "time": time, "mode": mode}
     ranked = results.hits.drop_nulls("strength_rank").filter(**{k: v for k, v in wanted.items() if v is not None})
     number = {perturbation: i for i, perturbation in enumerate(names.id.tolist())}

@@ -41,9 +41,9 @@ def top_perturbations(results: Results, n: int = N_DETAILED, n_named: int = N_NA
     found = results.hits.drop_nulls("strength").sort(by, nulls_last=True)["perturbation"].unique(maintain_order=True)
     ranked = set(results.hits.drop_nulls("strength_rank")["perturbation"].to_list())
     names = Names(results.store)
-    named = set(names.id[names.must_screen].tolist())
     highest = [i for i in found.to_list() if i in ranked][:n]
-    return highest + [i for i in found.to_list() if i in named.difference(highest)][:n_named]
+    named = set(names.id[names.must_screen].tolist()).difference(highest)
+    return highest + [i for i in found.to_list() if i in named][:n_named]
 
 
 @dataclass(frozen=True)

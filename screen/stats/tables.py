@@ -228,10 +228,8 @@ def check_compare(store: StoreReader, deg: DegConfig) -> None:
 
 def described_view(view: Mapping[str, Any]) -> str:
     """How tables present the results: every setting of `deg`, those that are not the default first, and gene sets."""
-    plain = DegConfig().model_dump()
-    plain["compare"] = []
-    settings = {**plain, **view["deg"]}
-    settings["compare"] = [list(pair) for pair in settings["compare"]]
+    plain = jsonable(DegConfig().model_dump())
+    settings = {**plain, **jsonable(view["deg"])}
     if settings["test"] is None:
         settings["test"] = plain["test"] = DegConfig.model_validate(settings).test_name
     asked = [f"{k}: {view[k]}" for k in ("where", "strata") if "name" in view and view[k]]

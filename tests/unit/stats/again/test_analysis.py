@@ -19,15 +19,12 @@ from screen.cli.main import main
 from screen.config.sections import DegConfig
 from screen.errors import ConfigError, ScreenError, StoreError
 from screen.planning.selection import Coverage
-from screen.running.listener import Lines
 from screen.running.tables import make_analysis
 from screen.stats.again.coverage import UNKNOWN, coverage_of
 from screen.stats.groups import Strata
+from tests.support.quiet import HERE, QUIET
 from tests.support.store_fixture import FIRST, NEW, run, screen_of
 from tests.support.tiny import tiny, write
-
-QUIET = Lines(lambda text: None)
-HERE: dict[str, object] = {"workers": None, "scheduler": None}
 
 
 def again(

@@ -19,16 +19,14 @@ from screen.config.sections import DegConfig
 from screen.edits import MASK
 from screen.errors import ConfigError, StoreError
 from screen.results.results import Results
-from screen.running.listener import Lines
 from screen.running.tables import make_analysis, remake_tables
 from screen.stats.deg import DEG_MIN_DELTA
 from screen.stats.moments import Rounding
 from screen.stats.times.pairs import difference, with_steps
 from screen.stats.times.rows import pair_schema, scan
+from tests.support.quiet import HERE, QUIET
 
 ULP = 2.0**-52
-QUIET = Lines(lambda text: None)
-HERE: dict[str, object] = {"workers": None, "scheduler": None}
 
 
 def step(values: Any, stored: Rounding) -> float:
