@@ -284,6 +284,8 @@ def write_tables(
     show: Callable[[int], Callable[[], None]] = lambda n_parts: lambda: None,
 ) -> tuple[pl.DataFrame, bool]:
     """(hits.parquet, whether any table was made), presented as a view says, into a directory: see `write_all`."""
+    from threadpoolctl import threadpool_limits
+
     digest = store.results_digest(view)
     asked = {"library": libraries(store), "asked": jsonable(view)} if "name" in view else {}
     if read_stamp(directory) == _stamp_of(digest, directory, asked):
@@ -298,7 +300,11 @@ def write_tables(
     (directory / STAMP).unlink(missing_ok=True)
     forget_gene_sets(directory)
     forget_relations(directory)
-    with gene_tables(store, directory, strata, config, compute, show) as (summaries, means):
+    # a thread per core is ours: BLAS's own only wait for one, at the price of a sixth of the time
+    with (
+        threadpool_limits(1, "blas"),
+        gene_tables(store, directory, strata, config, compute, show) as (summaries, means),
+    ):
         table = hits(summaries, names, coverage, store.layout.pred_tps, view["min_cells"], means)
         if config.relations and means is not None:
             write_relations(table, summaries, means, names, strata, store, view["min_cells"], directory)
