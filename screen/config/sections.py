@@ -266,6 +266,16 @@ class SlurmConfig(Section):
     log_directory: FilePath | None = None
     """Where jobs write their logs."""
 
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _one_per_job(cls, gpus: object) -> object:
+        if isinstance(gpus, int) and gpus > 1:
+            raise ValueError(
+                f"a job is one worker, which uses one GPU; for {gpus} GPUs write `workers: {gpus}` beside `slurm:` and "
+                "`gpus: 1` in it, or run `cluster: {kind: gpus}` inside one job of your own"
+            )
+        return gpus
+
 
 class ClusterConfig(Section):
     """Who computes units: worker processes here, one per GPU here, Slurm jobs, or the workers of a running scheduler."""

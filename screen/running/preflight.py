@@ -62,7 +62,7 @@ class Forecast:
     executor: Mapping[str, Any]
 
     def json(self) -> dict[str, Any]:
-        """For machines: what `plan --json` prints; the keys are its format."""
+        """For machines; the keys are a format."""
         return {
             "n_perturbations": self.n_perturbations,
             "n_cells": self.n_cells,
@@ -125,6 +125,10 @@ class Preflight:
     lines: tuple[str, ...]
     notes: tuple[str, ...]
     unscreened: tuple[str, ...]
+
+    def json(self) -> dict[str, Any]:
+        """For machines: what `plan --json` prints; the keys are its format."""
+        return self.forecast.json() | {"notes": list(self.notes), "unscreened": list(self.unscreened)}
 
     def __repr__(self) -> str:
         said = [*(f"note: {x}" for x in self.notes), *(f"not screened: {x}" for x in self.unscreened)]

@@ -26,8 +26,9 @@ from screen.config.sections import SlurmConfig
 from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
 from screen.errors import ConfigError
-from screen.running.cluster.cluster import cut, gpu_environments, slurm_cluster
+from screen.running.cluster.cluster import cut, gpu_environments
 from screen.running.cluster.handoff import ARRAYS, OBJECTS, read_handoff, write_handoff
+from screen.running.cluster.slurm import slurm_cluster
 from screen.running.configuration import load_config
 from screen.running.prepare import prepare
 from screen.running.resume import open_store

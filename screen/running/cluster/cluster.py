@@ -3,19 +3,21 @@
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import dask
-from distributed import Client, KilledWorker, Nanny, Scheduler, SpecCluster, as_completed
+from distributed import Client, KilledWorker, Nanny, Scheduler, SpecCluster
 
-from screen.config.sections import ClusterConfig, ComputeConfig, SlurmConfig
+from screen.config.sections import ClusterConfig, ComputeConfig
 from screen.engine.executor import Executor
 from screen.engine.precision import Decision
 from screen.engine.unit import Progress
 from screen.errors import ConfigError, RequestError, ScreenError
 from screen.machine import available_cores
+from screen.running.cluster.slurm import SlurmJobs, slurm_jobs
+from screen.running.cluster.waiting import Watch, signals_kept_back
 from screen.running.cluster.worker import TOPIC, Failure, ScreenWorker, Share, compute_share, decide_there
 from screen.store.reader import Block
 from screen.store.store import ScreenStore
@@ -28,16 +30,21 @@ CONNECT_S = 60
 class Cluster:
     """Workers that compute units. `say` prints a line for the user."""
 
-    def __init__(self, config: ClusterConfig, client: Client, n_lanes: int | None) -> None:
-        self._config, self._client, self._n_lanes = config, client, n_lanes
-        self._resources = {"GPU": 1} if config.kind == "gpus" else None
+    def __init__(self, config: ClusterConfig, client: Client, n_lanes: int | None, watch: Watch) -> None:
+        self._config, self._client, self._n_lanes, self._watch = config, client, n_lanes, watch
+        self._has_gpus = config.kind == "gpus" or (config.slurm is not None and config.slurm.gpus > 0)
+        self._resources = {"GPU": 1} if self._has_gpus else None
 
     def decide(self, handoff: Path, compute: ComputeConfig, decided: Mapping[str, Any] | None) -> Decision:
         """Who computes, asked of a worker: this process may have no GPU."""
         task = self._client.submit(
             decide_there, handoff, self._here(compute), decided, pure=False, resources=self._resources
         )
-        found: Decision = task.result()
+        for done in self._watch.each_done([task]):
+            try:
+                found: Decision = done.result()
+            except ConfigError as error:
+                raise ConfigError(f"on a worker: {error}") from error
         return found
 
     def compute(
@@ -65,7 +72,7 @@ class Cluster:
                 for number, share in enumerate(shares)
             ]  # fmt: skip
             try:
-                for task in as_completed(tasks, loop=self._client.loop):
+                for task in self._watch.each_done(tasks):
                     _raise_of(task, self._config.retries)
             finally:
                 self._client.cancel(tasks)
@@ -74,7 +81,7 @@ class Cluster:
         """Results of Dask tasks, in order, wherever they run; `done` is called as each is. Raises what a task raises."""
         futures = self._client.compute(list(tasks), retries=self._config.retries)
         try:
-            for task in as_completed(futures, loop=self._client.loop):
+            for task in self._watch.each_done(futures):
                 if isinstance(error := task.exception(), KilledWorker):
                     raise ScreenError(
                         f"the tables: {self._config.retries + 1} workers died while they made a part, the last at "
@@ -87,19 +94,21 @@ class Cluster:
             self._client.cancel(futures)
 
     def _here(self, compute: ComputeConfig) -> ComputeConfig:
-        """A worker that was given one GPU sees it as its first."""
-        return compute.model_copy(update={"device": "cuda"}) if self._config.kind == "gpus" else compute
+        """A worker that was given one GPU sees it as its first, and says so where it sees none."""
+        is_ours = self._config.kind == "gpus" or compute.device == "auto"
+        return compute.model_copy(update={"device": "cuda"}) if self._has_gpus and is_ours else compute
 
 
 @contextmanager
 def started(config: ClusterConfig, compute: ComputeConfig, say: Callable[[str], None]) -> Iterator[Cluster]:
     """The workers of a configuration, started, or found where they run; those that were started end with it."""
-    with _cluster(config) as (address, n_workers), _client(address) as client:
+    with _cluster(config) as (address, n_workers, jobs), _client(address) as client:
         client.register_plugin(ScreenWorker())
-        client.wait_for_workers(1, timeout=config.wait_s)
+        watch = Watch(client, config.wait_s, *(() if jobs is None else (jobs.fault, jobs.told)))
+        watch.wait_for_first()
         n_found = n_workers or len(client.scheduler_info(n_workers=-1)["workers"])
         say(f"{n_found} worker(s), scheduler {client.scheduler.address}, dashboard {client.dashboard_link}")
-        yield Cluster(config, client, compute.lanes or config.threads or _lanes(config))
+        yield Cluster(config, client, compute.lanes or config.threads or _lanes(config), watch)
 
 
 def _lanes(config: ClusterConfig) -> int | None:
@@ -111,7 +120,9 @@ def _lanes(config: ClusterConfig) -> int | None:
 @contextmanager
 def _client(address: object) -> Iterator[Client]:
     try:
-        client = Client(address, timeout=CONNECT_S, set_as_default=False)
+        # a client that is interrupted while it is made waits two minutes for itself at the end of the process
+        with nullcontext() if isinstance(address, str) else signals_kept_back():
+            client = Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise ConfigError(
             f"no Dask scheduler answers at {address} ({error}); start one, or correct the address"
@@ -121,10 +132,10 @@ def _client(address: object) -> Iterator[Client]:
 
 
 @contextmanager
-def _cluster(config: ClusterConfig) -> Iterator[tuple[Any, int | None]]:
-    """(what a client connects to, how many workers were asked for)."""
+def _cluster(config: ClusterConfig) -> Iterator[tuple[Any, int | None, SlurmJobs | None]]:
+    """(what a client connects to, how many workers were asked for, the jobs that they are)."""
     if config.scheduler is not None:
-        yield config.scheduler, None
+        yield config.scheduler, None, None
         return
     settings = {
         # a worker that dies while it has a share is one of the share's tries
@@ -135,8 +146,8 @@ def _cluster(config: ClusterConfig) -> Iterator[tuple[Any, int | None]]:
         if config.kind == "slurm":
             assert config.slurm is not None
             n_workers = config.workers or 1
-            with slurm_cluster(config.slurm, n_workers) as cluster:
-                yield cluster, n_workers
+            with slurm_jobs(config.slurm, n_workers) as jobs:
+                yield jobs.cluster, n_workers, jobs
             return
         environments = (
             gpu_environments(os.environ.get("CUDA_VISIBLE_DEVICES"), _n_gpus(), config.workers)
@@ -145,7 +156,7 @@ def _cluster(config: ClusterConfig) -> Iterator[tuple[Any, int | None]]:
         )
         scheduler = {"cls": Scheduler, "options": {"dashboard_address": ":0", "host": "127.0.0.1", "port": 0}}
         with SpecCluster(_processes(environments), scheduler, silence_logs=logging.ERROR) as cluster:
-            yield cluster, len(environments)
+            yield cluster, len(environments), None
 
 
 def _processes(environments: Sequence[Mapping[str, str]]) -> dict[int, dict[str, Any]]:
@@ -186,32 +197,6 @@ def gpu_environments(visible: str | None, n_gpus: int, n_workers: int | None) ->
             + "; ask for fewer workers, or use kind: local"
         )
     return [{"CUDA_VISIBLE_DEVICES": name} for name in names[: n_workers or len(names)]]
-
-
-def slurm_cluster(config: SlurmConfig, n_workers: int) -> Any:
-    """Slurm jobs of one worker each. Raises ConfigError where dask-jobqueue is not installed."""
-    try:
-        from dask_jobqueue import SLURMCluster
-    except ImportError as error:
-        raise ConfigError(
-            "cluster.kind is slurm, which needs dask-jobqueue: pip install 'perturbscreen[cluster]'"
-        ) from error
-    directives = [*config.directives, *([f"--gres=gpu:{config.gpus}"] if config.gpus else [])]
-    return SLURMCluster(
-        n_workers=n_workers,
-        queue=config.queue,
-        account=config.account,
-        walltime=config.walltime,
-        cores=1,
-        job_cpu=config.cores,
-        processes=1,
-        memory=config.memory,
-        interface=config.interface,
-        job_extra_directives=directives,
-        job_script_prologue=list(config.prologue),
-        log_directory=None if config.log_directory is None else str(config.log_directory),
-        worker_extra_args=["--resources", "GPU=1"] if config.gpus else [],
-    )
 
 
 def cut(numbers: Sequence[int], cells: Sequence[int], n_wanted: int) -> list[tuple[int, ...]]:
