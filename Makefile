@@ -38,9 +38,11 @@ test-browser: $(VENV)/.installed-browser
 	@$(BIN)/python -m tests.support.chromium
 	@$(BIN)/python -m pytest tests/browser -m browser
 
-# Further combinations and whole benchmarks; then runs killed at random moments, forty times for each of two seeds.
+# Further combinations and whole benchmarks; other random cases, ten times as many; then runs killed at random moments,
+# forty times for each of two seeds.
 test-long: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest --numprocesses auto -m long
+	@$(BIN)/python -m pytest --numprocesses auto --hypothesis-profile long tests/unit tests/models tests/kernels
 	@$(BIN)/python -m pytest tests/system/faults_long.py
 
 # Damaged files of every format, for FUZZ_SECONDS in all (an hour), from a seed that is printed: make fuzz FUZZ_SECONDS=600

@@ -16,8 +16,10 @@ from screen.models.perturbgen.files.read_sizes import Declared
 from screen.models.perturbgen.network.model import PerturbGen
 from tests.support.golden import golden_json, variant_checkpoint
 
-settings.register_profile("perturbscreen", deadline=None, derandomize=True, max_examples=100)
-settings.load_profile("perturbscreen")
+# the same examples at every commit; `make test-long` draws others, and ten times as many
+settings.register_profile("quick", deadline=None, derandomize=True, max_examples=40)
+settings.register_profile("long", deadline=None, max_examples=400, print_blob=True)
+settings.load_profile("quick")
 torch.set_num_threads(1)
 
 

@@ -44,18 +44,19 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     text = arguments.config.read_text(encoding="utf-8")
     directory = arguments.out or _directory(config, arguments.config)
     results, unscreened = session.run_screen(config, text, directory, console, arguments.add)
-    _describe(results, unscreened, console)
-    return 2 if unscreened and not config.output.allow_missing else 0
+    is_allowed = config.output.allow_missing
+    _describe(results, unscreened, console, is_allowed)
+    return 2 if unscreened and not is_allowed else 0
 
 
-def _describe(results: "Results", unscreened: Sequence[str], console: Console) -> None:
+def _describe(results: "Results", unscreened: Sequence[str], console: Console, is_allowed: bool = False) -> None:
     describe_result(results.hits, results.has_counts, results.min_cells, console)
     if results.shifted is not None:
         describe_gene_sets(results.shifted, console)
     console.say(f"{results.tables}: {results.files}")
     if (results.tables / REPORT).is_file():
         console.say(f"to look at it: {results.tables / REPORT}")
-    describe_unscreened(unscreened, console)
+    describe_unscreened(unscreened, console, is_allowed)
 
 
 def plan(arguments: argparse.Namespace, console: Console) -> int:
@@ -63,12 +64,13 @@ def plan(arguments: argparse.Namespace, console: Console) -> int:
 
     config = _config(arguments)
     found = preflight(config)
-    for line in [json.dumps(found.forecast.json(), indent=2)] if arguments.json else found.lines:
+    for line in [json.dumps(found.json(), indent=2)] if arguments.json else found.lines:
         console.say(line)
     for note in found.notes:
         console.note(note)
-    describe_unscreened(found.unscreened, console)
-    return 2 if found.unscreened and not config.output.allow_missing else 0
+    is_allowed = config.output.allow_missing
+    describe_unscreened(found.unscreened, console, is_allowed)
+    return 2 if found.unscreened and not is_allowed else 0
 
 
 def check(arguments: argparse.Namespace, console: Console) -> int:

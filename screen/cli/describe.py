@@ -28,12 +28,13 @@ def describe_status(path: Path, provenance: Mapping[str, Any], blocks: Sequence[
             console.say(f"  {n:,} edit(s) by the packed engine in float32: {reason}")
 
 
-def describe_unscreened(unscreened: Sequence[str], console: Console) -> None:
-    """What was asked for and has no item, with the reason."""
+def describe_unscreened(unscreened: Sequence[str], console: Console, is_allowed: bool) -> None:
+    """What was asked for and has no item, with the reason: notes where the user allows it, else errors."""
+    tell = console.note if is_allowed else console.error
     for sentence in unscreened[:20]:
-        console.error(f"not screened: {sentence}")
+        tell(f"not screened: {sentence}")
     if unscreened:
-        console.error(f"{len(unscreened)} requested perturbation(s) not screened; everything else is unaffected")
+        tell(f"{len(unscreened)} requested perturbation(s) not screened; everything else is unaffected")
 
 
 def describe_bench(wanted: Wanted, m: Measured, console: Console) -> None:

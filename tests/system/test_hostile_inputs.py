@@ -293,9 +293,12 @@ def test_no_pickle_runs_anything(kind: str, place: str, u: Upstream, tmp_path: P
 
 def test_genes_in_no_cell_are_reported_and_the_rest_is_written(u: Upstream, tmp_path: Path, capsys: Any) -> None:
     config = u.write_yaml(u.own_request({"library.genes": [GENE[LONELY], GENE[6]]}))
-    for out, flags, code in (("a", [], 2), ("b", ["--allow-missing"], 0)):
+    why = f"not screened: {GENE[LONELY]} (delete, src): not expressed in 11 of 11 cells"
+    for out, flags, code, level in (("a", [], 2, "error"), ("b", ["--allow-missing"], 0, "note")):
         assert main(["run", str(config), "--out", str(tmp_path / out), *flags]) == code
-        assert f"{GENE[LONELY]} (delete, src): not expressed in 11 of 11 cells" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"{level}: {why}" in said
+        assert ("error:" in said) == (level == "error")
         hits = pl.read_parquet(tmp_path / out / "hits.parquet")
         assert hits.filter(pl.col("n_cells") > 0)["target"].unique().to_list() == [GENE[6]]
 

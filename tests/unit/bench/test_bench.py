@@ -162,6 +162,7 @@ def test_bench_runs_on_a_bare_node(tmp_path: Path) -> None:
     assert "edits/s" in found.stdout
 
 
+@pytest.mark.long
 def test_the_gpu_script_runs_all_its_parts_on_a_bare_node_without_a_gpu(tmp_path: Path) -> None:
     path = tmp_path / "gpu.json"
     run = on_a_bare_node("benchmarks.gpu", "--device", "cpu", "--quick", "--seconds", "0.1", "--out", str(path))

@@ -101,7 +101,10 @@ def test_the_forecast_is_machine_readable(tmp_path: Path, capsys: pytest.Capture
     assert set(found) == {
         "n_perturbations", "n_cells", "n_items", "n_units", "n_sampled", "n_batches", "padded_share", "tokens", "flops",
         "host_bytes", "device_bytes", "disk_bytes", "n_files", "flops_per_s", "seconds", "coverage", "executor",
+        "notes", "unscreened",
     }  # fmt: skip
+    assert found["unscreened"] == []
+    assert any("looks like donors" in note for note in found["notes"])
     screen = prepare(load_config(config))
     assert found["n_items"] == screen.plan.n_items
     assert found["n_files"] == n_files(screen)
