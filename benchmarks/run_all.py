@@ -26,6 +26,7 @@ SCRIPTS = {
     "scale_out": ("benchmarks.engine.scale_out", 150),
     "differential": ("benchmarks.stats.differential", 900),
     "power": ("benchmarks.stats.power", 200),
+    "questions": ("benchmarks.stats.questions", 400),
 }
 
 

@@ -115,6 +115,18 @@ DESCRIPTIONS = {
     "fdr_genes_signed_rank": ("false among what is called", ""),
     "power_genes_rank_sum": ("planted genes found at fdr < 0.05, unpaired rank-sum, 50 cells", ""),
     "fdr_genes_rank_sum": ("false among what is called", ""),
+    "question_deg_name": ("`deg --name`: all rows of an analysis of its own, gene sets apart", ""),
+    "question_deg_name_top_50": ("the same, 50 genes a group", ""),
+    "question_deg_name_top_0": ("the same, the ranking alone", ""),
+    "question_deg_where": ("`deg --name --where`: some of the cells", ""),
+    "question_deg_compare": ("`deg --name --compare`: two time points", ""),
+    **{
+        f"question_relations_{name}": (f"`deg --relations`: the table of {name}", "")
+        for name in ("genes", "targets", "halves", "similarity", "modules", "factors", "epistasis")
+    },
+    "question_read_wide": ("`Results.wide()`", ""),
+    "question_read_null_z": ("`Results.null_z(...)`", ""),
+    "question_read_relations": ("`Results.relations(...)`, every table", ""),
     "peak_memory_10x": ("peak memory of a run with ten times the perturbations", "a tenth of them"),
     "precision_error_float32_250_420": ("error of float32 over the change's rms, random weights, 250-420 tokens", ""),
     "precision_error_float32_over_700": ("error of float32 over the change's rms, random weights, over 700 tokens", ""),

@@ -1,5 +1,7 @@
 """Metrics of a ranking: how well a score of P perturbations orders their real effects."""
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -101,10 +103,13 @@ def precision_at(score_P: Values, effect_P: Values, n: int) -> float:
     return float(is_top_P[np.argsort(-score_P, kind="stable")[:n]].mean()) if is_top_P.any() else float("nan")
 
 
+@lru_cache(maxsize=2)
 def resampled(n: int, seed: int = SEED, n_resampled: int = N_RESAMPLED) -> NDArray[np.int64]:
-    """(N, P) perturbations drawn with replacement, the same each time."""
+    """(N, P) perturbations drawn with replacement, the same each time; many metrics ask for the same ones. Not to be written."""
     bits_NP = np.random.Generator(np.random.Philox(seed)).random((n_resampled, n))
-    return np.minimum((bits_NP * n).astype(np.int64), n - 1)
+    found_NP = np.minimum((bits_NP * n).astype(np.int64), n - 1)
+    found_NP.setflags(write=False)
+    return found_NP
 
 
 def interval(value_N: Values) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -95,33 +96,54 @@ def _padded(row: Mapping[str, Any]) -> dict[str, Any]:
 def _rows_of(scores: Mapping[str, Values], effect_P: Values) -> list[dict[str, Any]]:
     covariate_PK = np.stack([scores[n] for n in COVARIATES], axis=1)
     known = {n: np.isfinite(x_P) & np.isfinite(effect_P) for n, x_P in scores.items()}
+    # most scores are known of the same perturbations: these are drawn, and their effects ranked, once
+    drawn: dict[bytes, _Drawn] = {}
     found = []
     for name, score_P in scores.items():
         at = known[name]
         row: dict[str, Any] = {"score": name, "kind": "screen" if name in SCORES else "covariate", "n": int(at.sum())}
         if at.sum() >= FEWEST:
-            row |= _judged(score_P[at], effect_P[at], covariate_PK[at] if name in SCORES else None)
+            key = at.tobytes()
+            if key not in drawn:
+                drawn[key] = _Drawn(effect_P[at], covariate_PK[at])
+            row |= _judged(score_P[at], drawn[key], has_to_beat=name in SCORES)
         found.append(row)
     return found
 
 
-def _judged(score_P: Values, effect_P: Values, covariate_PK: Values | None) -> dict[str, Any]:
-    """What is said of one score. `covariate_PK`: what it is to beat, None for a covariate itself."""
-    at_NP = resampled(len(score_P))
-    effect_NP = ranks(effect_P[at_NP])
-    rho_N = correlation_rows(ranks(score_P[at_NP]), effect_NP)
+class _Drawn:
+    """Real effects of P perturbations and what a score of them is to beat, each with its ranks in every resample."""
+
+    def __init__(self, effect_P: Values, covariate_PK: Values | None = None) -> None:
+        self.effect_P, self.covariate_PK, self.at_NP = effect_P, covariate_PK, resampled(len(effect_P))
+        self.effect_NP = ranks(effect_P[self.at_NP])
+        self.is_top_P = strongest(effect_P)
+
+    @cached_property
+    def best(self) -> tuple[float, Values]:
+        """(Spearman's correlation with the effects, the same in every resample) of the covariate that orders them best."""
+        assert self.covariate_PK is not None
+        best_P = max((filled(x_P) for x_P in self.covariate_PK.T), key=lambda x_P: spearman(x_P, self.effect_P))
+        return spearman(best_P, self.effect_P), correlation_rows(ranks(best_P[self.at_NP]), self.effect_NP)
+
+
+def _judged(score_P: Values, drawn: _Drawn, has_to_beat: bool) -> dict[str, Any]:
+    """What is said of one score; `has_to_beat`: beside the covariates too."""
+    effect_P, is_top_P = drawn.effect_P, drawn.is_top_P
+    score_NP = score_P[drawn.at_NP]
+    rho_N = correlation_rows(ranks(score_NP), drawn.effect_NP)
     rho = spearman(score_P, effect_P)
-    is_top_P = strongest(effect_P)
-    auprc_N = auprc_rows(score_P[at_NP], is_top_P[at_NP])
+    auprc_N = auprc_rows(score_NP, is_top_P[drawn.at_NP])
     found: dict[str, Any] = {"spearman": rho, "auprc": float(auprc_rows(score_P[None], is_top_P[None])[0])}
     found["low"], found["high"] = interval(rho_N)
     found["auprc_low"], found["auprc_high"] = interval(auprc_N)
     found |= {f"precision_{k}": precision_at(score_P, effect_P, k) for k in TOPS}
-    if covariate_PK is not None:
-        found["partial_spearman"] = partial_spearman(score_P, effect_P, covariate_PK)
-        best_P = max((filled(x_P) for x_P in covariate_PK.T), key=lambda x_P: spearman(x_P, effect_P))
-        found["gain"] = rho - spearman(best_P, effect_P)
-        found["gain_low"], found["gain_high"] = interval(rho_N - correlation_rows(ranks(best_P[at_NP]), effect_NP))
+    if has_to_beat:
+        assert drawn.covariate_PK is not None
+        found["partial_spearman"] = partial_spearman(score_P, effect_P, drawn.covariate_PK)
+        best, best_N = drawn.best
+        found["gain"] = rho - best
+        found["gain_low"], found["gain_high"] = interval(rho_N - best_N)
     return found
 
 
@@ -142,5 +164,5 @@ def _halves(effect_2P: Values) -> dict[str, Any]:
     row: dict[str, Any] = {"score": "real halves", "kind": "halves", "n": int(at.sum())}
     if at.sum() < FEWEST:
         return row
-    row |= _judged(effect_2P[0, at], effect_2P[1, at], None)
+    row |= _judged(effect_2P[0, at], _Drawn(effect_2P[1, at]), has_to_beat=False)
     return row | {n: spearman_brown(row[n]) for n in ("spearman", "low", "high")}

@@ -88,10 +88,8 @@ def statistics_of(
         moments = moments_of(delta_NG, before_NG, is_log1p)
         return of_units(Sample(moments, delta_NG, control_NG, after_NG, rounding), config)
     change_NG = count_change(delta_NG, before_NG, is_log1p)
-    values = (delta_NG, before_NG, change_NG, control_NG, after_NG)
-    delta_RG, before_RG, change_RG, control_RG, after_RG = (
-        None if x is None else by_replicate(x, replicate_N) for x in values
-    )
+    values, replicates = (delta_NG, before_NG, change_NG, control_NG, after_NG), Replicates(replicate_N)
+    delta_RG, before_RG, change_RG, control_RG, after_RG = (None if x is None else replicates.means(x) for x in values)
     assert delta_RG is not None and before_RG is not None and change_RG is not None
     moments = moments_with(delta_RG, before_RG, change_RG)
     return of_units(Sample(moments, delta_RG, control_RG, after_RG, rounding, of_replicates=True), config)
@@ -161,18 +159,42 @@ def sign_agreement(delta_RG: NDArray[np.floating]) -> Genes:
 
 def by_replicate(values_NG: NDArray[np.floating], replicate_N: NDArray[np.int64]) -> NDArray[np.float64]:
     """(R, G) means of the replicates there are; without any, of all items."""
-    has_N = replicate_N >= 0
-    if not has_N.any():
-        return mean_by(values_NG, np.zeros_like(replicate_N))
-    return mean_by(values_NG, replicate_N) if has_N.all() else mean_by(values_NG[has_N], replicate_N[has_N])
+    return Replicates(replicate_N).means(values_NG)
+
+
+class Replicates:
+    """Which items are of which replicate, looked up once for all that is said of the items."""
+
+    def __init__(self, replicate_N: NDArray[np.int64]) -> None:
+        has_N = replicate_N >= 0
+        self._has_N = None if has_N.all() or not has_N.any() else has_N
+        code_N = replicate_N if self._has_N is None else replicate_N[has_N]
+        self._order_N, self._start_R, self._n_R1 = _runs_of(code_N if has_N.any() else np.zeros_like(replicate_N))
+
+    def means(self, values_NG: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(R, G) means of the replicates there are; without any, of all items."""
+        some_NG = values_NG if self._has_N is None else values_NG[self._has_N]
+        return _means_of(some_NG, self._order_N, self._start_R, self._n_R1)
 
 
 def mean_by(values_NG: NDArray[np.floating], code_N: NDArray[np.int64]) -> NDArray[np.float64]:
     """Mean rows of the items with the same code, in order of the codes."""
+    return _means_of(values_NG, *_runs_of(code_N))
+
+
+def _runs_of(code_N: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """(order of the items by code, where each code begins in it, how many items it has (R, 1))."""
     order_N = np.argsort(code_N, kind="stable")
-    start_R = np.flatnonzero(np.diff(code_N[order_N], prepend=-1))
+    sorted_N = code_N[order_N]
+    start_R = np.flatnonzero(np.append(True, sorted_N[1:] != sorted_N[:-1])[: len(code_N)])
+    return order_N, start_R, np.diff(np.append(start_R, len(code_N)))[:, None]
+
+
+def _means_of(
+    values_NG: NDArray[np.floating], order_N: NDArray[np.int64], start_R: NDArray[np.int64], n_R1: NDArray[np.int64]
+) -> NDArray[np.float64]:
     sum_RG = np.add.reduceat(values_NG[order_N].astype(np.float64), start_R, axis=0)
-    mean_RG: NDArray[np.float64] = sum_RG / np.diff(np.append(start_R, len(code_N)))[:, None]
+    mean_RG: NDArray[np.float64] = sum_RG / n_R1
     return mean_RG
 
 

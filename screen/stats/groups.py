@@ -155,13 +155,14 @@ class GroupReader:
                 for x in (1 - effects[f"embedding_cosine_t{t}"], effects["rank"], effects["length"], n_edited_I)
             )
             key_N = number_I[at_I] * len(self.strata.name_S) + stratum_I[at_I]
-            edges = [*np.flatnonzero(np.diff(key_N, prepend=-1)).tolist(), len(at_I)]
-            for a, b in pairwise(edges):
-                number, stratum, known = int(number_I[at_I[a]]), int(stratum_I[at_I[a]]), rank_N[a:b][rank_N[a:b] >= 0]
-                rank = float(known.mean()) if len(known) else float("nan")
+            start_K = np.flatnonzero(np.diff(key_N, prepend=-1))
+            # of float32 and of integers: sums in float64 are exact, in whatever order
+            means = item_means(start_K, shift_N, rank_N, length_N, n_edited_N)
+            edges, lead_K = [*start_K.tolist(), len(at_I)], at_I[start_K]
+            which = zip(number_I[lead_K].tolist(), stratum_I[lead_K].tolist(), pairwise(edges), means, strict=True)
+            for number, stratum, (a, b), of_group in which:
                 lead, of_items = (perturbations[number], stratum, t), (row_I[at_I[a:b]], cell_I[at_I[a:b]])
-                means = float(shift_N[a:b].mean()), rank, float(length_N[a:b].mean()), float(n_edited_N[a:b].mean())
-                found.append(((number, k, stratum), _Found(*lead, *of_items, *means)))
+                found.append(((number, k, stratum), _Found(*lead, *of_items, *of_group)))
         return [f for _, f in sorted(found, key=lambda x: x[0])]
 
     def _genes(self, found: Sequence[_Found]) -> Sequence[GeneResults | None]:
@@ -275,6 +276,23 @@ class GroupReader:
             )
         parts = {name: self.block.read(f"summaries/{name}/t{time}", row_J) for name in SUMMARIES}
         return joined([Moments(int(n_J[r]), *(x[k] for x in parts.values())) for k, r in enumerate(row_J)])
+
+
+def item_means(
+    start_K: NDArray[np.int64],
+    shift_N: NDArray[np.float64],
+    rank_N: NDArray[np.float64],
+    length_N: NDArray[np.float64],
+    n_edited_N: NDArray[np.float64],
+) -> Iterator[tuple[float, ...]]:
+    """Of each group of consecutive items its mean shift, rank (of those that have one, NaN without), length and n_edited."""
+    if not len(start_K):
+        return iter(())
+    n_K, is_known_N = np.diff(np.append(start_K, len(shift_N))), rank_N >= 0
+    n_known_K = np.add.reduceat(is_known_N.astype(np.int64), start_K)
+    rank_K = np.add.reduceat(np.where(is_known_N, rank_N, 0), start_K) / np.where(n_known_K > 0, n_known_K, np.nan)
+    shift_K, length_K, n_edited_K = (np.add.reduceat(x_N, start_K) / n_K for x_N in (shift_N, length_N, n_edited_N))
+    return zip(*(x_K.tolist() for x_K in (shift_K, rank_K, length_K, n_edited_K)), strict=True)
 
 
 def _reuse_memory() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import cases, record, run_all, table
 from benchmarks.engine import bare, delta, plans, precision, real_size, reference, scale_out
-from benchmarks.stats import differential, power
+from benchmarks.stats import differential, power, questions
 from benchmarks.store import store
 from screen.config.sections import ComputeConfig
 from screen.engine.choose import choose_executor
@@ -244,6 +244,18 @@ def test_power_and_false_discoveries_of_planted_effects_are_recorded(tmp_path: P
     assert all(0 <= line["value"] <= 1 for line in found.values())
     # the same cells, paired: what differs between cells does not hide what changes within them
     assert found["power_genes_t"]["value"] > found["power_genes_rank_sum"]["value"]
+
+
+def test_every_question_to_a_finished_screen_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = figures(questions, tmp_path)
+    of_cells = {"deg_name", "deg_name_top_50", "deg_name_top_0", "deg_where", "deg_compare"}
+    relations = {"genes", "targets", "halves", "similarity", "modules", "factors", "epistasis"}
+    reads = {"read_wide", "read_null_z", "read_relations"}
+    names = of_cells | {f"relations_{name}" for name in relations} | reads
+    assert set(found) == {f"question_{name}" for name in names}
+    assert all(line["value"] > 0 and line["unit"] == "s" for line in found.values())
+    said = capsys.readouterr().out
+    assert all(f"\n{name} " in said for name in names)
 
 
 def test_make_bench_calls_the_runner_and_every_script_is_there() -> None:

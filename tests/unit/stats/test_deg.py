@@ -14,8 +14,8 @@ from scipy import stats
 from screen.cli.main import main
 from screen.config.sections import DegConfig
 from screen.stats import deg
-from screen.stats.gene_results import GeneResults, concatenated, mean_by, statistics_of
-from screen.stats.groups import GroupReader, Strata
+from screen.stats.gene_results import GeneResults, Replicates, concatenated, mean_by, statistics_of
+from screen.stats.groups import GroupReader, Strata, item_means
 from screen.stats.moments import Rounding, counts_of
 from screen.stats.tables import strata_of
 from screen.store.store import ScreenStore
@@ -125,6 +125,32 @@ def test_tests_over_replicates_are_tests_of_their_means(replicates: list[int], s
     np.testing.assert_allclose(found.target_mean, np.mean(of_each[1], axis=0), rtol=1e-4, atol=1e-4)
     agree_RG = np.sign(mean_RG) == np.sign(mean_RG.mean(0))
     np.testing.assert_allclose(found.of("sign_agreement"), agree_RG.mean(0), rtol=1e-12)
+
+
+@given(st.lists(st.integers(-1, 3), min_size=1, max_size=12), st.integers(0, 99))
+def test_replicates_looked_up_once_have_the_means_of_each(replicates: list[int], seed: int) -> None:
+    code_N, rng = np.array(replicates), np.random.default_rng(seed)
+    there = [code_N == r for r in sorted(set(replicates) - {-1})] or [np.ones(len(code_N), bool)]
+    looked_up = Replicates(code_N)
+    for _ in range(2):
+        value_NG = rng.standard_normal((len(code_N), 3)).astype(np.float32)
+        expected_RG = np.stack([value_NG[is_one].astype(np.float64).mean(0) for is_one in there])
+        assert np.array_equal(looked_up.means(value_NG), expected_RG)
+
+
+@given(st.lists(st.integers(1, 9), max_size=6), st.integers(0, 99))
+def test_means_of_many_groups_are_those_of_each(sizes: list[int], seed: int) -> None:
+    rng, n = np.random.default_rng(seed), sum(sizes)
+    shift_N, length_N, n_edited_N = (rng.uniform(0, 2, n).astype(np.float32).astype(np.float64) for _ in range(3))
+    rank_N = np.where(rng.random(n) < 0.4, -1, rng.integers(0, 2000, n)).astype(np.float64)
+    start_K = np.cumsum([0, *sizes])[:-1] if sizes else np.zeros(0, np.int64)
+    found = list(item_means(start_K, shift_N, rank_N, length_N, n_edited_N))
+    assert len(found) == len(sizes)
+    for a, size, (shift, rank, length, n_edited) in zip(start_K, sizes, found, strict=True):
+        at = slice(a, a + size)
+        known = rank_N[at][rank_N[at] >= 0]
+        assert (shift, length, n_edited) == (shift_N[at].mean(), length_N[at].mean(), n_edited_N[at].mean())
+        assert rank == known.mean() if len(known) else np.isnan(rank)
 
 
 def test_a_replicate_column_makes_inference_over_its_means(finished: Path, tmp_path: Path) -> None:
