@@ -61,10 +61,12 @@ def null_z(
     results: Results, perturbation: str, stratum: str | None, time: int | None, mode: str | None
 ) -> pl.DataFrame:
     """Rows of the table of genes beside what null perturbations do to each gene; a member of the null is judged by the others."""
-    rows, background = (
-        results.differential(perturbation, stratum, time, mode),
-        table_of(results, "genes", None, None, None, None),
-    )
+    return beside_null(results, results.differential(perturbation, stratum, time, mode))
+
+
+def beside_null(results: Results, rows: pl.DataFrame) -> pl.DataFrame:
+    """`null_z` of rows like those of the table of genes: its columns that say which perturbation, where and gene, n_cells, mean_delta."""
+    background = table_of(results, "genes", None, None, None, None)
     own_cells = pl.col("n_cells") >= (results.min_cells if (results.hits["n_cells"] >= results.min_cells).any() else 1)
     key = ["perturbation", "stratum", "time"]
     rows = rows.join(results.hits.select(*key, "is_null"), on=key, how="left", maintain_order="left")
