@@ -3,11 +3,15 @@
 import base64
 import gzip
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+
+UNKNOWN, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+"""What is not known, and what is below 0, as the page's scripts write them."""
 
 
 def rounded(values: NDArray[np.floating], digits: int) -> list[Any]:
@@ -45,10 +49,6 @@ def packed_text(text: str) -> str:
     return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 
-UNKNOWN, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
-"""What is not known, and what is below 0, as the page's scripts write them."""
-
-
 def as_text(x: float | None, digits: int = 3) -> str:
     """A number for a reader, as the scripts write it: 0.0123, 4.2e-7."""
     if x is None:
@@ -64,14 +64,20 @@ def signed(x: float | None, digits: int = 3) -> str:
 
 
 def percent(share: float | None) -> str:
-    """40 %, 99.5 %; 100 % for all alone."""
+    """40 %, 99.5 %; 100 % for all alone. What stands before the sign does not part from it."""
     if share is None:
         return UNKNOWN
-    text = f"{100 * share:.0f}" if 0.01 <= share < 0.985 else f"{100 * share:.2g}" if share < 0.01 else f"{100 * share:.1f}"
-    return f"{'99.9' if text == '100.0' and share < 1 else text.removesuffix('.0')} %"
+    text = (
+        f"{100 * share:.0f}"
+        if 0.01 <= share < 0.985
+        else f"{100 * share:.2g}"
+        if share < 0.01
+        else f"{100 * share:.1f}"
+    )
+    return f"{'99.9' if text == '100.0' and share < 1 else text.removesuffix('.0')}\N{NARROW NO-BREAK SPACE}%"
 
 
-def span(values: "list[float]", digits: int = 2) -> str:
+def span(values: Sequence[float], digits: int = 2) -> str:
     """0.93, or 0.93 to 0.96."""
     low, high = as_text(min(values), digits), as_text(max(values), digits)
     return low if low == high else f"{low} to {high}"

@@ -13,6 +13,7 @@ from screen.directory import (
     CHECK,
     CHECKS,
     COVERAGE,
+    EVALUATION,
     EVALUATION_SUMMARY,
     GENES,
     HITS,
@@ -108,6 +109,18 @@ class Finished:
         except (OSError, ValueError):
             return None
         return found if isinstance(found, dict) and isinstance(found.get("summary"), list) else None
+
+    def evaluated(self, table: str) -> pl.DataFrame | None:
+        """A table of that evaluation: "screen", "profiles", "perturbations" or "expected"; None where there was nothing to say.
+
+        Raises StoreError where it is damaged.
+        """
+        path = self.tables / EVALUATION / f"{table}.parquet"
+        try:
+            return read_table(path) if path.is_file() else None
+        except (OSError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise StoreError(f"cannot read {path} ({reason}); `perturbscreen evaluate` makes it again") from error
 
     @property
     def strata(self) -> list[str]:
