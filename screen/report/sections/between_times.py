@@ -78,9 +78,8 @@ def _from_to(before: float, after: float) -> str:
     """-0.001 to +0.090: two digits of the larger, as many decimals of both, on one line."""
     largest = max(abs(before), abs(after))
     decimals = max(1 - math.floor(math.log10(largest)), 0) if largest > 0 else 0
-    return "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}".join(
-        f"{x:+.{decimals}f}".replace("-", MINUS) for x in (before, after)
-    )
+    texts = [f"{x:+.{decimals}f}".replace("-", MINUS) if round(x, decimals) else "0" for x in (before, after)]
+    return "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}".join(texts)
 
 
 def _cautions(every: pl.DataFrame) -> Iterator[str]:
