@@ -14,7 +14,16 @@ from demo.planted.sizes import Sizes
 from demo.planted.written import build
 from screen.results.results import Results
 
-SMALL = Sizes(n_perturbations=250, n_strata=1, n_cells=5, n_nulls=20, n_donors=2, is_hostile=True, has_replicates=False)
+SMALL = Sizes(
+    n_perturbations=250,
+    n_strata=1,
+    n_cells=5,
+    n_nulls=20,
+    n_donors=2,
+    is_hostile=True,
+    has_replicates=False,
+    has_relations=True,
+)
 """Enough null perturbations to judge a gene by, and not much else."""
 
 
