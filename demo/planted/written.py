@@ -38,9 +38,12 @@ HOSTILE_SET = "</script><b>RANDOM</b>"
 NOTES = ("a synthetic screen: no model predicted it, and truth.json says what was planted",)
 
 
-def build(directory: Path, sizes: Sizes, listener: Listener | None = None) -> Results:
+def build(
+    directory: Path, sizes: Sizes, listener: Listener | None = None, compare: tuple[tuple[int, int], ...] = ()
+) -> Results:
     """Makes a finished screen. The same bytes for the same sizes and directory.
 
+    compare  pairs of time points, as `deg: {compare}`
     Raises StoreError where a screen is there already.
     """
     if (directory / STORE).exists():
@@ -49,7 +52,9 @@ def build(directory: Path, sizes: Sizes, listener: Listener | None = None) -> Re
     cells = make_cells(sizes)
     screen = planned(sizes, cells, plant(sizes, cells))
     engine = PlantedEngine(screen)
-    return finished(directory, screen, engine, _gene_sets(screen, engine.responses), described(screen), listener)
+    return finished(
+        directory, screen, engine, _gene_sets(screen, engine.responses), described(screen), listener, compare
+    )
 
 
 def planned(sizes: Sizes, cells: Cells, truth: Truth) -> PlantedScreen:

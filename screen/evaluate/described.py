@@ -40,9 +40,8 @@ def _comparison(
 ) -> Iterator[str]:
     stratum = comparison["stratum"]
     table, profile = screen.filter(stratum=stratum), profiles.filter(stratum=stratum)
-    where = f"In {stratum}: " if facts["celltype"] is not None else ""
-    yield from _wrapped(where + verdict(table.filter(effect=MAIN)))
-    yield from _wrapped(_matched(comparison, facts))
+    for paragraph in _paragraphs(screen, comparison, facts):
+        yield from _wrapped(paragraph)
     yield ""
     yield "Real effect: energy distance to the controls"
     yield from _screen_lines(table.filter(effect=MAIN))
@@ -54,6 +53,17 @@ def _comparison(
         yield "Profiles: means over perturbations, their own genes left out"
         yield from _profile_lines(profile)
     yield ""
+
+
+def paragraphs(screen: pl.DataFrame, facts: Mapping[str, Any]) -> list[list[str]]:
+    """Of every comparison: a sentence on whether strength says more than the obvious, and what matched."""
+    return [_paragraphs(screen, comparison, facts) for comparison in facts["comparisons"]]
+
+
+def _paragraphs(screen: pl.DataFrame, comparison: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
+    stratum = comparison["stratum"]
+    where = f"In {stratum}: " if facts["celltype"] is not None else ""
+    return [where + verdict(screen.filter(stratum=stratum, effect=MAIN)), _matched(comparison, facts)]
 
 
 def verdict(table: pl.DataFrame) -> str:

@@ -25,6 +25,12 @@ from screen.report.names import ScreenNames
 from screen.report.numbers import packed, packed_text
 from screen.report.rank_shift import rank_shifts
 from screen.report.ranking import ranking
+from screen.report.sections.between_times import between_times
+from screen.report.sections.joint import joint_edits
+from screen.report.sections.null_z import null_z
+from screen.report.sections.real_screen import real_screen
+from screen.report.sections.relations import relations
+from screen.report.sections.table import Wording
 from screen.report.shifted_sets import shifted_sets
 from screen.report.strips import strips
 from screen.results.checked import described_check, table_of_check
@@ -71,13 +77,15 @@ def write_report(results: "Results", path: str | Path | None = None) -> Path:
 
 def page(results: "Results") -> str:
     """The page as HTML. Raises as `write_report`."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     (library, packed_library), script = _plotly(), _script()
     with _damages(results):
         words, data = _words(results), packed(page_data(results))
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_asset("page.html")).render(
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_asset)
+    )
+    return environment.get_template("page.html").render(
         **words,
         version=__version__,
         css=_asset("page.css"),
@@ -91,6 +99,7 @@ def page(results: "Results") -> str:
 def _words(results: "Results") -> dict[str, Any]:
     """What the page says without scripts."""
     ranked, shifted = results.hits.drop_nulls("strength_rank"), results.shifted
+    sections = _sections(results)
     return {
         "name": results.directory.absolute().name + ("" if results.name is None else f": {results.name}"),
         "directory": str(results.directory),
@@ -100,7 +109,8 @@ def _words(results: "Results") -> dict[str, Any]:
         "check_table": [] if results.check is None else table_of_check(results.check),
         "leaders": leaders(ranked),
         "tiles": _tiles(results),
-        "cautions": cautions(results),
+        "cautions": [*cautions(results), *(c for s in sections.values() if s is not None for c in s.cautions)],
+        **sections,
         "facts": facts(results),
         "notes": [str(n) for n in results.provenance.get("notes", [])],
         "unscreened": results.unscreened.head(50).select("target_symbol", "perturbation").rows(),
@@ -109,6 +119,17 @@ def _words(results: "Results") -> dict[str, Any]:
         "has_counts": results.has_counts,
         "has_gene_sets": results.has_gene_sets,
         "stands_out": STANDS_OUT,
+    }
+
+
+def _sections(results: "Results") -> dict[str, Any]:
+    """What was asked for beside the ranking, each in words and tables; None where it was not."""
+    wording = Wording(results.hits, results.strata, results.times)
+    return {
+        "between": between_times(results, wording),
+        "relations": relations(results, wording),
+        "joint": joint_edits(results, wording),
+        "real": real_screen(results, wording),
     }
 
 
@@ -128,6 +149,9 @@ def page_data(results: "Results") -> dict[str, Any]:
     is_ranked[group_R] = True
     rank_of = dict(zip(group_R.tolist(), ranked["strength_rank"].to_list(), strict=True))
     changes, movers = changes_and_movers(results, names, shown, is_ranked)
+    detailed = details(changes, names)
+    if results.has_relations:
+        detailed["null_z"] = null_z(results, changes, names, detailed["gene"])
     return {
         **names.json(),
         "has_counts": results.has_counts,
@@ -135,7 +159,7 @@ def page_data(results: "Results") -> dict[str, Any]:
         "directory": str(results.directory),
         "shown": shown,
         "hits": ranking(hits, names),
-        "details": details(changes, names),
+        "details": detailed,
         "movers": movers_json(movers, names),
         "strips": strips(results, names, shown),
         "sets": shifted_sets(results, names, shown),

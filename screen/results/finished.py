@@ -1,14 +1,26 @@
 """Finished: the files of a finished screen, or of an analysis of it: what each says, read when it is asked for."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from screen.directory import CHECK, CHECKS, COVERAGE, GENES, HITS, PARTS, SCORES, SESSIONS
+from screen.directory import (
+    BACKGROUND,
+    CHECK,
+    CHECKS,
+    COVERAGE,
+    EVALUATION,
+    EVALUATION_SUMMARY,
+    GENES,
+    HITS,
+    PARTS,
+    SCORES,
+    SESSIONS,
+)
 from screen.directory import described as described_files
 from screen.errors import ConfigError, StoreError, nearest, some
 from screen.stats.again import analysis
@@ -86,6 +98,30 @@ class Finished:
         is_of_this = isinstance(found, dict) and found.get("model") == self.provenance["identity"]["model"]
         return found if is_of_this else None
 
+    @cached_property
+    def evaluation(self) -> dict[str, Any] | None:
+        """What `perturbscreen evaluate` said of these tables when it was asked, docs/evaluate.md; None where no file says.
+
+        summary: the lines that it printed; the others are the facts of `screen.evaluate.evaluation.Evaluation`.
+        """
+        try:
+            found = json.loads((self.tables / EVALUATION_SUMMARY).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) and isinstance(found.get("summary"), list) else None
+
+    def evaluated(self, table: str) -> pl.DataFrame | None:
+        """A table of that evaluation: "screen", "profiles", "perturbations" or "expected"; None where there was nothing to say.
+
+        Raises StoreError where it is damaged.
+        """
+        path = self.tables / EVALUATION / f"{table}.parquet"
+        try:
+            return read_table(path) if path.is_file() else None
+        except (OSError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise StoreError(f"cannot read {path} ({reason}); `perturbscreen evaluate` makes it again") from error
+
     @property
     def strata(self) -> list[str]:
         """Groups of cells, by `output.strata`; ["all"] without."""
@@ -156,6 +192,16 @@ class Finished:
         """Whether gene sets were tested."""
         return (self.tables / SCORES).is_file()
 
+    @property
+    def has_relations(self) -> bool:
+        """Whether it was asked what perturbations have to do with each other."""
+        return self.has_counts and (self.tables / BACKGROUND).is_file()
+
+    @property
+    def compared_times(self) -> list[tuple[int, int]]:
+        """Pairs of time points that were compared, (before, after)."""
+        return [(int(before), int(after)) for before, after in self.view["deg"].get("compare", [])]
+
     def _read(self, name: str) -> pl.DataFrame:
         try:
             return read_table(self.tables / name)
@@ -183,12 +229,15 @@ class Finished:
         return self._rows(files, chosen)
 
     def _rows(self, files: str, chosen: Sequence[pl.Expr], columns: Sequence[str] | None = None) -> pl.DataFrame:
+        return self.asked(files, lambda rows: rows.filter(*chosen).select(pl.all() if columns is None else columns))
+
+    def asked(self, files: str, question: Callable[[pl.LazyFrame], pl.LazyFrame]) -> pl.DataFrame:
+        """What a question to all parts of a table gives, answered where they are. Raises StoreError where one is damaged."""
         paths = sorted(self.tables.glob(files))
         if not paths:
             raise self._damaged(files, FileNotFoundError("it is not there"))
         try:
-            rows = pl.scan_parquet(paths, glob=False).filter(*chosen)
-            return (rows if columns is None else rows.select(columns)).collect()
+            return question(pl.scan_parquet(paths, glob=False)).collect()
         except (OSError, pl.exceptions.PolarsError) as error:
             raise self._damaged(files, error) from error
 

@@ -61,21 +61,21 @@ def null_z(
     results: Results, perturbation: str, stratum: str | None, time: int | None, mode: str | None
 ) -> pl.DataFrame:
     """Rows of the table of genes beside what null perturbations do to each gene; a member of the null is judged by the others."""
-    rows, background = (
-        results.differential(perturbation, stratum, time, mode),
-        table_of(results, "genes", None, None, None, None),
-    )
+    background = table_of(results, "genes", None, None, None, None)
+    rows = results.differential(perturbation, stratum, time, mode)
+    rows = rows.with_columns(is_own=pl.col("target").str.split("+").list.contains(pl.col("feature")))
+    return with_null_z(in_pool(results, rows, background), background).drop("n_joint", "is_own", "is_pool")
+
+
+def in_pool(results: Results, rows: pl.DataFrame, background: pl.DataFrame) -> pl.DataFrame:
+    """Rows that say which perturbation, where and in how many cells, with KIND and is_pool: whether it is one of its null."""
     own_cells = pl.col("n_cells") >= (results.min_cells if (results.hits["n_cells"] >= results.min_cells).any() else 1)
     key = ["perturbation", "stratum", "time"]
     rows = rows.join(results.hits.select(*key, "is_null"), on=key, how="left", maintain_order="left")
-    n_joint = 1 + pl.col("target").str.count_matches("+", literal=True).cast(pl.Int32)
-    rows = rows.with_columns(n_joint=n_joint, is_own=pl.col("target").str.split("+").list.contains(pl.col("feature")))
+    rows = rows.with_columns(n_joint=1 + pl.col("target").str.count_matches("+", literal=True).cast(pl.Int32))
     rows = rows.with_columns(pl.col(k).cast(v) for k, v in KIND.items())
     rows = rows.join(background.select(*KIND, "pool").unique(), on=list(KIND), how="left", maintain_order="left")
-    is_pool = own_cells & ((pl.col("pool") == ALL) | pl.col("is_null"))
-    return with_null_z(rows.with_columns(is_pool=is_pool), background).drop(
-        "is_null", "n_joint", "is_own", "is_pool", "pool"
-    )
+    return rows.with_columns(is_pool=own_cells & ((pl.col("pool") == ALL) | pl.col("is_null"))).drop("pool", "is_null")
 
 
 def strength_intervals(

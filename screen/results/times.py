@@ -25,6 +25,8 @@ WIDE = {
     ),
 }  # fmt: skip
 """Table -> what a row of it is about, and what stands there once for each time point."""
+MAX_FDR, LEAST = 0.05, 0.01
+"""Of a gene that differs between time points."""
 
 
 def wide(results: Results, table: str = "hits") -> pl.DataFrame:
@@ -45,7 +47,7 @@ def compared(
     results: Results, perturbation: str | None, stratum: str | None, times: tuple[int, int] | None, mode: str | None
 ) -> pl.DataFrame:
     """`Results.compared`."""
-    there = [tuple(pair) for pair in results.view["deg"].get("compare", [])]
+    there = results.compared_times
     if not there:
         a, b = (*results.times, *results.times)[:2] if len(results.times) < 2 else results.times[:2]
         what = (
@@ -58,3 +60,29 @@ def compared(
         raise ConfigError(f"time points {list(times)} were not compared; there are {some([list(p) for p in there], 9)}")
     rows = results.rows_of(f"{COMPARE}/{PARTS}", perturbation, stratum, None, mode)
     return rows if times is None else rows.filter(time_before=times[0], time=times[1])
+
+
+def differing(results: Results) -> pl.DataFrame:
+    """Perturbations, strata and pairs of time points that were compared, largest difference first, of those with a rank at either.
+
+    difference  root mean square over the genes of the table of what `Results.compared` calls mean_delta
+    n_genes     of them, those with fdr below 0.05 that differ by more than 0.01
+    strength, strength_before  of the hits
+    Raises StoreError where the table is damaged.
+    """
+    key = ["perturbation", "stratum", "time_before", "time"]
+    difference = pl.col("mean_delta").cast(pl.Float64)
+    differs = (pl.col("fdr") < MAX_FDR) & (difference.abs() > LEAST)
+    size = difference.pow(2).mean().sqrt().alias("difference")
+    table = results.asked(
+        f"{COMPARE}/{PARTS}", lambda rows: rows.group_by(key).agg(size, n_genes=differs.sum().cast(pl.Int32))
+    )
+    hits = results.hits.filter(~pl.col("is_null"))
+    named = hits.select("perturbation", "target_symbol", "mode", "site").unique(maintain_order=True)
+    table = table.join(named, on="perturbation", how="inner")
+    for time, strength, rank in (("time_before", "strength_before", "rank_before"), ("time", "strength", "rank")):
+        here = {time: "time", strength: "strength", rank: "strength_rank"}
+        at = hits.select("perturbation", "stratum", **{name: pl.col(column) for name, column in here.items()})
+        table = table.join(at, on=["perturbation", "stratum", time], how="left")
+    ranked = table.filter(pl.any_horizontal(pl.col("rank", "rank_before").is_not_null())).drop("rank", "rank_before")
+    return ranked.sort("difference", *key, descending=[True, *[False] * len(key)], nulls_last=True)

@@ -5,9 +5,26 @@ import gzip
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from demo.planted.sizes import Sizes
+from demo.planted.written import build
+from screen.results.results import Results
+
+SMALL = Sizes(
+    n_perturbations=250,
+    n_strata=1,
+    n_cells=5,
+    n_nulls=20,
+    n_donors=2,
+    is_hostile=True,
+    has_replicates=False,
+    has_relations=True,
+)
+"""Enough null perturbations to judge a gene by, and not much else."""
 
 
 class Page(HTMLParser):
@@ -71,3 +88,8 @@ def same(found: Any, expected: Any, digits: int) -> bool:
     with np.errstate(invalid="ignore"):
         is_near = np.abs(a - b) <= 0.5000001 * 10.0 ** (1 - digits) * np.abs(b) + 1e-300
     return a.shape == b.shape and bool(np.all(is_near | (np.isnan(a) & np.isnan(b))))
+
+
+def with_sections(directory: Path) -> Results:
+    """A planted screen with relations and time points compared; some of its names try to run as code."""
+    return build(directory, SMALL, compare=((1, 2),))

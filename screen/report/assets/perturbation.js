@@ -27,8 +27,9 @@ const genesTable = new SortedTable("genes-table", "Genes that change most", [
   { title: "gene", value: (row) => genes.symbol[row.gene], show: (row) => element("button", { type: "button", class: "plain", onclick: () => showGene(row.gene, true) }, genes.symbol[row.gene]) },
   { title: "Ensembl ID", wide: true, value: (row) => genes.id[row.gene], show: (row) => genes.id[row.gene] },
   { title: "mean change", number: true, value: (row) => row.change, show: (row) => signed(row.change) },
+  { title: "null z", number: true, value: (row) => row.z, show: (row) => digits(row.z) },
   { title: "fdr", number: true, rising: true, value: (row) => (row.fdr === null ? null : -row.fdr), show: (row) => (row.fdr === null ? "–" : digits(10 ** -row.fdr, 2)) },
-], 12);
+].filter(({ title }) => data.details.null_z !== undefined || title !== "null z"), 12);
 
 const setsTable = new SortedTable("sets-table", "Gene sets that shift", [
   { title: "gene set", value: (row) => row.name, show: (row) => row.name },
@@ -82,7 +83,7 @@ function showGroup(group) {
   current.group = group;
   const { p, s, t } = partsOf(group);
   const [place] = detailOf.get(group) ?? [];
-  const rows = place === undefined ? [] : data.details.gene[place].map((gene, k) => ({ gene, change: data.details.change[place][k], fdr: data.details.fdr[place][k] }));
+  const rows = place === undefined ? [] : data.details.gene[place].map((gene, k) => ({ gene, change: data.details.change[place][k], fdr: data.details.fdr[place][k], z: data.details.null_z?.[place][k] ?? null }));
   genesTable.show(rows.slice(0, place !== undefined && rows.length < data.details.n_genes[place] ? data.details.n_top : rows.length));
   const sets = (setsOf.get(group) ?? []).map((i) => ({ name: data.sets.names[data.sets.set[i]], n: data.sets.n_set[i], z: data.sets.z[i] ?? data.sets.score[i], q: data.sets.q[i] }));
   if (data.sets === null) replace("sets-table", element("p", { class: "hint" }, "No gene sets were tested; perturbscreen deg DIR --gene-sets FILE.gmt does."));

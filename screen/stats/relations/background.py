@@ -4,7 +4,7 @@ Some genes answer to every edit. A gene's change by one perturbation says someth
 null perturbations do to it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,15 +95,16 @@ def _own_counts(own_NK: Integers, n_genes: int) -> Integers:
     return np.bincount(own_NK[own_NK >= 0], minlength=n_genes)
 
 
-def with_null_z(changes: pl.DataFrame, background: pl.DataFrame) -> pl.DataFrame:
+def with_null_z(
+    changes: pl.DataFrame, background: pl.DataFrame, key: Sequence[str] = (*KIND, "feature")
+) -> pl.DataFrame:
     """Rows of the table of genes with `share_top`, `null_mean`, `null_sd`, `null_z`.
 
-    `changes` has KIND, feature, mean_delta, is_pool (whether its perturbation is one of the pool) and is_own (whether it edits
+    `changes` has the key (KIND and feature), mean_delta, is_pool (whether its perturbation is one of the pool) and is_own (whether it edits
     the gene). One of the pool is judged by the others.
     """
-    key = [*KIND, "feature"]
     chosen = background.select(*key, "n_null", "share_top", "null_mean", "null_sd")
-    rows = changes.join(chosen, on=key, how="left", maintain_order="left")
+    rows = changes.join(chosen, on=list(key), how="left", maintain_order="left")
     x, n, mean, sd = pl.col("mean_delta").cast(pl.Float64), pl.col("n_null"), pl.col("null_mean"), pl.col("null_sd")
     is_inside = pl.col("is_pool") & ~pl.col("is_own")
     away = x - mean
