@@ -92,11 +92,15 @@ def _directory(config: "ScreenConfig", path: Path) -> Path:
 
 def export(arguments: argparse.Namespace, console: Console) -> int:
     from screen.directory import STORE
-    from screen.store.export import write_h5ad
+    from screen.results.exported import wanted_of
+    from screen.store.export import UpstreamRows
+    from screen.store.h5ad import write_h5ad
     from screen.store.reader import StoreReader
 
-    shape = write_h5ad(StoreReader.open(arguments.directory / STORE), arguments.h5ad, arguments.perturbation)
-    console.say(f"{arguments.h5ad}: {shape[0]} rows x {shape[1]} genes")
+    a, store = arguments, StoreReader.open(arguments.directory / STORE)
+    names = [*([] if a.perturbation is None else [a.perturbation]), *a.gene]
+    shape = write_h5ad(UpstreamRows(store, wanted_of(store, names, a.mode, a.stratum, a.time)), a.h5ad)
+    console.say(f"{a.h5ad}: {shape[0]} rows x {shape[1]} genes")
     return 0
 
 

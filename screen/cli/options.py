@@ -108,13 +108,7 @@ def _add_check(commands: Commands) -> argparse.ArgumentParser:
 
 def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
     """Commands about a directory that `run` wrote."""
-    export = commands.add_parser("export", help="write predictions as h5ad in upstream's layout")
-    export.add_argument("directory", type=Path, metavar="DIR", help="a directory that `run` wrote")
-    export.add_argument("--h5ad", type=Path, required=True, metavar="FILE", help="where to write")
-    export.add_argument(
-        "--perturbation", metavar="ID", help="one perturbation, e.g. src:mask:ENSG00000125538 (default: all)"
-    )
-    export.set_defaults(command="export")
+    export = _add_export(commands)
     status = commands.add_parser("status", help="how far a screen is: exit code 0 if it is complete, 1 if not")
     status.set_defaults(command="status")
     verify = commands.add_parser(
@@ -126,9 +120,29 @@ def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
     )
     verify.set_defaults(command="verify")
     deg, report, evaluate = _add_deg(commands), _add_report(commands), _add_evaluate(commands)
-    for sub in (status, verify, deg, report, evaluate):
+    for sub in (export, status, verify, deg, report, evaluate):
         sub.add_argument("directory", type=Path, metavar="DIR", help="a directory that `run` wrote")
     return [export, status, verify, deg, report, evaluate]
+
+
+def _add_export(commands: Commands) -> argparse.ArgumentParser:
+    export = commands.add_parser("export", help="write predictions as h5ad, in upstream's layout")
+    export.add_argument("--h5ad", type=Path, required=True, metavar="FILE", help="where to write")
+    export.add_argument(
+        "--perturbation", metavar="ID", help="one perturbation, e.g. src:mask:ENSG00000125538 (default: all)"
+    )
+    export.add_argument(
+        "--gene",
+        action="append",
+        default=[],
+        metavar="SYMBOL",
+        help="every edit of a gene, by symbol or Ensembl ID, of joint ones as A+B; may be given several times",
+    )
+    export.add_argument("--mode", help="edits of one mode only")
+    export.add_argument("--stratum", metavar="NAME", help="cells of one stratum only, by its name in the hits")
+    export.add_argument("--time", type=int, metavar="K", help="one time point only")
+    export.set_defaults(command="export")
+    return export
 
 
 def _add_deg(commands: Commands) -> argparse.ArgumentParser:

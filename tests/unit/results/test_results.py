@@ -167,6 +167,23 @@ def test_the_summary_says_what_was_run_what_stands_out_and_how_to_go_on(out: Pat
     assert said.endswith(".hits, .differential(GENE), .gene_sets(GENE), .coverage, .provenance, .store, .anndata(GENE)")
 
 
+def test_a_part_is_exported_by_the_words_of_the_tables(
+    out: Path, results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "x.h5ad")
+    options = ["--gene", "TNF", "--gene", GENES[3], "--mode", "mask", "--stratum", "B", "--time", "2"]
+    assert main(["export", str(out), "--h5ad", path, *options]) == 0
+    written = ad.read_h5ad(path)
+    cells = results.cells(stratum="B", time=2, mode="mask").filter(pl.col("target_symbol").is_in(["TNF", "IL1B"]))
+    pairs = zip(written.obs["perturbation"], written.obs["source_cell"], strict=True)
+    assert set(pairs) == set(cells.select("perturbation", "cell").rows()) and written.n_obs == cells.height > 0
+    ours = results.anndata("TNF", mode="mask", stratum="B", time=2)
+    np.testing.assert_array_equal(written.X[(written.obs["target_gene"] == "TNF").to_numpy()], ours.X)
+    for wrong, said in {"--stratum=b": 'no stratum "b"; there are A, B, C', "--time=3": "no time point 3"}.items():
+        assert main(["export", str(out), "--h5ad", path, wrong]) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_anndata_is_what_export_writes(out: Path, results: Results, tmp_path: Path) -> None:
     assert main(["export", str(out), "--h5ad", str(tmp_path / "x.h5ad"), "--perturbation", "src:mask:TNF"]) == 0
     written, ours = ad.read_h5ad(tmp_path / "x.h5ad"), results.anndata("TNF")
