@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from screen import __version__, edits
+from screen.planning.layout import SCALES
 from screen.stats.tests import table
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -141,6 +142,14 @@ def _add_export(commands: Commands) -> argparse.ArgumentParser:
     export.add_argument("--mode", help="edits of one mode only")
     export.add_argument("--stratum", metavar="NAME", help="cells of one stratum only, by its name in the hits")
     export.add_argument("--time", type=int, metavar="K", help="one time point only")
+    export.add_argument(
+        "--with-control",
+        action="store_true",
+        help="edited cells and, once each, the same cells unedited, as rows; columns as of scPerturb and pertpy",
+    )
+    export.add_argument(
+        "--scale", choices=SCALES, help="of X, with --with-control: counts (default), or log1p of counts per 10,000"
+    )
     export.set_defaults(command="export")
     return export
 
