@@ -97,7 +97,7 @@ def export(arguments: argparse.Namespace, console: Console) -> int:
     from screen.store.export import UpstreamRows
     from screen.store.h5ad import Rows, write_h5ad
     from screen.store.reader import StoreReader
-    from screen.store.with_control import with_control
+    from screen.store.with_control import for_cell_eval, with_control
 
     a = arguments
     if a.scale is not None and not a.with_control:
@@ -105,7 +105,13 @@ def export(arguments: argparse.Namespace, console: Console) -> int:
     store = StoreReader.open(a.directory / STORE)
     names = [*([] if a.perturbation is None else [a.perturbation]), *a.gene]
     wanted = wanted_of(store, names, a.mode, a.stratum, a.time)
-    rows: Rows = with_control(store, wanted, a.scale or COUNTS) if a.with_control else UpstreamRows(store, wanted)
+    rows: Rows
+    if a.cell_eval:
+        rows = for_cell_eval(store, wanted)
+    elif a.with_control:
+        rows = with_control(store, wanted, a.scale or COUNTS)
+    else:
+        rows = UpstreamRows(store, wanted)
     shape = write_h5ad(rows, a.h5ad)
     console.say(f"{a.h5ad}: {shape[0]} rows x {shape[1]} genes")
     return 0

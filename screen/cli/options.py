@@ -142,7 +142,13 @@ def _add_export(commands: Commands) -> argparse.ArgumentParser:
     export.add_argument("--mode", help="edits of one mode only")
     export.add_argument("--stratum", metavar="NAME", help="cells of one stratum only, by its name in the hits")
     export.add_argument("--time", type=int, metavar="K", help="one time point only")
-    export.add_argument(
+    layout = export.add_mutually_exclusive_group()
+    layout.add_argument(
+        "--cell-eval",
+        action="store_true",
+        help="the same as cell-eval reads it: log1p of counts per 10,000, one condition per target, non-targeting controls",
+    )
+    layout.add_argument(
         "--with-control",
         action="store_true",
         help="edited cells and, once each, the same cells unedited, as rows; columns as of scPerturb and pertpy",

@@ -1,18 +1,18 @@
 """Exports for other tools: edited cells and their unedited predictions as rows of their own, in scPerturb's columns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.errors import StoreError
+from screen.errors import RequestError, StoreError, some
 from screen.planning.layout import COUNTS, LOG1P, SCALES, counts
 from screen.store.lines import Lines, Wanted, cells_of, facts_of, gather, genes_of, lines_of, metadata_of
 from screen.store.reader import StoreReader
 
-CONTROL = "control"
-"""What unedited cells are called, as by scPerturb and pertpy."""
+CONTROL, NON_TARGETING, TARGET = "control", "non-targeting", "target_gene"
+"""What unedited cells are called by scPerturb and pertpy, and by cell-eval; the column that cell-eval is given."""
 
 
 @dataclass(eq=False)
@@ -70,6 +70,34 @@ def with_control(store: StoreReader, wanted: Wanted, scale: str = COUNTS) -> Row
     uns = {"X": "predictions for edited cells and for the same cells unedited", "scale": what, "layout": "with control"}
     uns |= {"control": "unedited predictions of the cells that have an edited row, once per cell and time point"}
     return RowsWithControl(store, lines, scale, _obs(store, lines), genes_of(store), uns | facts_of(store, wanted))
+
+
+def for_cell_eval(store: StoreReader, wanted: Wanted) -> RowsWithControl:
+    """`with_control` as cell-eval reads it: log1p CP10K; obs target_gene, one condition each, "non-targeting" for controls.
+
+    Genes are called by their symbols, as targets are; those that share one by their Ensembl IDs.
+    Raises RequestError where a target has several edits, or there are several time points; otherwise as `with_control`.
+    """
+    rows = with_control(store, wanted, LOG1P)
+    times = sorted({int(t) for t in rows.lines.time_N})
+    if len(times) > 1:
+        raise RequestError(
+            f"cell-eval compares one condition per target, but there are time points {some(times)}; say --time"
+        )
+    pairs = rows.obs[["perturbation", "perturbation_id"]].drop_duplicates()
+    twice = pairs[pairs.duplicated("perturbation", keep=False)]
+    if len(twice):
+        target = twice["perturbation"].iloc[0]
+        ids = twice["perturbation_id"][twice["perturbation"] == target].astype(str)
+        raise RequestError(
+            f"cell-eval compares one condition per target, but {target} stands for {some(ids)}; say --mode or --perturbation"
+        )
+    obs = rows.obs.rename(columns={TARGET: f"cell_{TARGET}"})
+    obs.insert(0, TARGET, np.where(obs["perturbation"] == CONTROL, NON_TARGETING, obs["perturbation"]))
+    symbol_G, id_G = rows.var["symbol"].to_numpy(), rows.var["ensembl_id"].to_numpy()
+    is_shared_G = rows.var["symbol"].duplicated(keep=False).to_numpy()
+    var = rows.var.set_index(np.where(is_shared_G, id_G, symbol_G))
+    return replace(rows, obs=obs, var=var, uns=rows.uns | {"layout": "cell-eval"})
 
 
 def _with_controls(edited: Lines, last_block: int) -> Lines:

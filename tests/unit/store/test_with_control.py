@@ -9,13 +9,13 @@ from numpy.testing import assert_array_equal
 
 from screen.cli.main import main
 from screen.edits import MASK, OVEREXPRESS
-from screen.errors import StoreError
+from screen.errors import RequestError, StoreError
 from screen.planning.layout import COUNTS, LOG1P, counts
 from screen.store import export, h5ad
 from screen.store.export import in_memory
 from screen.store.lines import Wanted
 from screen.store.store import ScreenStore
-from screen.store.with_control import with_control
+from screen.store.with_control import for_cell_eval, with_control
 from tests.support.store_fixture import GENES, unpacked
 
 
@@ -89,3 +89,27 @@ def test_what_cannot_be_is_said(store: ScreenStore, tmp_path: Path, capsys: pyte
         StoreError, match=r"no cell allows what is wanted \(stratum none\); the coverage table says why"
     ):
         with_control(store, Wanted(stratum="none", cell_C=np.zeros(store.n_cells, dtype=bool)))
+
+
+def test_cell_eval_is_given_what_it_accepts(store: ScreenStore, tmp_path: Path) -> None:
+    options = ["--cell-eval", "--gene", GENES[4], "--gene", GENES[8], "--mode", MASK.name, "--time", "1"]
+    assert main(["export", str(store.path.parent), "--h5ad", str(tmp_path / "x.h5ad"), *options]) == 0
+    found = ad.read_h5ad(tmp_path / "x.h5ad")
+    same = with_control(store, Wanted((GENES[4], GENES[8]), MASK.name, time=1), LOG1P)
+    assert_array_equal(found.X, same.arrays(0, len(same.obs))["X"], strict=True)
+    # cell-eval takes whole numbers for counts, and refuses numbers below 0 or from 15 on
+    assert (np.modf(found.X)[0] > 1e-3).any() and found.X.min() >= 0 and found.X.max() < 15
+    symbols = store.perturbations("target_symbol")[Wanted((GENES[4], GENES[8]), MASK.name).perturbations(store)]
+    assert set(found.obs["target_gene"]) == {*symbols, "non-targeting"}
+    assert ((found.obs["target_gene"] == "non-targeting") == (found.obs["perturbation"] == "control")).all()
+    assert set(symbols) <= set(found.var_names) and found.var_names.is_unique
+    assert found.uns["perturbscreen"]["layout"] == "cell-eval"
+
+
+def test_cell_eval_is_given_one_condition_per_target(store: ScreenStore) -> None:
+    with pytest.raises(RequestError, match=r"there are time points 1, 2; say --time"):
+        for_cell_eval(store, Wanted((GENES[4],), MASK.name))
+    with pytest.raises(
+        RequestError, match=rf"stands for src:{MASK.name}:\w+, src\+tgt@2:{OVEREXPRESS.name}:\w+; say --mode"
+    ):
+        for_cell_eval(store, Wanted((GENES[4],), time=2))
