@@ -13,7 +13,7 @@ from tests.support.places import ROOT
 HOMES = {
     "zarr": {"store"},
     "anndata": {"cells", "store", "models"},
-    "h5py": {"cells", "models"},
+    "h5py": {"cells", "models", "store"},
     "pandas": {"cells", "store", "stats"},
     "pyarrow": {"models", "stats", "report"},
     "gseapy": {"stats"},

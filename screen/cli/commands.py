@@ -18,7 +18,8 @@ from screen.cli.options import DEG_OPTIONS, OF_CELLS, SIZE_OPTIONS
 from screen.cli.ranking import describe_gene_sets, describe_result
 from screen.cli.terminal import Console
 from screen.directory import EVALUATION, REPORT
-from screen.errors import ConfigError, some
+from screen.errors import ConfigError, RequestError, some
+from screen.planning.layout import COUNTS
 
 if TYPE_CHECKING:
     from screen.config.screen_config import ScreenConfig
@@ -94,11 +95,27 @@ def _directory(config: "ScreenConfig", path: Path) -> Path:
 
 def export(arguments: argparse.Namespace, console: Console) -> int:
     from screen.directory import STORE
-    from screen.store.export import write_h5ad
+    from screen.results.exported import wanted_of
+    from screen.store.export import UpstreamRows
+    from screen.store.h5ad import Rows, write_h5ad
     from screen.store.reader import StoreReader
+    from screen.store.with_control import for_cell_eval, with_control
 
-    shape = write_h5ad(StoreReader.open(arguments.directory / STORE), arguments.h5ad, arguments.perturbation)
-    console.say(f"{arguments.h5ad}: {shape[0]} rows x {shape[1]} genes")
+    a = arguments
+    if a.scale is not None and not a.with_control:
+        raise RequestError(f"--scale {a.scale} is of rows with their controls; say --with-control too")
+    store = StoreReader.open(a.directory / STORE)
+    names = [*([] if a.perturbation is None else [a.perturbation]), *a.gene]
+    wanted = wanted_of(store, names, a.mode, a.stratum, a.time)
+    rows: Rows
+    if a.cell_eval:
+        rows = for_cell_eval(store, wanted)
+    elif a.with_control:
+        rows = with_control(store, wanted, a.scale or COUNTS)
+    else:
+        rows = UpstreamRows(store, wanted)
+    shape = write_h5ad(rows, a.h5ad)
+    console.say(f"{a.h5ad}: {shape[0]} rows x {shape[1]} genes")
     return 0
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from screen import __version__, edits
+from screen.planning.layout import SCALES
 from screen.stats.tests import table
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -108,13 +109,7 @@ def _add_check(commands: Commands) -> argparse.ArgumentParser:
 
 def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
     """Commands about a directory that `run` wrote."""
-    export = commands.add_parser("export", help="write predictions as h5ad in upstream's layout")
-    export.add_argument("directory", type=Path, metavar="DIR", help="a directory that `run` wrote")
-    export.add_argument("--h5ad", type=Path, required=True, metavar="FILE", help="where to write")
-    export.add_argument(
-        "--perturbation", metavar="ID", help="one perturbation, e.g. src:mask:ENSG00000125538 (default: all)"
-    )
-    export.set_defaults(command="export")
+    export = _add_export(commands)
     status = commands.add_parser("status", help="how far a screen is: exit code 0 if it is complete, 1 if not")
     status.set_defaults(command="status")
     verify = commands.add_parser(
@@ -126,9 +121,43 @@ def _add_for_stores(commands: Commands) -> list[argparse.ArgumentParser]:
     )
     verify.set_defaults(command="verify")
     deg, report, evaluate = _add_deg(commands), _add_report(commands), _add_evaluate(commands)
-    for sub in (status, verify, deg, report, evaluate):
+    for sub in (export, status, verify, deg, report, evaluate):
         sub.add_argument("directory", type=Path, metavar="DIR", help="a directory that `run` wrote")
     return [export, status, verify, deg, report, evaluate]
+
+
+def _add_export(commands: Commands) -> argparse.ArgumentParser:
+    export = commands.add_parser("export", help="write predictions as h5ad, in upstream's layout")
+    export.add_argument("--h5ad", type=Path, required=True, metavar="FILE", help="where to write")
+    export.add_argument(
+        "--perturbation", metavar="ID", help="one perturbation, e.g. src:mask:ENSG00000125538 (default: all)"
+    )
+    export.add_argument(
+        "--gene",
+        action="append",
+        default=[],
+        metavar="SYMBOL",
+        help="every edit of a gene, by symbol or Ensembl ID, of joint ones as A+B; may be given several times",
+    )
+    export.add_argument("--mode", help="edits of one mode only")
+    export.add_argument("--stratum", metavar="NAME", help="cells of one stratum only, by its name in the hits")
+    export.add_argument("--time", type=int, metavar="K", help="one time point only")
+    layout = export.add_mutually_exclusive_group()
+    layout.add_argument(
+        "--cell-eval",
+        action="store_true",
+        help="the same as cell-eval reads it: log1p of counts per 10,000, one condition per target, non-targeting controls",
+    )
+    layout.add_argument(
+        "--with-control",
+        action="store_true",
+        help="edited cells and, once each, the same cells unedited, as rows; columns as of scPerturb and pertpy",
+    )
+    export.add_argument(
+        "--scale", choices=SCALES, help="of X, with --with-control: counts (default), or log1p of counts per 10,000"
+    )
+    export.set_defaults(command="export")
+    return export
 
 
 def _add_deg(commands: Commands) -> argparse.ArgumentParser:

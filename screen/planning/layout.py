@@ -12,6 +12,12 @@ from screen.errors import StoreError, some
 
 SCALE = 1e4
 """Counts are scaled to this total before the logarithm (counts per ten thousand)."""
+COUNTS, LOG1P = "counts", "log1p_cp10k"
+SCALES = {
+    COUNTS: "predicted counts",
+    LOG1P: "log1p of predicted counts per 10,000 of the model's genes (natural logarithm)",
+}
+"""Scale of an export -> what it is."""
 FLOAT16_SCALE = 4096.0
 SUMMARIES = ("mean_delta", "m2_delta", "target_mean", "ref_mean")
 """Sufficient statistics of a group of items, per gene; what each is stands in docs/store.md."""

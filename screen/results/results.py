@@ -19,10 +19,12 @@ from screen.directory import (
 from screen.errors import ConfigError, RequestError, StoreError, nearest, some
 from screen.results import related, views
 from screen.results import times as by_time
+from screen.results.exported import wanted_of
 from screen.results.finished import Finished
 from screen.results.plotted import Plotted
 from screen.results.sentences import described_results
 from screen.stats.again import analysis
+from screen.store.export import in_memory
 from screen.store.store import ScreenStore
 
 GENE_SET_TABLES = {"scores": SCORES, "changed": f"{GENE_SETS}/{PARTS}", "targets": TARGETS, "ranked": RANKED}
@@ -266,14 +268,23 @@ class Results(Finished, Plotted):
         """
         return related.strength_intervals(self, stratum, time, mode, n_draws, seed)
 
-    def anndata(self, perturbation: str | None = None, mode: str | None = None) -> Any:
+    def anndata(
+        self,
+        perturbation: str | None = None,
+        mode: str | None = None,
+        stratum: str | None = None,
+        time: int | None = None,
+    ) -> Any:
         """Predictions as an AnnData, what `perturbscreen export` writes: one row per cell and time point.
 
-        X perturbed counts, layers control and observed ones, obs the cells' metadata; `screen.store.export.anndata_of` has
-        all. Names are those of `differential`; several edits follow one another.
-        Raises GeneError for an unknown one, StoreError for a screen that kept summaries only or that does not fit in memory.
+        X perturbed counts, layers control and observed ones, obs the cells' metadata; `screen.store.export.UpstreamRows` has
+        all. Arguments are those of `differential`; several edits follow one another.
+        Raises GeneError and ConfigError for what is not there, StoreError for a screen that kept summaries only or that does
+        not fit in memory.
         """
-        return self.store.to_anndata(perturbation, mode)
+        names = () if perturbation is None else (perturbation,)
+        strata = None if stratum is None else self.cell_strata
+        return in_memory(self.store, wanted_of(self.store, names, mode, stratum, time, strata))
 
     def __repr__(self) -> str:
         try:

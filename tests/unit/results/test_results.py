@@ -9,9 +9,11 @@ import anndata as ad
 import numpy as np
 import polars as pl
 import pytest
+import scanpy as sc
 
 from screen.cli.main import main
 from screen.errors import ConfigError, GeneError, StoreError
+from screen.planning.layout import LOG1P
 from screen.results.results import Results, open_results
 from screen.stats import deg, enrich
 from tests.support.store_fixture import GENES, full_disk, run, screen_of
@@ -165,6 +167,47 @@ def test_the_summary_says_what_was_run_what_stands_out_and_how_to_go_on(out: Pat
     assert "1 perturbation asked for that no cell allows: .unscreened" in said
     assert "No perturbation shifts a gene set" in said
     assert said.endswith(".hits, .differential(GENE), .gene_sets(GENE), .coverage, .provenance, .store, .anndata(GENE)")
+
+
+def test_a_part_is_exported_by_the_words_of_the_tables(
+    out: Path, results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "x.h5ad")
+    options = ["--gene", "TNF", "--gene", GENES[3], "--mode", "mask", "--stratum", "B", "--time", "2"]
+    assert main(["export", str(out), "--h5ad", path, *options]) == 0
+    written = ad.read_h5ad(path)
+    cells = results.cells(stratum="B", time=2, mode="mask").filter(pl.col("target_symbol").is_in(["TNF", "IL1B"]))
+    pairs = zip(written.obs["perturbation"], written.obs["source_cell"], strict=True)
+    assert set(pairs) == set(cells.select("perturbation", "cell").rows()) and written.n_obs == cells.height > 0
+    ours = results.anndata("TNF", mode="mask", stratum="B", time=2)
+    np.testing.assert_array_equal(written.X[(written.obs["target_gene"] == "TNF").to_numpy()], ours.X)
+    for wrong, said in {"--stratum=b": 'no stratum "b"; there are A, B, C', "--time=3": "no time point 3"}.items():
+        assert main(["export", str(out), "--h5ad", path, wrong]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_scanpy_reads_an_export_and_finds_the_gene_that_changes_most(
+    out: Path, results: Results, tmp_path: Path
+) -> None:
+    changes = deg.scan(out).filter(pl.col("n_cells") >= 3).sort(pl.col("mean_delta").abs(), descending=True).collect()
+    one, path = changes.row(0, named=True), str(tmp_path / "x.h5ad")
+    options = ["--perturbation", one["perturbation"], "--stratum", one["stratum"], "--time", str(one["time"])]
+    options += ["--with-control", "--scale", LOG1P]
+    assert main(["export", str(out), "--h5ad", path, *options]) == 0
+    cells, label = sc.read_h5ad(path), one["target_symbol"]
+    sc.tl.rank_genes_groups(cells, "perturbation", reference="control", method="t-test")
+    found = sc.get.rank_genes_groups_df(cells, group=label).sort_values("logfoldchanges", key=abs, ascending=False)
+    assert found["names"].iloc[0] == one["feature"]
+    assert np.sign(found["logfoldchanges"].iloc[0]) == np.sign(one["mean_delta"])
+    # scanpy compares means; these differ by what our table says, but for genes that were 0 or less somewhere
+    mean_PG = [cells.X[(cells.obs["perturbation"] == p).to_numpy()].mean(0, np.float64) for p in (label, "control")]
+    is_positive_G = (cells.X > 0).all(axis=0)
+    key = ["perturbation", "stratum", "time"]
+    ours = changes.filter(*(pl.col(k) == one[k] for k in key)).select("feature", "mean_delta").rows()
+    expected_G = np.array([dict(ours)[name] for name in cells.var_names])
+    # each value of X is rounded to float32 below log1p(1e4) < 16, that is by up to 2**-21
+    assert np.abs(mean_PG[0] - mean_PG[1] - expected_G)[is_positive_G].max() <= 2 * 2**-21 + 1e-7
+    assert is_positive_G.sum() > 20 and cells.obs["nperts"].tolist().count(0) == one["n_cells"]
 
 
 def test_anndata_is_what_export_writes(out: Path, results: Results, tmp_path: Path) -> None:
