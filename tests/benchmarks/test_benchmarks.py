@@ -246,6 +246,7 @@ def test_power_and_false_discoveries_of_planted_effects_are_recorded(tmp_path: P
     assert found["power_genes_t"]["value"] > found["power_genes_rank_sum"]["value"]
 
 
+@pytest.mark.long
 def test_every_question_to_a_finished_screen_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = figures(questions, tmp_path)
     of_cells = {"deg_name", "deg_name_top_50", "deg_name_top_0", "deg_where", "deg_compare"}
