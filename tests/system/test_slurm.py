@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Client, LocalCluster
 
 from screen.cli.main import main
+from screen.errors import ScreenError
+from screen.running.cluster.waiting import Watch
 from tests.support.slurm import (
     HANGS,
     LISTS_NONE,
@@ -85,6 +88,22 @@ def test_ctrl_c_while_jobs_are_queued_says_so_and_exits_130(tmp_path: Path) -> N
         assert process.returncode == 130
         assert "interrupted" in said
         assert time.monotonic() - started < 30
+
+
+def test_a_driver_whose_last_worker_goes_away_ends_itself_and_says_for_whom_it_waited() -> None:
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        watch = Watch(client, 2, told=lambda: "job 4711 PENDING (Resources)")
+        watch.wait_for_first()
+        assert [task.result() for task in watch.each_done([client.submit(abs, -3)])] == [3]
+        cluster.scale(0)
+        started = time.monotonic()
+        words = r"the last worker went away, and none came within 2 s \(cluster.wait_s\): job 4711 PENDING"
+        with pytest.raises(ScreenError, match=words):
+            list(watch.each_done([client.submit(abs, -4)]))
+        assert 2 <= time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize("gpus", [2, 8])
