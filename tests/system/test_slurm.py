@@ -62,6 +62,7 @@ def test_what_slurm_does_not_do_is_one_sentence_within_seconds(
     tmp_path: Path, monkeypatch: Any, capsys: Any, sbatch: str | None, squeue: str, exit_code: int, words: str
 ) -> None:
     monkeypatch.setattr("screen.running.cluster.slurm.ANSWER_S", 2)
+    monkeypatch.setattr("screen.running.cluster.slurm.ASK_S", 0.5)
     monkeypatch.setenv("PATH", slurm_in(tmp_path / "bin", sbatch, squeue)["PATH"])
     started = time.monotonic()
     assert main(["run", str(config_in(tmp_path)), "--out", str(tmp_path / "out")]) == exit_code
@@ -71,6 +72,16 @@ def test_what_slurm_does_not_do_is_one_sentence_within_seconds(
     assert len([line for line in said.splitlines() if line.startswith("error:")]) == 1
     # preparing and closing included
     assert time.monotonic() - started < 60
+
+
+def test_slurm_is_not_asked_every_second(tmp_path: Path, monkeypatch: Any) -> None:
+    asked = tmp_path / "bin" / "times"
+    squeue = f'echo x >> {asked}; echo "4711 PENDING (Resources)"'
+    monkeypatch.setenv("PATH", slurm_in(tmp_path / "bin", TAKES, squeue)["PATH"])
+    monkeypatch.setattr("screen.running.cluster.slurm.ASK_S", 2)
+    assert main(["run", str(config_in(tmp_path)), "--out", str(tmp_path / "out")]) == 1
+    # once or twice while it waits for 4 s, ten times otherwise, and once for the message
+    assert 2 <= len(asked.read_text().split()) <= 3
 
 
 def test_ctrl_c_while_jobs_are_queued_says_so_and_exits_130(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from screen.errors import ConfigError
 COMMANDS = ("sbatch", "squeue", "scancel")
 ANSWER_S = 30
 """Longest that Slurm may take to answer: a controller under load takes seconds."""
+ASK_S = 15
+"""How often Slurm is asked about jobs that wait, perhaps for a day: all users share the one that answers."""
 
 
 class SlurmJobs:
@@ -25,7 +27,7 @@ class SlurmJobs:
 
     def __init__(self, cluster: Any, log_directory: Path | None) -> None:
         self.cluster, self._log_directory = cluster, log_directory
-        self._since, self._was_gone = monotonic(), False
+        self._since, self._asked, self._was_gone = monotonic(), monotonic(), False
 
     def fault(self) -> str | None:
         """Why no worker will come; None while one still may."""
@@ -35,8 +37,9 @@ class SlurmJobs:
             return (
                 f"Slurm took no job within {ANSWER_S} s although it accepts its script; see `sbatch`" if late else None
             )
-        states = _states(ids)
-        is_gone = states == {}
+        if monotonic() - self._asked < ASK_S:
+            return None
+        is_gone, self._asked = _states(ids) == {}, monotonic()
         # asked twice: a job that was just taken may not be listed yet
         if is_gone and self._was_gone:
             logs = "slurm-JOBID.out" if self._log_directory is None else str(self._log_directory)
