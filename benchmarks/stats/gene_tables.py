@@ -95,5 +95,5 @@ def workers(n: int) -> Iterator[Compute]:
     """Processes of one thread, as those of `deg --workers`."""
     from dask.distributed import Client, LocalCluster
 
-    with LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+    with LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as client:
         yield lambda tasks, done: list(client.gather(client.compute(list(tasks))))

@@ -14,7 +14,9 @@ import pytest
 from distributed import Client, LocalCluster
 
 from screen.cli.main import main
+from screen.config.sections import SlurmConfig
 from screen.errors import ScreenError
+from screen.running.cluster.slurm import slurm_jobs
 from screen.running.cluster.waiting import Watch
 from tests.support.slurm import (
     HANGS,
@@ -84,6 +86,14 @@ def test_slurm_is_not_asked_every_second(tmp_path: Path, monkeypatch: Any) -> No
     assert 2 <= len(asked.read_text().split()) <= 3
 
 
+def test_a_second_driver_on_a_login_node_takes_another_port(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("PATH", slurm_in(tmp_path / "bin", TAKES)["PATH"])
+    config = SlurmConfig(interface="lo", memory="2GB", cores=1)
+    # a port that is taken is a warning, and so a fault, here
+    with slurm_jobs(config, 1) as one, slurm_jobs(config, 1) as other:
+        assert one.cluster.dashboard_link != other.cluster.dashboard_link
+
+
 def test_ctrl_c_while_jobs_are_queued_says_so_and_exits_130(tmp_path: Path) -> None:
     environment = slurm_in(tmp_path / "bin", TAKES)
     command = [sys.executable, "-m", "screen.cli", "run", str(config_in(tmp_path, 600)), "--out", str(tmp_path / "out")]
@@ -103,7 +113,7 @@ def test_ctrl_c_while_jobs_are_queued_says_so_and_exits_130(tmp_path: Path) -> N
 
 def test_a_driver_whose_last_worker_goes_away_ends_itself_and_says_for_whom_it_waited() -> None:
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         watch = Watch(client, 2, told=lambda: "job 4711 PENDING (Resources)")

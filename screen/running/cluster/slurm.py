@@ -7,10 +7,12 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
+
+from distributed.core import Status
 
 from screen.config.sections import SlurmConfig
 from screen.errors import ConfigError
@@ -18,6 +20,8 @@ from screen.errors import ConfigError
 COMMANDS = ("sbatch", "squeue", "scancel")
 ANSWER_S = 30
 """Longest that Slurm may take to answer: a controller under load takes seconds."""
+CLOSE_S = 30
+"""Longest that cancelling the jobs may take."""
 ASK_S = 15
 """How often Slurm is asked about jobs that wait, perhaps for a day: all users share the one that answers."""
 
@@ -76,9 +80,7 @@ def slurm_jobs(config: SlurmConfig, n_workers: int) -> Iterator[SlurmJobs]:
             cluster.scale(n_workers)
             yield SlurmJobs(cluster, config.log_directory)
         finally:
-            # where sbatch hangs this would wait for it
-            with suppress(Exception):
-                cluster.close(timeout=ANSWER_S)
+            _close(cluster)
 
 
 def slurm_cluster(config: SlurmConfig, n_workers: int) -> Any:
@@ -103,9 +105,19 @@ def slurm_cluster(config: SlurmConfig, n_workers: int) -> Any:
         interface=config.interface,
         job_extra_directives=directives,
         job_script_prologue=list(config.prologue),
+        # several people start drivers on one login node: no fixed port
+        scheduler_options={"dashboard_address": ":0"},
         log_directory=None if config.log_directory is None else str(config.log_directory),
         worker_extra_args=["--resources", "GPU=1"] if config.gpus else [],
     )
+
+
+def _close(cluster: Any) -> None:
+    """Cancels the jobs. Where Slurm hangs this is given up after CLOSE_S, and the cluster no longer asks to be closed."""
+    try:
+        cluster.close(timeout=CLOSE_S)
+    except Exception:
+        cluster.status = Status.closed
 
 
 def _require_acceptance(script: str) -> None:
