@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from screen.results.results import Results
 
 ASSETS = files("screen.report") / "assets"
-SCRIPTS = ("data", "table", "plots", "ranking", "perturbation", "gene", "patterns", "main")
+SCRIPTS = ("data", "table", "plots", "sketch", "ranking", "perturbation", "gene", "patterns", "main")
 """Of the page, in the order in which they need each other."""
 N_DETAILED, N_NAMED = 200, 300
 """Perturbations with a view of their own: so many that rank highest, and so many more that the user named."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -21,6 +22,28 @@ if TYPE_CHECKING:
 HIT = (pl.col("q_value") < 0.1) & pl.col("strength_rank").is_not_null()
 B_CELLS = "B cells"
 HOSTILE = '"><img src=x onerror=alert(1)>'
+
+
+PLACES = """(paths) => [...paths].map((path) => path.getAttribute("transform").match(/[-.0-9]+/g).map(Number))"""
+SKETCHES = f"""
+const placesOf = {PLACES};
+const settled = window.requestIdleCallback;
+// before plotly is asked for
+window.requestIdleCallback = (act) => {{
+  window.sketched ??= Object.fromEntries([...document.querySelectorAll(".sketch")].map((svg) => [svg.parentElement.id, {{
+    points: placesOf(svg.querySelectorAll(".points path")),
+    names: [...svg.querySelectorAll(".names text")].map((text) => text.textContent),
+  }}]));
+  return settled(act);
+}};"""
+DRAWN_INSTEAD = f"""(place) => {{
+  const plot = document.getElementById(place);
+  return {{
+    points: ({PLACES})(plot.querySelectorAll(".scatterlayer path.point")),
+    names: [...plot.querySelectorAll(".annotation-text")].map((text) => text.textContent),
+    sketches: plot.querySelectorAll(".sketch").length,
+  }};
+}}"""
 
 
 def asked_for(results: Results, **wanted: Any) -> pl.DataFrame:
@@ -83,6 +106,22 @@ def test_each_perturbation_is_listed_once_with_where_it_stands_out(shown: Report
     assert [r["stands out in"] for r in rows] == [
         f"{a} of {b}" for a, b in zip(listed["n"], listed["n_all"], strict=True)
     ]
+
+
+def test_the_ranking_is_there_with_the_tables_as_plotly_draws_it_later(browser: "Browser", report: Path) -> None:
+    with opened(browser, report, first=SKETCHES) as found:
+        found.drawn_in_s(60)
+        sketched = found.page.evaluate("window.sketched")
+        assert set(sketched) == {"plot-rank", "plot-presence"}
+        for place, early in sketched.items():
+            late = found.page.evaluate(DRAWN_INSTEAD, place)
+            assert late["sketches"] == 0
+            assert len(early["names"]) > 3
+            assert early["names"] == late["names"]
+            offset = (66, 28)  # plotly's are within its axes
+            assert len(early["points"]) == len(late["points"]) > 100
+            assert np.abs(np.array(early["points"]) - np.array(late["points"]) - offset).max() < 0.5
+        found.require_no_faults()
 
 
 SORTED = {

@@ -95,9 +95,9 @@ def running_browser() -> Iterator[Browser]:
 
 @contextmanager
 def opened(
-    browser: Browser, path: Path, width: int = DESKTOP, fragment: str = "", has_scripts: bool = True
+    browser: Browser, path: Path, width: int = DESKTOP, fragment: str = "", has_scripts: bool = True, first: str = ""
 ) -> Iterator[Opened]:
-    """A file, opened in a window of its own, whose network is off; with `#fragment`, or without scripts."""
+    """A file, opened in a window of its own, whose network is off; with `#fragment`, without scripts, or a script `first`."""
     size = {"width": width, "height": HEIGHTS.get(width, HEIGHTS[DESKTOP])}
     context = browser.new_context(
         viewport=size,  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ def opened(
     )
     try:
         page = context.new_page()
-        page.add_init_script(WATCH)
+        page.add_init_script(WATCH + first)
         found = Opened(page)
         _listen(found)
         page.goto(path.resolve().as_uri() + fragment, wait_until="load")

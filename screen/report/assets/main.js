@@ -15,9 +15,8 @@ function readControls() {
 async function controlsChanged() {
   readControls();
   listHits();
-  if (!isLoaded()) return;
   await drawRanking();
-  await drawTimes();
+  if (isLoaded()) await drawTimes();
 }
 
 // the edit with most hits, or else the first in the ranking
@@ -92,6 +91,7 @@ const spare = () => new Promise((done) => (window.requestIdleCallback ? requestI
 
 // the section that the address asks for, or else the ranking, then the others when there is time
 async function drawAll() {
+  await spare();
   await loadPlotly();
   const draws = {
     ranking: drawRanking,
@@ -102,9 +102,8 @@ async function drawAll() {
   };
   const asked = location.hash.slice(1).split("=")[0];
   const order = Object.keys(draws).sort((a, b) => (b === asked) - (a === asked));
-  for (const [k, name] of order.entries()) {
+  for (const name of order) {
     await draws[name]();
-    if (k === 0) mark("first");
     await spare();
   }
 }
@@ -121,6 +120,7 @@ listHits();
 listFirst();
 listen();
 followAddress();
+await drawRanking();
 if (at("patterns")) at("patterns").hidden = data.heat_maps.length === 0;
 at("wait").hidden = false;
 mark("ready");

@@ -68,12 +68,17 @@ async function draw(place, traces, layout, words, { onPoint = null, names = [] }
   // nothing that sends the figure anywhere, as plotly would offer
   const config = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "", modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]], toImageButtonOptions: { format: "svg", filename: place } };
   legend(target, traces);
-  await Plotly.react(target, traces, whole, config);
   target.setAttribute("role", "img");
+  target.setAttribute("aria-label", words);
+  if (!isLoaded()) {
+    sketch(target, traces, whole);
+    return;
+  }
+  target.querySelector(".sketch")?.remove();
+  await Plotly.react(target, traces, whole, config);
   // tools of the mouse: the tables are there for the keyboard
   const skipTools = () => target.querySelectorAll(".modebar button").forEach((tool) => tool.setAttribute("tabindex", "-1"));
   skipTools();
-  target.setAttribute("aria-label", words);
   target.removeAllListeners?.("plotly_click");
   target.removeAllListeners?.("plotly_relayout");
   target.removeAllListeners?.("plotly_afterplot");
