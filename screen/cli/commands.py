@@ -202,28 +202,34 @@ def evaluate(arguments: argparse.Namespace, console: Console) -> int:
 
 def verify(arguments: argparse.Namespace, console: Console) -> int:
     from screen.directory import STORE
-    from screen.store import audit
+    from screen.store import audit, stamp
     from screen.store.lock import only_writer
     from screen.store.store import ScreenStore, scratch_of
 
     store = ScreenStore.open(arguments.directory / STORE, "r+" if arguments.discard else "r")
-    with console.status(f"reading {store.path}"):
-        faults = audit.verify(store)
+    with console.status(f"reading {arguments.directory}"):
+        faults, tables = audit.verify(store), stamp.damaged_tables(arguments.directory)
     n_missing = store.n_units - store.n_committed
     for fault in faults:
         console.error(f"damaged: {fault}")
+    for folder, wrong in tables.items():
+        console.error(f"damaged: tables in {folder}: " + "; ".join(f"{name} {what}" for name, what in wrong.items()))
     console.say(f"{store.n_committed} of {store.n_units} units finished, {len(faults)} damaged, {n_missing} missing")
-    if faults and arguments.discard:
+    if (faults or tables) and arguments.discard:
         with only_writer(arguments.directory, scratch_of(store.path)):
             n_units = audit.discard(store, faults)
+            stamp.discard_tables(tables)
         console.say(f"{n_units} unit(s) are forgotten; the same `perturbscreen run` computes them again")
+        for folder in tables:
+            again = "run" if folder == arguments.directory else f"deg {arguments.directory} --name {folder.name}"
+            console.say(f"`perturbscreen {again}` makes the tables in {folder} again")
     elif any(f.what == audit.FIXED for f in faults):
         console.say(
             "what cannot be computed again is damaged: restore it from a copy, or screen again into another --out"
         )
-    elif faults:
-        console.say("`perturbscreen verify DIR --discard` forgets what is damaged; the same `run` computes it again")
-    return 1 if faults or n_missing else 0
+    elif faults or tables:
+        console.say("`perturbscreen verify DIR --discard` forgets what is damaged; the same `run` makes it again")
+    return 1 if faults or tables or n_missing else 0
 
 
 def bench(arguments: argparse.Namespace, console: Console) -> int:

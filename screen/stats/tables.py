@@ -3,7 +3,6 @@
 They are made again unless those there were made of the same results, presented in the same way (`tables.json`).
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,9 +16,8 @@ from screen.cells.bank import MISSING, combined
 from screen.cells.donors import check_replicates, is_donor_like, levels_of, unused_donors, without_replicate
 from screen.config.screen_config import parse_section
 from screen.config.sections import DegConfig, EnrichConfig
-from screen.directory import COVERAGE, HITS, STAMP, tables_in
+from screen.directory import COVERAGE, HITS
 from screen.errors import ConfigError, StoreError, nearest, some
-from screen.files import write_file
 from screen.planning.selection import Coverage
 from screen.stats.again.coverage import UNKNOWN
 from screen.stats.again.metadata import metadata_of
@@ -34,6 +32,7 @@ from screen.stats.sets.tables import forget_gene_sets, write_gene_sets
 from screen.stats.tests.table import named
 from screen.store.arrays import stored_name
 from screen.store.reader import StoreReader
+from screen.store.stamp import forget_tables, is_stamped, write_stamp
 from screen.store.store import ScreenStore, jsonable
 
 CLASSES = ("screened", "absent", "truncated", "emptied")
@@ -287,8 +286,10 @@ def write_tables(
     from threadpoolctl import threadpool_limits
 
     digest = store.results_digest(view)
+    # an analysis also says what was asked, and of which library
     asked = {"library": libraries(store), "asked": jsonable(view)} if "name" in view else {}
-    if read_stamp(directory) == _stamp_of(digest, directory, asked):
+    made_of = {"results": digest, "statistics": STATISTICS_VERSION, **asked}
+    if is_stamped(directory, made_of):
         # a damaged table is made again
         with suppress(OSError, ValueError):
             return read_table(directory / HITS), False
@@ -297,7 +298,7 @@ def write_tables(
     check_compare(store, config)
     strata, names = strata_of(store, view["strata"], config.replicate, view.get("where")), Names(store)
     coverage, enrich = find_coverage(strata), _gene_sets(view.get("enrich"), store)
-    (directory / STAMP).unlink(missing_ok=True)
+    forget_tables(directory)
     forget_gene_sets(directory)
     forget_relations(directory)
     # a thread per core is ours: BLAS's own only wait for one, at the price of a sixth of the time
@@ -311,29 +312,10 @@ def write_tables(
         if enrich is not None and means is not None:
             write_gene_sets(*enrich, table, names, strata, means, view["min_cells"], directory)
     write_whole(table, directory / HITS)
-    stamp = json.dumps(_stamp_of(digest, directory, asked), indent=2)
-    write_file(directory / STAMP, stamp.encode(), durable=True)
+    write_stamp(directory, made_of)
     return table, True
-
-
-def read_stamp(directory: Path) -> object:
-    """What the tables that are there were made of, or None."""
-    try:
-        return json.loads((directory / STAMP).read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def libraries(store: StoreReader) -> list[str]:
     """Fingerprints of the perturbations of every library block."""
     return [str(block.attributes["library"]) for block in store.blocks]
-
-
-def _stamp_of(digest: str, directory: Path, asked: Mapping[str, object]) -> dict[str, object]:
-    """What tables of these results are made of, by this version; of an analysis also what was asked, and of which library."""
-    return {"results": digest, "statistics": STATISTICS_VERSION, **asked, "files": _sizes(directory)}
-
-
-def _sizes(directory: Path) -> dict[str, int]:
-    """Name -> bytes of every table."""
-    return {str(p.relative_to(directory)): p.stat().st_size for p in tables_in(directory)}

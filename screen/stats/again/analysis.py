@@ -21,7 +21,6 @@ from screen.stats.tables import (
     changed_view,
     libraries,
     read_coverage,
-    read_stamp,
     strata_of,
     write_coverage,
     write_tables,
@@ -29,6 +28,7 @@ from screen.stats.tables import (
 from screen.stats.tests.table import named
 from screen.store.checks import check_view
 from screen.store.reader import StoreReader
+from screen.store.stamp import read_stamp
 from screen.store.store import ScreenStore
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

@@ -1,5 +1,6 @@
 """verify finds every flipped bit: in results, in markers, and in what cannot be computed again."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -68,3 +69,65 @@ def test_damage_to_what_cannot_be_computed_again_says_so(
     said = capsys.readouterr()
     assert "items/cell/c.0" in said.err
     assert "cannot be computed again" in said.out
+
+
+@pytest.fixture(scope="module")
+def with_tables(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with an analysis of its cells."""
+    copy = tmp_path_factory.mktemp("tables") / "copy"
+    shutil.copytree(finished, copy)
+    assert main(["deg", str(copy), "--name", "other", "--strata", ""]) == 0
+    return copy
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+    return {p.relative_to(directory): p.read_bytes() for p in directory.rglob("*") if p.suffix in (".parquet", ".json")}
+
+
+def test_a_flipped_bit_of_any_table_is_found_and_the_table_made_again(
+    finished: Path, with_tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy, rng, whole = tmp_path / "copy", np.random.default_rng(0), contents(with_tables)
+    shutil.copytree(with_tables, copy)
+    tables = sorted(p for p in copy.rglob("*.parquet") if "screen.zarr" not in p.parts)
+    assert {p.parent.relative_to(copy).as_posix() for p in tables} >= {
+        ".",
+        "deg",
+        "analyses/other",
+        "analyses/other/deg",
+    }
+    for path in tables:
+        flip(path, int(rng.integers(0, 8 * path.stat().st_size)))
+        capsys.readouterr()
+        assert main(["verify", str(copy)]) == 1, path
+        assert path.name in capsys.readouterr().err
+        assert main(["verify", str(copy), "--discard"]) == 1
+        said = [line for line in capsys.readouterr().out.splitlines() if "makes the tables in" in line]
+        command = said[0].split("`")[1].split()[1:]
+        again = ["run", str(finished.parent / "s.yaml"), "--out", str(copy)] if command == ["run"] else command
+        assert main(again) == 0
+        assert main(["verify", str(copy)]) == 0
+        assert contents(copy) == whole
+
+
+def test_a_missing_table_and_one_of_an_earlier_version_are_found(
+    with_tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(with_tables, copy)
+    stamp = json.loads((copy / "tables.json").read_text())
+    del stamp["checksums"]
+    (copy / "tables.json").write_text(json.dumps(stamp))
+    assert main(["verify", str(copy)]) == 0
+    with (copy / "hits.parquet").open("ab") as file:
+        file.write(b"x")
+    (copy / "analyses/other/hits.parquet").unlink()
+    capsys.readouterr()
+    assert main(["verify", str(copy)]) == 1
+    said = capsys.readouterr().err
+    n = stamp["files"]["hits.parquet"]
+    assert f"hits.parquet {n + 1:,} bytes instead of {n:,}" in said
+    assert "hits.parquet missing" in said
+    (copy / "tables.json").write_text("[1, 2]")
+    assert main(["verify", str(copy)]) == 1
+    assert "tables.json does not say" in capsys.readouterr().err
