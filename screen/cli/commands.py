@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         signal.siginterrupt(signal.SIGINT, True)
     config = _config(arguments)
     text = arguments.config.read_text(encoding="utf-8")
-    directory = arguments.out or _directory(config, arguments.config)
+    directory = arguments.out = arguments.out or _directory(config, arguments.config)
     results, unscreened = session.run_screen(config, text, directory, console, arguments.add)
     is_allowed = config.output.allow_missing
     _describe(results, unscreened, console, is_allowed)

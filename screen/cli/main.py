@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from screen.cli import commands
 from screen.cli.options import parser
 from screen.cli.terminal import Console
+from screen.directory import STORE
 from screen.errors import ScreenError
 
 
@@ -28,10 +29,10 @@ def _called(arguments: argparse.Namespace) -> int:
     try:
         return command(arguments, console)
     except KeyboardInterrupt:
-        console.error(f"interrupted; {_KEPT}")
+        console.error(f"interrupted; {_kept(arguments)}")
         return 130
     except _TerminatedError:
-        console.error(f"terminated; {_KEPT}")
+        console.error(f"terminated; {_kept(arguments)}")
         return 143
     except Exception as error:
         if arguments.debug:
@@ -44,7 +45,19 @@ def _called(arguments: argparse.Namespace) -> int:
         return 1
 
 
-_KEPT = "finished units are kept, those in work are dropped; run the same command to continue"
+def _kept(arguments: argparse.Namespace) -> str:
+    """What an interrupted command leaves, and what continues it."""
+    if arguments.command != "run" or arguments.out is None:
+        return "nothing that was there before is lost; run the same command again"
+    from screen.store.audit import kept
+
+    done = kept(arguments.out / STORE)
+    if done is None:
+        return f"nothing was screened yet; {AGAIN}"
+    return f"{done} are kept in {arguments.out}, what was in work is dropped; {AGAIN}"
+
+
+AGAIN = "run the same command to continue"
 
 
 class _TerminatedError(BaseException):

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -111,7 +112,11 @@ def test_a_signal_drops_units_in_work_and_keeps_those_that_are_finished(
     running.signal(number)
     ended = running.goes_on().end()
     assert ended.code == code
-    assert f"error: {word}; finished units are kept, those in work are dropped; run the same command" in ended.said
+    n_units = sum("/commits/" in name and "control" not in name for name in committed(screen.expected))
+    said = rf"error: {word}; (\d+) of {n_units} units \(\d+ of \d+ edits\) are kept in .*, what was in work is dropped; run the"
+    kept = re.search(said, ended.said)
+    assert kept is not None, ended.said
+    assert int(kept[1]) == screen.n_done
     assert "Traceback" not in ended.said
     assert screen.n_done >= MARKER_BEGINS.nth
     assert leftovers(screen.directory) == []
