@@ -116,6 +116,8 @@ def export(arguments: argparse.Namespace, console: Console) -> int:
         rows = UpstreamRows(store, wanted)
     shape = write_h5ad(rows, a.h5ad)
     console.say(f"{a.h5ad}: {shape[0]} rows x {shape[1]} genes")
+    for note in rows.notes:
+        console.note(note)
     return 0
 
 

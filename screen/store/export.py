@@ -1,6 +1,6 @@
 """Exports in upstream's h5ad layout, and AnnData views of a store."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from screen.cells.sparse import checked_csr
 from screen.errors import StoreError
-from screen.planning.layout import counts
+from screen.planning.layout import LOG1P, counts
 from screen.store.arrays import group_of
 from screen.store.folder import damages
 from screen.store.lines import Lines, Wanted, cells_of, facts_of, gather, genes_of, lines_of, metadata_of
@@ -44,7 +44,10 @@ class UpstreamRows:
         self.obs = pd.DataFrame({k: v[first] for k, v in obs.items()}, index=[str(i) for i in range(len(first))])
         self.var = genes_of(store)
         what = {None: "", "model": "the model's own log expression"}.get(store.layout.expression_scale, "counts")
-        self.uns = {"X": "predictions for edited cells", "scale": what, "layout": "upstream"} | facts_of(store, wanted)
+        facts = facts_of(store, wanted)
+        self.uns = {"X": "predictions for edited cells", "scale": what, "layout": "upstream"} | facts
+        is_expected = store.layout.expression_scale == LOG1P and facts["readout"] == "expected"
+        self.notes: Sequence[str] = _notes(len(self.lines), len(first), is_expected)
 
     @cached_property
     def _true_counts(self) -> dict[int, Any]:
@@ -59,6 +62,21 @@ class UpstreamRows:
         for part, arrays in (("layers", layers), ("obsm", obsm), ("varm", varm)):
             found |= {f"{part}/{name}": average(values) for name, values in arrays.items()}
         return {name: values.T if name.startswith("varm/") else values for name, values in found.items()}
+
+
+def _notes(n_lines: int, n_rows: int, is_expected: bool) -> list[str]:
+    """What somebody who compares it with upstream's own file should know."""
+    notes = []
+    if n_rows < n_lines:
+        notes.append(
+            f"{n_lines:,} predictions are {n_rows:,} rows: those of one perturbation with the same cell_idx are averaged, as "
+            "upstream does"
+        )
+    if is_expected:
+        notes.append(
+            "counts are expected ones; of a zero-inflated head upstream writes mu, which is larger (readout: mu, or n_samples: 1)"
+        )
+    return notes
 
 
 def anndata_of(store: StoreReader, perturbation: str | None = None, mode: str | None = None) -> Any:

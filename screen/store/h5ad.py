@@ -1,5 +1,6 @@
 """The h5ad file of an export, written some rows at a time: what is held does not grow with the file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ class Rows(Protocol):
     obs: Any
     var: Any
     uns: dict[str, str]
+    notes: Sequence[str]
 
     def arrays(self, start: int, stop: int) -> dict[str, NDArray[np.float32]]:
         """Every array's part of rows start to stop, by its place in the file; columns start to stop below varm."""

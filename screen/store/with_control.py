@@ -1,5 +1,6 @@
 """Exports for other tools: edited cells and their unedited predictions as rows of their own, in scPerturb's columns."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ class RowsWithControl:
     obs: Any
     var: Any
     uns: dict[str, str]
+    notes: Sequence[str] = ()
 
     def arrays(self, start: int, stop: int) -> dict[str, NDArray[np.float32]]:
         """X of rows start to stop."""

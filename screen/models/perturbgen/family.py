@@ -45,7 +45,7 @@ def load(config: ScreenConfig) -> Loaded:
     context = tuple(sorted(predict.context_tps or pred_tps)) if predict.context_mode else ()
     window = Window(tuple(pred_tps), context, sizes.max_len, predict.upstream_pooling)
     adapter = _adapter(config, model, checkpoint, window, conditions.all_ids)
-    notes = [*_guessed(config, sizes), *_idle(config, checkpoint.has_own_encoder)]
+    notes = [*_guessed(config, sizes), *_idle(config, checkpoint.has_own_encoder), *_not_upstreams(predict, sizes)]
     return Loaded(adapter, vocabulary, bank, window, conditions.id_CN, notes)
 
 
@@ -193,6 +193,16 @@ def _idle(config: ScreenConfig, has_own_encoder: bool) -> list[str]:
     if cells.conditions_combined and not cells.condition_keys:
         idle.append("conditions_combined has no effect: there are no condition_keys")
     return idle
+
+
+def _not_upstreams(predict: PredictConfig, sizes: Sizes) -> list[str]:
+    """Where numbers are others than upstream's own, by choice."""
+    if sizes.loss_mode != "zinb" or not predict.use_count_decoder or predict.readout != "expected":
+        return []
+    return [
+        "predicted counts are expected ones, (1 - pi) mu of the zero-inflated head; upstream writes mu, which is larger "
+        "(readout: mu; in upstream's YAML n_samples: 1)"
+    ]
 
 
 def _guessed(config: ScreenConfig, sizes: Sizes) -> list[str]:

@@ -16,6 +16,7 @@ from screen.store.export import UpstreamRows, anndata_of, in_memory
 from screen.store.h5ad import write_h5ad
 from screen.store.lines import Wanted
 from screen.store.store import ScreenStore
+from screen.store.with_control import with_control
 from tests.support.store_fixture import GENES, assert_same_anndata, unpacked
 
 
@@ -95,6 +96,15 @@ def test_rows_of_the_same_cell_are_averaged(store: ScreenStore) -> None:
     found = export.Averager(row_N)(values)
     assert_array_equal(found[0], values[:2].mean(axis=0).astype(np.float32))
     assert found.dtype == np.float32 and len(found) == row_N[-1] + 1
+
+
+def test_who_compares_it_with_upstreams_file_is_told_what_differs(store: ScreenStore) -> None:
+    rows = UpstreamRows(store, Wanted())
+    n, n_lines = len(rows.obs), len(rows.lines)
+    averaged = [f"{n_lines:,} predictions are {n:,} rows" in note for note in rows.notes]
+    assert any(averaged) == (n < n_lines)
+    assert any("upstream writes mu, which is larger" in note for note in rows.notes)
+    assert not with_control(store, Wanted()).notes
 
 
 def test_a_file_says_what_it_is(store: ScreenStore) -> None:
