@@ -98,6 +98,7 @@ def export(arguments: argparse.Namespace, console: Console) -> int:
     from screen.results.exported import wanted_of
     from screen.store.export import UpstreamRows
     from screen.store.h5ad import Rows, write_h5ad
+    from screen.store.lines import require_some
     from screen.store.reader import StoreReader
     from screen.store.with_control import for_cell_eval, with_control
 
@@ -114,6 +115,7 @@ def export(arguments: argparse.Namespace, console: Console) -> int:
         rows = with_control(store, wanted, a.scale or COUNTS)
     else:
         rows = UpstreamRows(store, wanted)
+        require_some(rows.lines, wanted)
     shape = write_h5ad(rows, a.h5ad)
     console.say(f"{a.h5ad}: {shape[0]} rows x {shape[1]} genes")
     for note in rows.notes:

@@ -62,9 +62,22 @@ def _add_run_and_plan(commands: Commands) -> list[argparse.ArgumentParser]:
     )
     _add_workers(run)
     run.set_defaults(command="run")
+    demo = commands.add_parser(
+        "demo", help="screen the shipped cells with the shipped model: about two minutes, to see what comes of it"
+    )
+    demo.add_argument("--out", type=Path, metavar="DIR", help="output directory (default: runs/demo)")
+    demo.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    demo.set_defaults(**vars(run.parse_args([str(demo_configuration()), "--out", "runs/demo"])))
     plan.add_argument("--json", action="store_true", help="print the prediction as JSON, for machines")
     plan.set_defaults(command="plan")
-    return [run, plan]
+    return [run, plan, demo]
+
+
+def demo_configuration() -> Path:
+    """The YAML file of the demo's screen: of the source tree, or what a wheel holds of it."""
+    package = Path(edits.__file__).parent
+    shipped = package / "demo.yaml"
+    return shipped if shipped.is_file() else package.parent / "configs" / "demo.yaml"
 
 
 def _add_config(command: argparse.ArgumentParser) -> None:

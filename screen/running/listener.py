@@ -57,8 +57,9 @@ class Lines:
         rates, last = Rates(), time.monotonic()
 
         def show(text: str) -> None:
-            left_s = (n_items - rates.items) * rates.elapsed_s / max(rates.items, 1)
-            self._show(f"{rates.items:,} of {n_items:,} edits, {text}, {left_s:,.0f} s left")
+            left_s = rates.left_s(n_items)
+            left = "controls came first, no estimate yet" if left_s is None else f"{left_s:,.0f} s left"
+            self._show(f"{rates.items:,} of {n_items:,} edits, {text}, {left}")
 
         def count(n: int, tokens: int, padding: int) -> None:
             nonlocal last
@@ -94,15 +95,27 @@ class Rates:
 
     def __init__(self) -> None:
         self._start, self.items, self._tokens, self._padding = time.monotonic(), 0, 0, 0
+        self._first: tuple[float, int] | None = None
 
     @property
     def elapsed_s(self) -> float:
         """Seconds since the start."""
         return max(time.monotonic() - self._start, 1e-9)
 
+    def left_s(self, n_items: int) -> float | None:
+        """Seconds until so many items are done, at the pace since the first were: controls come before these. None: unknown."""
+        if self.items >= n_items:
+            return 0.0
+        if self._first is None or self.items == self._first[1]:
+            return None
+        since, n_first = self._first
+        return (n_items - self.items) * (time.monotonic() - since) / (self.items - n_first)
+
     def text(self, n: int, tokens: int, padding: int) -> str:
         """Counts items and returns 'x edits/s, y tokens/s, z padding'."""
         self.items += n
+        if self._first is None and n:
+            self._first = time.monotonic(), self.items
         self._tokens += tokens
         self._padding += padding
         elapsed_s, share = self.elapsed_s, self._padding / max(self._tokens, 1)

@@ -12,7 +12,7 @@ MANY = 10_000
 def find(store: StoreReader, name: str | None = None, mode: str | None = None) -> list[int]:
     """Numbers of the perturbations that a name means, of one mode or of all, in the store's order.
 
-    A name is an id (`src:mask:ENSG00000125538`; its genes by symbol too), or a gene's symbol or Ensembl ID: every edit
+    A name is an id (`src:mask:ENSG00000125538`; its genes by symbol too, its site left out), or a gene's symbol or Ensembl ID: every edit
     of it. Joint genes are joined by `+`, in any order. None means all.
     Raises GeneError for a gene that the model lacks, that was not perturbed, or not in this mode.
     """
@@ -26,7 +26,10 @@ def find(store: StoreReader, name: str | None = None, mode: str | None = None) -
         there = sorted({str(mode_P[p]) for p in found})
         what = "nothing" if name is None else f'"{name}"'
         how = "was" if name is None else "was not"
-        raise GeneError(f'{what} {how} edited by mode "{mode}"; there is {some(there)}{nearest(mode, there)}')
+        raise GeneError(
+            f'{what} {how} edited by mode "{mode}"; there is {some(there)}{nearest(mode, there)}; `genes: all` leaves out genes '
+            "that no cell expresses, where an edit needs them"
+        )
     return of_mode
 
 
@@ -45,7 +48,9 @@ def _named(store: StoreReader, name: str, ids: list[str]) -> list[int]:
     if name in ids:
         return [ids.index(name)]
     edit, _, genes = name.rpartition(":")
-    of_edit = [p for p, i in enumerate(ids) if not edit or i.startswith(f"{edit}:")]
+    # "mask:STAT1" is an edit of every site
+    edits = [f":{i.rpartition(':')[0]}" for i in ids]
+    of_edit = [p for p, its in enumerate(edits) if not edit or its.endswith(f":{edit}")]
     if not of_edit:
         raise GeneError(f'no perturbation "{name}" in this screen{nearest(name, ids)}')
     wanted = _meanings(store, genes, nearest(name, ids) if edit else "")
@@ -59,12 +64,12 @@ def _named(store: StoreReader, name: str, ids: list[str]) -> list[int]:
 def _meanings(store: StoreReader, genes: str, near: str) -> set[tuple[str, ...]]:
     """The Ensembl IDs, sorted, that genes joined by `+` may mean.
 
-    Raises GeneError for one that the model lacks, with `near`, or else the nearest gene, as what may be meant.
+    Raises GeneError for one that the model lacks, with the nearest gene, or else `near`, as what may be meant.
     """
     ids_of, names = _ids_of(store), genes.split("+")
     for gene in names:
         if gene not in ids_of:
-            raise _unknown(store, gene, near or nearest(gene, ids_of))
+            raise _unknown(store, gene, nearest(gene, ids_of) or near)
     found: set[tuple[str, ...]] = set()
     for chosen in product(*(sorted(ids_of[gene]) for gene in names)):
         found.add(tuple(sorted(chosen)))

@@ -147,6 +147,15 @@ def cells_of(store: StoreReader, table: Lines) -> dict[str, NDArray[Any]]:
     return {"cell_idx": cell_idx_N, "time": table.time_N, "source_cell": store.strings("cells/id")[table.cell_N]}
 
 
+def require_some(lines: Lines, wanted: Wanted) -> None:
+    """Raises StoreError where nothing was predicted."""
+    if not len(lines):
+        raise StoreError(
+            f"no cell allows what is wanted ({wanted}): genes that are not expressed there, or lie beyond the model's longest row, "
+            "have no prediction; coverage.parquet has the numbers of cells"
+        )
+
+
 def genes_of(store: StoreReader) -> Any:
     """The table of genes of an export, by upstream's names."""
     import pandas as pd

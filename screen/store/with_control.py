@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from screen.errors import RequestError, StoreError, some
 from screen.planning.layout import COUNTS, LOG1P, SCALES, counts
-from screen.store.lines import Lines, Wanted, cells_of, facts_of, gather, genes_of, lines_of, metadata_of
+from screen.store.lines import Lines, Wanted, cells_of, facts_of, gather, genes_of, lines_of, metadata_of, require_some
 from screen.store.reader import StoreReader
 
 CONTROL, NON_TARGETING, TARGET = "control", "non-targeting", "target_gene"
@@ -65,8 +65,7 @@ def with_control(store: StoreReader, wanted: Wanted, scale: str = COUNTS) -> Row
             "it is"
         )
     edited = lines_of(store, wanted)
-    if not len(edited):
-        raise StoreError(f"no cell allows what is wanted ({wanted}); the coverage table says why")
+    require_some(edited, wanted)
     lines = _with_controls(edited, len(store.blocks) - 1)
     what = "the model's own log expression" if is_own else SCALES[scale]
     uns = {"X": "predictions for edited cells and for the same cells unedited", "scale": what, "layout": "with control"}

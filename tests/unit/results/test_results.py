@@ -97,6 +97,7 @@ def test_stratum_time_and_mode_leave_the_rows_asked_for(results: Results) -> Non
     for column, value in {"stratum": "B", "time": 2, "mode": "overexpress", "target_symbol": "CCL2"}.items():
         assert found[column].unique().to_list() == [value]
     assert set(results.differential("CCL2", mode="mask")["time"]) == {1, 2}
+    assert set(results.differential("mask:CCL2")["perturbation"]) == {f"src:mask:{GENES[4]}"}
     assert set(results.differential(mode="overexpress")["perturbation"]) == {f"src+tgt@2:overexpress:{GENES[4]}"}
     assert set(results.gene_sets(stratum="A", time=1)["stratum"]) == {"A"}
     assert set(results.anndata("CCL2", mode="mask").obs["perturbation"]) == {f"src:mask:{GENES[4]}"}
@@ -113,6 +114,8 @@ def test_stratum_time_and_mode_leave_the_rows_asked_for(results: Results) -> Non
         ((GENES[7],), GeneError, ("was not perturbed in this screen alone; jointly", JOINT)),
         (("TNF+IL1B",), GeneError, ("was not perturbed in this screen alone; jointly", JOINT)),
         (("src:msk:TNF",), GeneError, ('no perturbation "src:msk:TNF"',)),
+        (("src:mask:tnf",), GeneError, ('no gene "tnf"', 'did you mean "TNF"')),
+        (("mask:CD14",), GeneError, ('"mask:CD14" was not perturbed',)),
         (("src:mask:CD14",), GeneError, ('"src:mask:CD14" was not perturbed',)),
         (("TNF", "a"), ConfigError, ('no stratum "a"; there are A, B, C', 'did you mean "A"')),
         (("TNF", None, 3), ConfigError, ("no time point 3; there are 1, 2",)),

@@ -86,7 +86,7 @@ def test_what_cannot_be_is_said(store: ScreenStore, tmp_path: Path, capsys: pyte
     assert main([*call, "--scale", LOG1P]) == 2
     assert "say --with-control too" in capsys.readouterr().err
     with pytest.raises(
-        StoreError, match=r"no cell allows what is wanted \(stratum none\); the coverage table says why"
+        StoreError, match=r"no cell allows what is wanted \(stratum none\): genes that are not expressed"
     ):
         with_control(store, Wanted(stratum="none", cell_C=np.zeros(store.n_cells, dtype=bool)))
 
