@@ -84,7 +84,7 @@ def described_forecast(f: Forecast) -> list[str]:
     device = f", {f.device_bytes / 2**30:,.1f} GB on {f.executor['device']}" if f.device_bytes else ""
     return [
         f"  {f.n_batches:,} batches of up to {f.executor['batch_tokens']:,} tokens, {f.padded_share:.2%} padding, "
-        f"{f.flops / 1e12:,.1f} TFLOP{counted}",
+        f"{f.flops / 1e12:,.1f} TFLOP{counted}, {f.control_flops / max(f.flops, 1):.0%} of it controls, once per cell",
         f"  about {f.host_bytes / 2**30:,.1f} GB of memory{device}; {f.disk_bytes / 1e9:,.2f} GB on disk in about {f.n_files:,} files",
         f"  about {_duration(f.seconds)} on this machine ({f.executor['device']}, {f.executor['precision']}), "
         f"timed on a few items: {f.flops_per_s / 1e9:,.0f} GFLOP/s, {f.n_items / max(f.seconds, 1e-9):,.1f} edits/s",

@@ -39,6 +39,7 @@ class Forecast:
     """What a screen would take.
 
     n_batches, padded_share, flops  counted over `n_sampled` of the units, scaled up where these are not all of them
+    control_flops                   of these, what unedited cells take: once per cell, however many edits it has
     flops_per_s, seconds            from running a few of its items on the machine at hand
     host_bytes, device_bytes        estimates; without a GPU everything is on the host
     """
@@ -52,6 +53,7 @@ class Forecast:
     padded_share: float
     tokens: int
     flops: float
+    control_flops: float
     host_bytes: int
     device_bytes: int
     disk_bytes: int
@@ -73,6 +75,7 @@ class Forecast:
             "padded_share": self.padded_share,
             "tokens": self.tokens,
             "flops": self.flops,
+            "control_flops": self.control_flops,
             "host_bytes": self.host_bytes,
             "device_bytes": self.device_bytes,
             "disk_bytes": self.disk_bytes,
@@ -101,6 +104,7 @@ def forecast(screen: Screen, executor: Executor) -> Forecast:
         padded_share=counted.padded_share,
         tokens=round(counted.tokens),
         flops=counted.flops,
+        control_flops=counted.control_flops,
         host_bytes=host,
         device_bytes=device,
         disk_bytes=disk_bytes(screen),
@@ -176,6 +180,7 @@ class _Counted:
     tokens: float
     padded_share: float
     flops: float
+    control_flops: float
 
 
 def _count(screen: Screen, executor: Executor) -> _Counted:
@@ -192,8 +197,9 @@ def _count(screen: Screen, executor: Executor) -> _Counted:
             padded += sum(b.n_padded_tokens for b in batches)
             flops += sum(item_flops(screen, b) for b in batches)
     scale = plan.n_items / max(n_items, 1)
+    controls = _control_flops(screen)
     return _Counted(
-        len(numbers), n_batches * scale, tokens * scale, padded / max(tokens, 1), flops * scale + _control_flops(screen)
+        len(numbers), n_batches * scale, tokens * scale, padded / max(tokens, 1), flops * scale + controls, controls
     )
 
 

@@ -18,6 +18,7 @@ from screen.running.preflight import disk_bytes, forecast, n_files, recorded_byt
 from screen.running.prepare import prepare
 from screen.running.workload import batches_by_block, total_flops
 from screen.store.store import ScreenStore
+from tests.support.store_fixture import GENES
 from tests.support.tiny import tiny, write
 
 LIBRARY = {"genes": "all", "modes": ["mask", "overexpress"], "perturbation_sequence": ["src", "tgt"], "pert_tps": [2]}
@@ -100,7 +101,7 @@ def test_the_forecast_is_machine_readable(tmp_path: Path, capsys: pytest.Capture
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {
         "n_perturbations", "n_cells", "n_items", "n_units", "n_sampled", "n_batches", "padded_share", "tokens", "flops",
-        "host_bytes", "device_bytes", "disk_bytes", "n_files", "flops_per_s", "seconds", "coverage", "executor",
+        "host_bytes", "device_bytes", "disk_bytes", "n_files", "control_flops", "flops_per_s", "seconds", "coverage", "executor",
         "notes", "unscreened",
     }  # fmt: skip
     assert found["unscreened"] == []
@@ -108,4 +109,10 @@ def test_the_forecast_is_machine_readable(tmp_path: Path, capsys: pytest.Capture
     screen = prepare(load_config(config))
     assert found["n_items"] == screen.plan.n_items
     assert found["n_files"] == n_files(screen)
+    assert 0 < found["control_flops"] < found["flops"]
+    assert main(["plan", str(write(tiny(library={"genes": [GENES[4]]}), tmp_path / "one.yaml")), "--json"]) == 0
+    one = json.loads(capsys.readouterr().out)
+    # the same cells: a gene alone does not share their controls
+    assert one["control_flops"] == found["control_flops"]
+    assert one["control_flops"] / one["flops"] > found["control_flops"] / found["flops"]
     assert found["executor"]["device"] == "cpu"
