@@ -8,6 +8,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from screen.config.inputs import CellsConfig, ModelConfig
+from screen.config.problems import described
 from screen.config.section import Section
 from screen.config.sections import (
     CheckConfig,
@@ -19,8 +20,9 @@ from screen.config.sections import (
     NullConfig,
     OutputConfig,
     PredictConfig,
+    SlurmConfig,
 )
-from screen.errors import ConfigError, nearest
+from screen.errors import ConfigError
 
 
 class ScreenConfig(Section):
@@ -147,8 +149,7 @@ def parse_config(raw: Mapping[str, Any], path: Path, names: Mapping[str, str] | 
     try:
         return ScreenConfig.model_validate(raw, context={"base": path.resolve().parent})
     except ValidationError as error:
-        lines = [_explain(problem, path, names or {}) for problem in error.errors()]
-        raise ConfigError("\n".join(dict.fromkeys(lines))) from error
+        raise ConfigError(described(error.errors(), path, names or {}, _keys())) from error
 
 
 S = TypeVar("S", bound=Section)
@@ -159,34 +160,13 @@ def parse_section(section: type[S], given: Mapping[str, object], path: Path) -> 
     try:
         return section.model_validate(given)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(problem, path, {}) for problem in error.errors())) from error
+        raise ConfigError(described(error.errors(), path, {}, _keys())) from error
 
 
-MAX_SHOWN = 120
-_UNION_NOISE = ("list[str]", "literal['all']", "function-after[beside_yaml(), path]")
-
-
-def _explain(problem: Any, path: Path, names: Mapping[str, str]) -> str:
-    place = [str(p) for p in problem["loc"] if not any(noise in str(p) for noise in _UNION_NOISE)]
-    where = ".".join(place) or "the file"
-    ours = next((k for k in sorted(names, key=len, reverse=True) if where == k or where.startswith(k + ".")), None)
-    where = where if ours is None else names[ours] + where.removeprefix(ours)
-    if problem["type"] == "extra_forbidden":
-        return f'unknown key "{where}" in {path.name}{nearest(place[-1], _allowed_keys(place[:-1]))}'
-    if problem["type"] == "missing":
-        return f'"{where}" is missing in {path.name}'
-    message = problem["msg"].removeprefix("Value error, ")
-    seen = "" if isinstance(problem["input"], dict) else f" (it is {_short(problem['input'])})"
-    return f"{where} in {path.name}: {message}{seen}"
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + " ..."
-
-
-def _allowed_keys(place: list[str]) -> list[str]:
+def _keys() -> dict[str, list[str]]:
+    """Section ("": the file itself) -> the keys that it may have."""
     sections: dict[str, type[Section]] = {
+        "": ScreenConfig,
         "model": ModelConfig,
         "cells": CellsConfig,
         "library": LibraryConfig,
@@ -198,5 +178,6 @@ def _allowed_keys(place: list[str]) -> list[str]:
         "check": CheckConfig,
         "compute": ComputeConfig,
         "cluster": ClusterConfig,
+        "cluster.slurm": SlurmConfig,
     }
-    return list((sections.get(place[0], ScreenConfig) if place else ScreenConfig).model_fields)
+    return {name: list(section.model_fields) for name, section in sections.items()}

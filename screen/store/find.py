@@ -53,7 +53,8 @@ def _named(store: StoreReader, name: str, ids: list[str]) -> list[int]:
     of_edit = [p for p, its in enumerate(edits) if not edit or its.endswith(f":{edit}")]
     if not of_edit:
         raise GeneError(f'no perturbation "{name}" in this screen{nearest(name, ids)}')
-    wanted = _meanings(store, genes, nearest(name, ids) if edit else "")
+    spelled = [f"{edit}:{s}" for s in store.perturbations("target_symbol").tolist()] if edit else []
+    wanted = _meanings(store, genes, nearest(name, [*ids, *spelled]) if edit else "")
     edited = {p: ids[p].rpartition(":")[2].split("+") for p in of_edit}
     found = [p for p, its in edited.items() if tuple(sorted(its)) in wanted]
     if not found:
@@ -64,12 +65,12 @@ def _named(store: StoreReader, name: str, ids: list[str]) -> list[int]:
 def _meanings(store: StoreReader, genes: str, near: str) -> set[tuple[str, ...]]:
     """The Ensembl IDs, sorted, that genes joined by `+` may mean.
 
-    Raises GeneError for one that the model lacks, with the nearest gene, or else `near`, as what may be meant.
+    Raises GeneError for one that the model lacks, with `near`, or else the nearest gene, as what may be meant.
     """
     ids_of, names = _ids_of(store), genes.split("+")
     for gene in names:
         if gene not in ids_of:
-            raise _unknown(store, gene, nearest(gene, ids_of) or near)
+            raise _unknown(store, gene, near or nearest(gene, ids_of))
     found: set[tuple[str, ...]] = set()
     for chosen in product(*(sorted(ids_of[gene]) for gene in names)):
         found.add(tuple(sorted(chosen)))

@@ -225,7 +225,7 @@ def test_a_scheduler_that_does_not_answer_is_named(
         ({"slurm": {"queue": "gpu"}}, "belong together"),
         ({"scheduler": "tcp://x:1", "workers": 2}, "runs already"),
         ({"worker": 2}, 'did you mean "workers"'),
-        ({"workers": 0}, "greater than or equal to 1"),
+        ({"workers": 0}, "must be 1 or more"),
         ({"kind": "gpus", "workers": 99}, "GPU"),
     ],
 )

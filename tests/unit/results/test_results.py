@@ -114,7 +114,7 @@ def test_stratum_time_and_mode_leave_the_rows_asked_for(results: Results) -> Non
         ((GENES[7],), GeneError, ("was not perturbed in this screen alone; jointly", JOINT)),
         (("TNF+IL1B",), GeneError, ("was not perturbed in this screen alone; jointly", JOINT)),
         (("src:msk:TNF",), GeneError, ('no perturbation "src:msk:TNF"',)),
-        (("src:mask:tnf",), GeneError, ('no gene "tnf"', 'did you mean "TNF"')),
+        (("src:mask:tnf",), GeneError, ('no gene "tnf"', 'did you mean "src:mask:TNF"')),
         (("mask:CD14",), GeneError, ('"mask:CD14" was not perturbed',)),
         (("src:mask:CD14",), GeneError, ('"src:mask:CD14" was not perturbed',)),
         (("TNF", "a"), ConfigError, ('no stratum "a"; there are A, B, C', 'did you mean "A"')),
