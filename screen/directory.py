@@ -26,6 +26,8 @@ STAMP = "tables.json"
 SESSIONS = "sessions.jsonl"
 """A line for each `run` that computed something: when, how much, how fast, on what."""
 REPORT = "report.html"
+PREDICTIONS = "predictions.h5ad"
+"""Every prediction as upstream writes them, where a configuration asks for it."""
 EVALUATION, EVALUATION_SUMMARY = "evaluation", "evaluation.json"
 """Folder of the tables that `evaluate` makes, and what it says."""
 CHECKS = "check"
@@ -64,6 +66,10 @@ def described(directory: Path, has_counts: bool, has_gene_sets: bool) -> str:
     sets += [f"{RELATIONS}/*.parquet"] if (directory / RELATIONS).is_dir() else []
     sets += [f"{ANALYSES}/{name}" for name in analyses_in(directory)]
     # a run of an earlier version wrote no sessions, and a report is made on request
-    there = [name for name in (PROVENANCE, SESSIONS, REPORT, f"{CHECKS}/{CHECK}") if (directory / name).is_file()]
+    there = [
+        name
+        for name in (PROVENANCE, SESSIONS, PREDICTIONS, REPORT, f"{CHECKS}/{CHECK}")
+        if (directory / name).is_file()
+    ]
     store = [STORE] if (directory / STORE).is_dir() else []
     return ", ".join([*store, HITS, *genes, *sets, COVERAGE, *there])

@@ -121,6 +121,16 @@ class OutputConfig(Section):
     """Rows per batch in the order of an exported h5ad, which follows upstream's."""
     report: bool = True
     """Also make report.html, one page with figures and tables; `perturbscreen report DIR` makes it later."""
+    h5ad: bool = False
+    """Also write predictions.h5ad, all predictions in upstream's layout; `perturbscreen export DIR` does it later, and by parts."""
+
+    @model_validator(mode="after")
+    def _has_predictions(self) -> "OutputConfig":
+        if self.h5ad and self.keep == "summaries":
+            raise ValueError(
+                "h5ad needs the change of every cell, and `keep: summaries` keeps sums alone; remove one of them"
+            )
+        return self
 
 
 class DegConfig(Section):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from screen.config.screen_config import ScreenConfig
 from screen.config.sections import ClusterConfig
-from screen.directory import REPORT, STORE
+from screen.directory import PREDICTIONS, REPORT, STORE
 from screen.engine.executor import Executor
 from screen.engine.precision import Decision, executor_for
 from screen.engine.screen import Screen
@@ -25,7 +25,7 @@ from screen.running.prepare import prepare
 from screen.running.resume import coverage_of, has_work, left, open_store, other_executors
 from screen.running.runner import make_engine, run_units
 from screen.running.sessions import recorded
-from screen.running.tables import make_report, make_tables
+from screen.running.tables import make_export, make_report, make_tables
 from screen.running.unscreened import nothing_to_screen, reasons
 from screen.stats.parts import on_threads
 from screen.stats.tables import write_coverage
@@ -67,7 +67,9 @@ def run_screen(
         if decision.executor.is_delta:
             _describe_recomputed(store, listener)
         write_coverage(coverage_of(screen, store), store, directory)
-        make_tables(store, directory, listener, workers.tables)
+        _, is_new = make_tables(store, directory, listener, workers.tables)
+        if config.output.h5ad and (is_new or not (directory / PREDICTIONS).is_file()):
+            make_export(store, directory, listener)
     results = open_results(directory)
     if config.output.report and not (directory / REPORT).is_file():
         make_report(results, listener)

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from screen.config.sections import ComputeConfig
-from screen.directory import REPORT, STORE
+from screen.directory import PREDICTIONS, REPORT, STORE
 from screen.errors import ScreenError
 from screen.report.page import write_report
 from screen.results.results import Results, open_results
@@ -17,6 +17,9 @@ from screen.running.listener import Listener
 from screen.stats.again import analysis
 from screen.stats.parts import Compute, on_threads
 from screen.stats.tables import donor_notes, set_presentation, write_all
+from screen.store.export import UpstreamRows
+from screen.store.h5ad import write_h5ad
+from screen.store.lines import Wanted
 from screen.store.lock import only_writer
 from screen.store.store import ScreenStore, scratch_of
 
@@ -34,6 +37,16 @@ def make_tables(
     if is_new:
         (directory / REPORT).unlink(missing_ok=True)
     return hits, is_new
+
+
+def make_export(store: ScreenStore, directory: Path, listener: Listener) -> None:
+    """predictions.h5ad, in upstream's layout. Raises StoreError."""
+    rows, path = UpstreamRows(store, Wanted()), directory / PREDICTIONS
+    with listener.status(PREDICTIONS):
+        n_rows, n_genes = write_h5ad(rows, path)
+    listener.say(f"{path}: {n_rows:,} rows x {n_genes:,} genes, in the layout of upstream's h5ad")
+    for note in rows.notes:
+        listener.note(note)
 
 
 def remake_tables(

@@ -19,6 +19,7 @@ from screen.cli.main import main
 from screen.models.perturbgen.files.upstream_yaml import NO_EFFECT
 from tests.support.golden import GOLDEN, golden, scale_error
 from tests.support.long import some_long
+from tests.support.store_fixture import assert_same_anndata
 from tests.support.upstream_files import DROP, LONELY, Recipe, Upstream, ensembl_ids, refusal, snapshot, write_upstream
 
 GENE = ensembl_ids(19)
@@ -156,6 +157,10 @@ def run_and_export(yaml: Path, out: Path, *flags: str) -> ad.AnnData:
     """The h5ad that two commands write."""
     assert main(["run", str(yaml), "--out", str(out), *flags]) == 0
     assert main(["export", str(out), "--h5ad", str(out / "out.h5ad")]) == 0
+    written = out / "predictions.h5ad"
+    assert written.is_file() == ("trainer" in yaml.read_text())
+    if written.is_file():
+        assert_same_anndata(ad.read_h5ad(written), ad.read_h5ad(out / "out.h5ad"))
     return ad.read_h5ad(out / "out.h5ad")
 
 

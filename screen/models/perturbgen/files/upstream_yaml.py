@@ -101,6 +101,7 @@ def from_upstream(raw: Mapping[str, Any], path: Path) -> ScreenConfig:
             "store_dtype": "float32",
             "keep_embeddings": True,
             "keep_gene_cosine": True,
+            "h5ad": True,
             "export_batch_size": int(datamodule.get("batch_size") or 64),
         },
         "notes": notes,
