@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screen.cells.bank import SOURCE, Ragged, State, TokenBank
+from screen.cells.files.cell_file import LARGEST_COUNT, CellFile
+from screen.cells.files.on_disk import Matrix
 from screen.cells.gene_columns import NO_COLUMN, match_genes
-from screen.cells.h5ad_file import LARGEST_COUNT, H5adFile, Matrix
 from screen.cells.pairing import (
     ALL_CELLS,
     DRAWN,
@@ -72,7 +73,7 @@ def read_h5ad_cells(
     with_counts = set(targets if counts_for is None else counts_for)
     if not with_counts <= set(targets):
         raise CellError(f"counts_for names {sorted(with_counts - set(targets))}; time points: {sorted(targets)}")
-    with H5adFile.open(path) as file:
+    with CellFile.open(path) as file:
         value_of_state = {SOURCE: str(source or ALL_CELLS)} | {t: str(targets[t]) for t in sorted(targets)}
         cells = Cells(path.name, file.frame("obs"), state_column, value_of_state)
         plan = make_pairing(cells, pairing, strata, filters, seed)
@@ -98,7 +99,7 @@ def cells_of_h5ad(config: CellsConfig, vocabulary: Vocabulary) -> TokenBank:
 def source_counts(config: CellsConfig, vocabulary: Vocabulary, row_P: Ints) -> Any:
     """Observed counts (CSR, float32) of the source cells at these rows of a configuration's h5ad, which a bank leaves out."""
     assert config.h5ad is not None
-    with H5adFile.open(config.h5ad) as file:
+    with CellFile.open(config.h5ad) as file:
         cells = Cells(config.h5ad.name, file.frame("obs"), None, {SOURCE: ALL_CELLS})
         counts, _, _ = find_counts(file, config.layer, {SOURCE: np.unique(row_P)}, vocabulary, cells)
         return _state(SOURCE, row_P, counts, vocabulary, cells, True).counts
@@ -183,7 +184,7 @@ class Counts:
 
 
 def find_counts(
-    file: H5adFile, layer: str | None, candidates: Pairs, vocabulary: Vocabulary, cells: Cells
+    file: CellFile, layer: str | None, candidates: Pairs, vocabulary: Vocabulary, cells: Cells
 ) -> tuple[Counts, NDArray[np.bool_], list[str]]:
     """The first of the places for counts that does hold them, cells that express something there, and notes."""
     problems: list[str] = []
@@ -203,7 +204,7 @@ def find_counts(
     raise CellError(f"{cells.file}: raw counts are needed, but {seen}; {_advice(file, candidates, cells)}")
 
 
-def _places(file: H5adFile, layer: str | None, name: str) -> list[str]:
+def _places(file: CellFile, layer: str | None, name: str) -> list[str]:
     """Where counts may be, in order of preference."""
     layers = file.layers
     has = f"layers: {some(layers, 20) or 'none'}"
@@ -217,7 +218,7 @@ def _places(file: H5adFile, layer: str | None, name: str) -> list[str]:
     return places
 
 
-def _advice(file: H5adFile, candidates: Pairs, cells: Cells) -> str:
+def _advice(file: CellFile, candidates: Pairs, cells: Cells) -> str:
     """Which layers there are and which look like counts."""
     if not (layers := file.layers):
         return "the file has no layers either; write the raw counts to X"
@@ -225,7 +226,7 @@ def _advice(file: H5adFile, candidates: Pairs, cells: Cells) -> str:
     return f"set `layer:` to raw counts; layers: {some(layers, 20)}; of these look like counts: {some(good) or 'none'}"
 
 
-def _looks_like_counts(file: H5adFile, layer: str, candidates: Pairs, cells: Cells) -> bool:
+def _looks_like_counts(file: CellFile, layer: str, candidates: Pairs, cells: Cells) -> bool:
     try:
         next(_matrix(file, f"layers/{layer}", cells)[0].blocks(candidates[SOURCE][:ROWS_TRIED]))
     except (_NotCountsError, CellError):
@@ -233,7 +234,7 @@ def _looks_like_counts(file: H5adFile, layer: str, candidates: Pairs, cells: Cel
     return True
 
 
-def _matrix(file: H5adFile, key: str, cells: Cells) -> tuple[CountMatrix, Any]:
+def _matrix(file: CellFile, key: str, cells: Cells) -> tuple[CountMatrix, Any]:
     """One matrix of the file and the data frame of its genes."""
     var = file.frame("raw/var" if key == "raw/X" else "var")
     stored = file.matrix(key, len(cells.obs), len(var))

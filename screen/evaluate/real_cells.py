@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screen.cells.bank import MISSING, SOURCE
+from screen.cells.files.cell_file import CellFile
 from screen.cells.h5ad import Counts, find_counts
-from screen.cells.h5ad_file import H5adFile
 from screen.cells.pairing import ALL_CELLS, Cells, shuffled
 from screen.cells.vocabulary import Vocabulary
 from screen.errors import CellError, nearest, some
@@ -76,7 +76,7 @@ def open_real(
     wanted  the perturbations that will be asked for -> names, for the message where the file has none of them
     Raises CellError: no such column or control (naming the nearest), no counts, nothing in common; GeneError: no shared gene.
     """
-    with H5adFile.open(path) as file:
+    with CellFile.open(path) as file:
         cells = Cells(path.name, file.frame("obs"), None, {SOURCE: ALL_CELLS})
         label_C = cells.column(column, "--perturbation-column")
         type_C = np.full(len(label_C), EVERY_TYPE) if celltype is None else cells.column(celltype, "--celltype")
