@@ -33,7 +33,7 @@ def decimals_text(place: Place) -> Changes:
     return stated(place, 0.0, 6.0, "float64", "0", "6")
 
 
-@recipe(KIND, 'text in the file ("0h", "6h" without h), whole numbers in the YAML', "refused: no text")
+@recipe(KIND, 'text in the file ("0", "6"), whole numbers in the YAML', "refused: no text")
 def text_numbers(place: Place) -> Changes:
     return stated(place, "0", "6", "str", 0, 6)
 

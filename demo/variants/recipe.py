@@ -12,9 +12,14 @@ import anndata as ad
 import numpy as np
 
 import screen as package
-from screen.cells.bank import TokenBank
+from screen.cells.bank import SOURCE, TokenBank
+from screen.cells.h5ad import cells_of_h5ad
 from screen.cells.vocabulary import Vocabulary, read_tsv
 from screen.errors import ScreenError
+from screen.planning.index import BankIndex
+from screen.planning.library import expand
+from screen.planning.null_genes import NullPlan
+from screen.planning.window import Window
 from screen.running.configuration import load_config
 
 MODEL = Path(package.__file__).parent / "demo" / "data"
@@ -82,7 +87,7 @@ class Place:
     @cached_property
     def plain(self) -> TokenBank:
         """What the plain file gives."""
-        return self._read(self.h5ad(self.cells))
+        return self._read(self.h5ad(self.cells))[0]
 
     def h5ad(self, cells: ad.AnnData, name: str = "cells.h5ad") -> Changes:
         """Writes an h5ad and names it."""
@@ -96,31 +101,22 @@ class Place:
             warnings.simplefilter("ignore")
             changes = recipe.make(self)
         try:
-            found = self._read(changes)
+            found, edited = self._read(changes)
         except ScreenError as error:
             return Answer(f"exit code {error.exit_code}", self._said(str(error)))
         except Exception as error:
             return Answer("a fault of ours", f"{type(error).__name__}: {self._said(str(error))}")
         notes = [n for n in found.notes if n not in expected.notes]
-        return Answer(_compared(found, expected), self._said(" ".join(notes)))
+        result = f"edits {', '.join(edited)}" if "library" in changes else _compared(found, expected)
+        return Answer(result, self._said(" ".join(notes)))
 
-    def _read(self, changes: Changes) -> TokenBank:
-        from screen.cells.h5ad import cells_of_h5ad
-
+    def _read(self, changes: Changes) -> tuple[TokenBank, list[str]]:
+        """The cells, and the genes that are edited."""
         config = load_config(self.configuration(changes))
-        bank = cells_of_h5ad(config.cells, self.vocabulary)
-        self._expand(bank, config)
-        return bank
-
-    def _expand(self, bank: TokenBank, config: Any) -> None:
-        from screen.planning.index import BankIndex
-        from screen.planning.library import expand
-        from screen.planning.null_genes import NullPlan
-        from screen.planning.window import Window
-
-        window = Window((1,), (), 512, False)
+        bank, window = cells_of_h5ad(config.cells, self.vocabulary), Window((1,), (), 512, False)
         null = NullPlan(config.null, np.zeros(bank.n_cells, dtype=np.int64), ("all",), 1, {})
-        expand(config.library, BankIndex(bank, self.vocabulary, 512), window, null)
+        library = expand(config.library, BankIndex(bank, self.vocabulary, 512), window, null)
+        return bank, [self.vocabulary.symbol[g] for p in library.perturbations for g in p.genes]
 
     def configuration(self, changes: Changes) -> dict[str, Any]:
         """The plain configuration with changes."""
@@ -149,9 +145,14 @@ def _compared(found: TokenBank, expected: TokenBank) -> str:
         return f"read: {found.n_cells} cells"
     for state, mine in found.states.items():
         theirs = expected.states[state]
+        if state != SOURCE and not np.array_equal(mine.cell_index_C, theirs.cell_index_C):
+            return "as the plain file, paired otherwise"
         if not np.array_equal(mine.tokens.token_T, theirs.tokens.token_T):
-            n_same = sum(np.array_equal(mine.tokens[c], theirs.tokens[c]) for c in range(found.n_cells))
-            return f"read: {n_same} of {found.n_cells} rows of ranks as in the plain file"
+            same = [np.isin(mine.tokens[c], theirs.tokens[c]).all() for c in range(found.n_cells)]
+            if not all(same):
+                return "read, other genes expressed"
+            n_same = int((mine.tokens.token_T == theirs.tokens.token_T).sum())
+            return f"read, {n_same / len(mine.tokens.token_T):.1%} of ranks as in the plain file"
         if mine.counts is not None and abs(mine.counts - theirs.counts).max() > 0:
             return "ranks as in the plain file, counts differ"
     return "as the plain file"

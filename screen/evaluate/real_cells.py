@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screen.cells.bank import MISSING, SOURCE
+from screen.cells.counts import Counts, Reading, find_counts
 from screen.cells.files.cell_file import CellFile
-from screen.cells.h5ad import Counts, find_counts
-from screen.cells.pairing import ALL_CELLS, Cells, shuffled
+from screen.cells.metadata import ALL_CELLS, Cells
+from screen.cells.pairing import shuffled
 from screen.cells.vocabulary import Vocabulary
 from screen.errors import CellError, nearest, some
 from screen.evaluate.energy import log1p_cp10k
@@ -89,7 +90,7 @@ def open_real(
         needed = {*wanted, *((x,) for genes in wanted if len(genes) > 1 for x in genes)}
         used = {name for genes, names in labels.of_genes.items() if genes in needed for name in names} | {control}
         row_R = np.flatnonzero(np.isin(label_C, sorted(used)))
-        counts, _, notes = find_counts(file, layer, {SOURCE: row_R}, vocabulary, cells)
+        counts, _, notes = find_counts(file, Reading(layer), {SOURCE: row_R}, vocabulary, cells)
         shared = np.flatnonzero(np.asarray(counts.select_FG.sum(axis=0)).ravel() > 0)
         yield RealCells(
             path.name, control, label_C, type_C, labels, vocabulary, shared, counts,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from screen.cells.bank import MISSING, SOURCE, Ragged, State, TokenBank, Unfiltered
 from screen.cells.files.cell_file import LARGEST_COUNT, CellFile
 from screen.cells.files.damage import file_errors
-from screen.cells.pairing import texts
+from screen.cells.metadata import texts
 from screen.cells.vocabulary import CLS, EOS
 from screen.config.inputs import CellsConfig
 from screen.errors import CellError, some
