@@ -1,6 +1,7 @@
 """The command line: every command and option, and what each is for."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -65,6 +66,13 @@ def _add_run_and_plan(commands: Commands) -> list[argparse.ArgumentParser]:
     plan.add_argument("--json", action="store_true", help="print the prediction as JSON, for machines")
     plan.set_defaults(command="plan")
     return [run, plan]
+
+
+def config_in_place(arguments: Sequence[str]) -> list[str]:
+    """Arguments of a command about a configuration, where `--config FILE`, as upstream's val.py is called, is FILE."""
+    if arguments[:1] and arguments[0] not in ("run", "plan", "check"):
+        return list(arguments)
+    return [a.removeprefix("--config=") for a in arguments if a != "--config"]
 
 
 def _add_config(command: argparse.ArgumentParser) -> None:

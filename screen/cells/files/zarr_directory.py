@@ -27,12 +27,13 @@ CODECS = {
 def opened_zarr(path: Path) -> Iterator[Any]:
     """The root (zarr.Group). Raises CellError saying what the folder is instead."""
     import zarr
+    import zarr.errors
 
     if not any((path / name).is_file() for name in ("zarr.json", ".zgroup")):
         raise CellError(f"cannot read {path}: {what_folder_is(path)}")
     with warnings.catch_warnings():
         # text has no final specification in format 3, and is read all the same
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore", zarr.errors.UnstableSpecificationWarning)
         with file_errors(f"cannot read {path}"):
             root = zarr.open_group(path, mode="r", use_consolidated=False)
         yield root
