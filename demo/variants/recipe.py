@@ -148,8 +148,8 @@ def _compared(found: TokenBank, expected: TokenBank) -> str:
         if state != SOURCE and not np.array_equal(mine.cell_index_C, theirs.cell_index_C):
             return "as the plain file, paired otherwise"
         if not np.array_equal(mine.tokens.token_T, theirs.tokens.token_T):
-            same = [np.isin(mine.tokens[c], theirs.tokens[c]).all() for c in range(found.n_cells)]
-            if not all(same):
+            rows = range(found.n_cells)
+            if any(set(mine.tokens[c].tolist()) != set(theirs.tokens[c].tolist()) for c in rows):
                 return "read, other genes expressed"
             n_same = int((mine.tokens.token_T == theirs.tokens.token_T).sum())
             return f"read, {n_same / len(mine.tokens.token_T):.1%} of ranks as in the plain file"

@@ -12,7 +12,7 @@ FEWEST_CELLS = 20
 SCATTER = 0.1
 """Totals of counts vary at least as much as their mean (Poisson); those of rounded values by n / 12, a small part of it."""
 EQUAL = 0.01
-MANY_GENES = 20
+MANY_GENES = 100
 """A cell with so many expressed genes has one with a count of 1."""
 MOST_CELLS = 0.9
 LARGEST_LOG = 12.0

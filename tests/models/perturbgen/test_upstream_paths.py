@@ -91,7 +91,6 @@ def test_warnings_of_anndata_about_old_files_are_not_shown(project: Upstream, re
 
     for path in Path("h5ad").glob("*.h5ad"):
         with h5py.File(path, "r+") as handle:
-            for part in ("obs", "var", "X"):
-                handle[part].attrs.pop("encoding-version", None)
-    main(["plan", str(YAML)])
+            handle["obs/_index"].attrs.clear()
+    assert main(["plan", str(YAML)]) == 0
     assert not [w for w in recwarn if "anndata" in str(w.filename) or "anndata" in str(w.message).lower()]
