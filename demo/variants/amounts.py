@@ -25,7 +25,7 @@ def logarithms(place: Place) -> Changes:
     return with_x(place, per(place.cells.X, 1e4).log1p())
 
 
-@recipe(KIND, "log1p, and `counts: fractional`", "unknown key")
+@recipe(KIND, "log1p, and `counts: fractional`")
 def logarithms_on_request(place: Place) -> Changes:
     return with_x(place, per(place.cells.X, 1e4).log1p(), counts="fractional")
 
@@ -83,18 +83,13 @@ def scaled(place: Place) -> Changes:
     return with_x(place, place.cells.X.toarray() - 1)
 
 
-@recipe(KIND, "scaled to mean 0, `counts: fractional`", "unknown key")
+@recipe(KIND, "scaled to mean 0, `counts: fractional`")
 def scaled_on_request(place: Place) -> Changes:
     return with_x(place, place.cells.X.toarray() - 1, counts="fractional")
 
 
-@recipe(KIND, "a value that is missing (NaN), `counts: fractional`", "unknown key")
+@recipe(KIND, "a value that is missing (NaN), `counts: fractional`")
 def missing(place: Place) -> Changes:
     X = place.cells.X.astype(np.float32)
     X.data[7] = np.nan
     return with_x(place, X, counts="fractional")
-
-
-@recipe(KIND, "`counts: whole`, a word that is not known", "")
-def other_word(place: Place) -> Changes:
-    return with_x(place, place.cells.X, counts="whole")

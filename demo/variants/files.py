@@ -1,5 +1,6 @@
 """Files: layouts, formats, number types and compression of the same counts."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,42 @@ def raw(place: Place) -> Changes:
     cells.raw = cells.copy()
     cells.X = cells.X.log1p()
     return place.h5ad(cells)
+
+
+@recipe(KIND, "counts in `raw`, `layer: raw`", "no such layer")
+def raw_by_name(place: Place) -> Changes:
+    return {"cells": {**raw(place)["cells"], "layer": "raw"}}
+
+
+@recipe(KIND, "counts in X, `layer: X`", "no such layer")
+def x_by_name(place: Place) -> Changes:
+    return {"cells": {**place.h5ad(place.cells)["cells"], "layer": "X"}}
+
+
+@recipe(KIND, "zeros that are stored, columns as 64-bit numbers")
+def stored_zeros(place: Place) -> Changes:
+    cells = place.cells
+    full = np.indices(cells.shape).reshape(2, -1)
+    cells.X = sparse.csr_matrix((cells.X.toarray().ravel(), full), shape=cells.shape)
+    cells.X.indices, cells.X.indptr = cells.X.indices.astype(np.int64), cells.X.indptr.astype(np.int64)
+    return place.h5ad(cells)
+
+
+@recipe(KIND, "cells named by numbers")
+def numbered(place: Place) -> Changes:
+    cells = place.cells
+    cells.obs_names = [str(i) for i in range(cells.n_obs)]
+    return place.h5ad(cells)
+
+
+@recipe(KIND, "blanks and letters of another alphabet in the file's name")
+def odd_name(place: Place) -> Changes:
+    return place.h5ad(place.cells, "Zellen für Müller (2).h5ad")
+
+
+@recipe(KIND, "an address on the web", "no such file, and no advice")
+def address(place: Place) -> Changes:
+    return {"cells": {"h5ad": "https://example.org/cells.h5ad"}}
 
 
 @recipe(KIND, "gzip")
@@ -142,7 +179,8 @@ def zipped(place: Place) -> Changes:
 def pickled(place: Place) -> Changes:
     path = in_zarr(place, place.cells, 2)
     array = path / "obs" / "condition" / "categories" / ".zarray"
-    array.write_text(array.read_text().replace('"vlen-utf8"', '"pickle"'))
+    found = json.loads(array.read_text())
+    array.write_text(json.dumps({**found, "filters": [*found["filters"], {"id": "pickle"}]}))
     return {"cells": {"h5ad": path.name}}
 
 

@@ -101,6 +101,8 @@ class Place:
             warnings.simplefilter("ignore")
             changes = recipe.make(self)
         try:
+            if "upstream" in changes:
+                return self._upstream(changes["upstream"])
             found, edited = self._read(changes)
         except ScreenError as error:
             return Answer(f"exit code {error.exit_code}", self._said(str(error)))
@@ -109,6 +111,13 @@ class Place:
         notes = [n for n in found.notes if n not in expected.notes]
         result = f"edits {', '.join(edited)}" if "library" in changes else _compared(found, expected)
         return Answer(result, self._said(" ".join(notes)))
+
+    def _upstream(self, given: Mapping[str, Any]) -> Answer:
+        with contextlib.chdir(given["from"]):
+            config = load_config(given["yaml"])
+        notes = [n for n in config.notes if not n.startswith("no effect")]
+        result = f"reads {config.model.checkpoint}, writes {config.output.directory}"
+        return Answer(self._said(result), self._said(" ".join(notes)))
 
     def _read(self, changes: Changes) -> tuple[TokenBank, list[str]]:
         """The cells, and the genes that are edited."""

@@ -18,6 +18,8 @@ from screen.cells.vocabulary import NO_TOKEN, Vocabulary
 from screen.errors import CellError, nearest, some
 
 ROWS_TRIED = 256
+NO_LAYERS = {"X": "X", "raw": "raw/X"}
+"""What is no layer and may be named as one."""
 RAW, FRACTIONAL = "raw", "fractional"
 
 
@@ -174,6 +176,8 @@ def _places(file: CellFile, layer: str | None, name: str) -> list[str]:
     layers = file.layers
     has = f"layers: {some(layers, 20) or 'none'}"
     if layer is not None:
+        if layer in NO_LAYERS and layer not in layers and file.has(NO_LAYERS[layer]):
+            return [NO_LAYERS[layer]]
         if layer not in layers:
             raise CellError(f'{name} has no layer "{layer}"; {has}{nearest(layer, layers)}')
         return [f"layers/{layer}"]

@@ -87,7 +87,7 @@ class CellsConfig(Section):
     h5ad: FilePath | None = None
     """One file of raw counts with all states of all cells, h5ad or AnnData Zarr directory; it is ranked with the model's medians."""
     layer: str | None = None
-    """Layer of the h5ad that holds the raw counts; by default X, or `raw` where X does not hold counts."""
+    """Layer of the h5ad that holds the raw counts, or `X` or `raw`; by default X, or `raw` where X does not hold counts."""
     counts: Literal["raw", "fractional"] = "raw"
     """`raw`: whole numbers; `fractional`: values of 0 or more (ambient RNA removed, reads shared among genes), ranked as they are."""
     duplicates: Literal["error", "sum"] = "error"

@@ -11,6 +11,8 @@ R_OBJECTS = (".rds", ".rdata", ".h5seurat", ".qs")
 
 def what_file_is(path: Path, reason: str) -> str:
     """Of a file that HDF5 does not open, for `reason`: what it is, and what to do."""
+    if any(part.endswith(":") for part in path.parts):
+        return "it is an address; download the file first"
     if not path.exists():
         return "there is no such file"
     name = path.name.lower()

@@ -53,7 +53,7 @@ def test_counts_are_never_taken_for_rounded_values(seed: int, depth: float) -> N
 @settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1e4, 1e5, 1e6]), st.sampled_from([np.rint, np.floor]))
 def test_rounded_values_are_never_taken_for_counts(seed: int, to: float, rounded: Any) -> None:
-    assert "are all about" in str(totals(rounded(scaled(counts(seed), to))).why_rounded())
+    assert totals(rounded(scaled(counts(seed), to))).why_rounded() is not None
     assert "where counts have ones" in str(totals(rounded(scaled(counts(seed), to))[:, ::2]).why_rounded())
 
 
