@@ -118,23 +118,33 @@ class Counts:
     matrix: CountMatrix
     select_FG: Any
 
-    def model_blocks(self, row_R: Ints) -> Iterator[Any]:
-        """Counts of the model's genes, some rows at a time: CSR [rows, G], float64, sorted, without stored zeros."""
-        for _, counts_RF in self.matrix.blocks(row_R):
+    def model_blocks(self, row_R: Ints) -> Iterator[tuple[Ints, Any]]:
+        """Some of the rows at a time, and their counts of the model's genes: CSR [rows, G], float64, sorted, no stored zeros."""
+        for part_R, counts_RF in self.matrix.blocks(row_R):
             counts_RG = (counts_RF.astype(np.float64) @ self.select_FG).tocsr()
             counts_RG.eliminate_zeros()
             counts_RG.sort_indices()
-            yield counts_RG
+            yield part_R, counts_RG
 
     def expressing(self, candidates: Pairs, vocabulary: Vocabulary) -> tuple[NDArray[np.bool_], Totals]:
         """Per cell of the file whether it is a candidate with a count in a gene that has a token on its side; their totals."""
         usable_C, totals = np.zeros(len(self.matrix.cell_C), dtype=bool), []
-        for state, row_R in candidates.items():
-            has_token_F = self.select_FG @ (tokens_at(vocabulary, state) != NO_TOKEN)
-            for part_R, counts_RF in self.matrix.blocks(row_R):
-                usable_C[part_R] = counts_RF.astype(np.float64) @ has_token_F > 0
-                totals.append(Totals.of(counts_RF))
+        every_R, here_in = rows_of_all(candidates, len(usable_C))
+        has_token_F = {s: self.select_FG @ (tokens_at(vocabulary, s) != NO_TOKEN) for s in candidates}
+        for part_R, counts_RF in self.matrix.blocks(every_R):
+            for state, is_in_C in here_in.items():
+                expresses_R = counts_RF.astype(np.float64) @ has_token_F[state] > 0
+                usable_C[part_R] |= expresses_R & is_in_C[part_R]
+            totals.append(Totals.of(counts_RF))
         return usable_C, Totals.joined(totals)
+
+
+def rows_of_all(pairs: Pairs, n_cells: int) -> tuple[Ints, dict[int, NDArray[np.bool_]]]:
+    """The rows of every state, ascending and distinct, so that a file is gone through once; per state whether a cell is in it."""
+    is_in = {state: np.zeros(n_cells, dtype=np.bool_) for state in pairs}
+    for state, row_P in pairs.items():
+        is_in[state][row_P] = True
+    return np.flatnonzero(np.logical_or.reduce(list(is_in.values()))), is_in
 
 
 def tokens_at(vocabulary: Vocabulary, state: int) -> Ints:

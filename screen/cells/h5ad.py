@@ -1,8 +1,8 @@
 """H5ad: cells of raw counts, ranked with the model's medians and tokens, and paired into a TokenBank."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screen.cells.bank import SOURCE, Ragged, State, TokenBank
-from screen.cells.counts import RAW, Counts, Reading, find_counts, tokens_at
+from screen.cells.counts import RAW, Counts, Reading, find_counts, rows_of_all, tokens_at
 from screen.cells.files.cell_file import CellFile
 from screen.cells.gene_columns import are_genes
 from screen.cells.metadata import ALL_CELLS, Cells, Ints, strings, texts
-from screen.cells.pairing import DRAWN, make_pairing, unique_names
+from screen.cells.pairing import DRAWN, Pairs, make_pairing, unique_names
 from screen.cells.vocabulary import CLS, EOS, NO_TOKEN, Vocabulary
 from screen.config.inputs import CellsConfig
 from screen.errors import CellError, GeneError, some
@@ -74,7 +74,7 @@ def read_h5ad_cells(
         reading = Reading(layer, counts, duplicates, is_yaml=True)
         found, usable_C, notes = find_counts(file, reading, plan.candidates, vocabulary, cells)
         pairs, said = plan.pairs(usable_C, max_cells)
-        states = {s: _state(s, row_P, found, vocabulary, cells, s in with_counts) for s, row_P in pairs.items()}
+        states = _states(pairs, found, vocabulary, cells, with_counts)
     if special_tokens:
         states[SOURCE] = replace(states[SOURCE], tokens=_framed(states[SOURCE].tokens))
     return TokenBank(states, unique_names(cells.name_C[pairs[SOURCE]]), (*notes, *said))
@@ -98,7 +98,7 @@ def source_counts(config: CellsConfig, vocabulary: Vocabulary, row_P: Ints) -> A
         cells = Cells(config.h5ad.name, file.frame("obs"), None, {SOURCE: ALL_CELLS})
         reading = Reading(config.layer, config.counts, config.duplicates, is_yaml=True)
         counts, _, _ = find_counts(file, reading, {SOURCE: np.unique(row_P)}, vocabulary, cells)
-        return _state(SOURCE, row_P, counts, vocabulary, cells, True).counts
+        return _states({SOURCE: row_P}, counts, vocabulary, cells, [SOURCE])[SOURCE].counts
 
 
 @contextmanager
@@ -132,25 +132,42 @@ def tokenise(counts_CG: Any, median_G: NDArray[np.float64], token_G: Ints) -> Ra
     return Ragged(token_G[gene_T[order_T]].astype(np.int32), offset_C1)
 
 
-def _state(state: int, row_P: Ints, counts: Counts, vocabulary: Vocabulary, cells: Cells, with_counts: bool) -> State:
-    """Tokens and metadata of the chosen rows; for a target also size factors, and counts if asked for."""
-    from scipy import sparse
-
+def _states(
+    pairs: Pairs, counts: Counts, vocabulary: Vocabulary, cells: Cells, with_counts: Collection[int]
+) -> dict[int, State]:
+    """Tokens and metadata of the chosen rows of each state; of a target also size factors, and counts where asked for."""
     assert vocabulary.median_G is not None  # checked before
-    unique_R, back_P = np.unique(row_P, return_inverse=True)
-    tokens, totals, kept = [], [], []
-    for counts_RG in counts.model_blocks(unique_R):
-        tokens.append(tokenise(counts_RG, vocabulary.median_G, tokens_at(vocabulary, state)))
-        totals.append(np.asarray(counts_RG.sum(axis=1), dtype=np.float32).ravel())
-        kept += [counts_RG.astype(np.float32)] if with_counts else []
-    obs = {str(c): texts(cells.obs[c].iloc[row_P]) for c in cells.obs}
-    return State(
-        _stacked(tokens).take(back_P),
-        row_P,
-        obs,
-        counts=sparse.vstack(kept, format="csr")[back_P] if with_counts else None,
-        size_factor_C=None if state == SOURCE else np.concatenate(totals)[back_P],
-    )
+    read = {state: _Read() for state in pairs}
+    every_R, is_in = rows_of_all(pairs, len(cells.obs))
+    for part_R, counts_RG in counts.model_blocks(every_R):
+        for state, into in read.items():
+            of_state_RG = counts_RG[np.flatnonzero(is_in[state][part_R])]
+            into.tokens.append(tokenise(of_state_RG, vocabulary.median_G, tokens_at(vocabulary, state)))
+            into.totals.append(np.asarray(of_state_RG.sum(axis=1), dtype=np.float32).ravel())
+            into.counts += [of_state_RG.astype(np.float32)] if state in with_counts else []
+    return {state: read[state].state(state, row_P, cells) for state, row_P in pairs.items()}
+
+
+@dataclass
+class _Read:
+    """What was read of the distinct rows of a state, in ascending order."""
+
+    tokens: list[Ragged] = field(default_factory=list)
+    totals: list[NDArray[np.float32]] = field(default_factory=list)
+    counts: list[Any] = field(default_factory=list)
+
+    def state(self, number: int, row_P: Ints, cells: Cells) -> State:
+        """The state of these rows, in their order."""
+        from scipy import sparse
+
+        _, back_P = np.unique(row_P, return_inverse=True)
+        return State(
+            _stacked(self.tokens).take(back_P),
+            row_P,
+            {str(c): texts(cells.obs[c].iloc[row_P]) for c in cells.obs},
+            counts=sparse.vstack(self.counts, format="csr")[back_P] if self.counts else None,
+            size_factor_C=None if number == SOURCE else np.concatenate(self.totals)[back_P],
+        )
 
 
 def _stacked(parts: Sequence[Ragged]) -> Ragged:

@@ -58,7 +58,7 @@ class RealCells:
 
     def blocks(self, row_R: Ints) -> Iterator[Any]:
         """Log1p counts per 10,000 of the shared genes of ascending rows, some at a time: CSR (rows, G)."""
-        for counts_RG in self.counts.model_blocks(row_R):
+        for _, counts_RG in self.counts.model_blocks(row_R):
             yield log1p_cp10k(counts_RG[:, self.shared])
 
 

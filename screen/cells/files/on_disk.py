@@ -13,8 +13,8 @@ BLOCK_BYTES = 64 * 2**20
 SPARSE_ROWS_AT_ONCE = 2_048
 COLUMNS_BYTES = 2**30
 """What a block of rows of a matrix in compressed columns may take while it is turned."""
-BYTES_PER_ENTRY = 48
-"""Row, column and value of an entry, as they are read, sorted and kept."""
+BYTES_PER_ENTRY = 40
+"""Row, column and value of an entry as they are gathered and as they are kept, and an eighth of them as they are read."""
 
 
 class Matrix(Protocol):
@@ -70,9 +70,9 @@ class CscOnDisk:
 
     def __init__(self, what: str, group: Any, shape: tuple[int, int]) -> None:
         self._what, self.shape, self._data, self._indices = what, shape, group["data"], group["indices"]
-        self._indptr = _offsets(group, shape[1])
+        self._indptr = _offsets(group, shape[1]).astype(np.int64, copy=False)
         self._most = max(1, COLUMNS_BYTES // BYTES_PER_ENTRY)
-        self.rows_at_once = self._rows_that_fit()
+        self.rows_at_once, self._n_of_block = self._blocks_that_fit()
         self._block: tuple[int, Any] | None = None
 
     def read(self, first: int, stop: int) -> Any:
@@ -81,52 +81,64 @@ class CscOnDisk:
 
         n = self.rows_at_once
         with file_errors(f"cannot read rows {first} to {stop - 1} of {self._what}"):
-            parts = [self._rows(k * n)[max(first - k * n, 0) : stop - k * n] for k in range(first // n, -(-stop // n))]
+            parts = [self._rows(k)[max(first - k * n, 0) : stop - k * n] for k in range(first // n, -(-stop // n))]
             return parts[0] if len(parts) == 1 else sparse.vstack(parts, format="csr")
 
-    def _rows_that_fit(self) -> int:
-        """Rows of a block: none of the blocks has more entries than the bound."""
-        n_rows = max(1, self.shape[0])
-        if self._indices.shape[0] <= self._most:
-            return n_rows
+    def _blocks_that_fit(self) -> tuple[int, NDArray[np.int64]]:
+        """Rows of a block, and entries of each block: not more than the bound, unless one row has more."""
+        n_rows, n_entries = max(1, self.shape[0]), self._indices.shape[0]
+        if n_entries <= self._most:
+            return n_rows, np.array([n_entries])
         n_of_row = np.zeros(n_rows, dtype=np.int64)
-        for _, _, row_T, _ in self._pieces():
+        for _, _, row_T in self._pieces():
             n_of_row += np.bincount(row_T, minlength=n_rows)
-        rows = n_rows
-        while rows > 1 and np.add.reduceat(n_of_row, np.arange(0, n_rows, rows)).max() > self._most:
-            rows = -(-rows // 2)
-        return rows
+        n_blocks = -(-n_entries // self._most)
+        while True:
+            rows = -(-n_rows // n_blocks)
+            n_of_block = np.add.reduceat(n_of_row, np.arange(0, n_rows, rows))
+            if rows == 1 or n_of_block.max() <= self._most:
+                return rows, n_of_block
+            n_blocks += max(1, n_blocks // 8)
 
-    def _rows(self, first: int) -> Any:
-        if self._block is None or self._block[0] != first:
+    def _rows(self, k: int) -> Any:
+        """Block k, as CSR."""
+        if self._block is None or self._block[0] != k:
             # the one before may go before the next is made
             self._block = None
-            self._block = first, self._turned(first, min(first + self.rows_at_once, self.shape[0]))
+            self._block = k, self._turned(k)
         return self._block[1]
 
-    def _turned(self, first: int, stop: int) -> Any:
-        """CSR of some rows."""
+    def _turned(self, k: int) -> Any:
         from scipy import sparse
 
-        rows, columns, values = [], [], []
-        for start, end, row_T, value_T in self._pieces(with_values=True):
+        first = k * self.rows_at_once
+        stop, n = min(first + self.rows_at_once, self.shape[0]), int(self._n_of_block[k])
+        row_N, column_N = np.empty(n, np.int32), np.empty(n, np.int32)
+        value_N = np.empty(n, native(self._data[:0]).dtype)
+        filled = 0
+        for start, end, row_T in self._pieces():
             here_T = (row_T >= first) & (row_T < stop)
-            column_T = np.searchsorted(self._indptr, np.arange(start, end)[here_T], side="right") - 1
-            rows.append((row_T[here_T] - first).astype(np.int32))
-            columns.append(column_T.astype(np.int32))
-            values.append(value_T[here_T])
-        found = [np.concatenate(x) if x else np.zeros(0, np.int32) for x in (values, rows, columns)]
-        return sparse.coo_matrix((found[0], (found[1], found[2])), shape=(stop - first, self.shape[1])).tocsr()
+            to = filled + int(np.count_nonzero(here_T))
+            row_N[filled:to] = row_T[here_T] - first
+            column_N[filled:to] = self._columns(start, end)[here_T]
+            value_N[filled:to] = self._data[start:end][here_T]
+            filled = to
+        return sparse.coo_matrix((value_N, (row_N, column_N)), shape=(stop - first, self.shape[1])).tocsr()
 
-    def _pieces(self, with_values: bool = False) -> Iterator[tuple[int, int, NDArray[Any], NDArray[Any]]]:
-        """(first, stop, rows, values) of some entries at a time, checked."""
+    def _columns(self, start: int, end: int) -> NDArray[np.int32]:
+        """The column of each of these entries."""
+        first, last = np.searchsorted(self._indptr, [start, end - 1], side="right") - 1
+        bounds = np.clip(self._indptr[first : last + 2], start, end)
+        return np.repeat(np.arange(first, last + 1, dtype=np.int32), np.diff(bounds))
+
+    def _pieces(self) -> Iterator[tuple[int, int, NDArray[Any]]]:
+        """(first, stop, rows) of some entries at a time, checked."""
         n_entries, step = self._indices.shape[0], max(1, self._most // 8)
         for start in range(0, n_entries, step):
             end = min(start + step, n_entries)
             row_T = self._indices[start:end]
-            value_T = native(self._data[start:end]) if with_values else np.zeros(len(row_T), np.int8)
-            check_entries(value_T, row_T, self.shape[0])
-            yield start, end, row_T.astype(np.int64, copy=False), value_T
+            check_entries(np.empty(len(row_T), self._data.dtype), row_T, self.shape[0])
+            yield start, end, row_T
 
 
 def _offsets(group: Any, n: int) -> NDArray[Any]:
