@@ -60,6 +60,7 @@ lint: $(VENV)/.installed-dev
 # The generated pages, then the site, where a broken link is an error, then the reports that it shows; no network.
 docs: $(VENV)/.installed-dev
 	@$(BIN)/python docs/make_configuration.py
+	@$(BIN)/python docs/make_variants.py
 	@$(BIN)/python -m benchmarks.table
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
 	@$(BIN)/python -m docs.make_reports

@@ -71,11 +71,14 @@ class PredictionError(ScreenError):
 
 def nearest(name: str, allowed: Iterable[str], n: int = 3) -> str:
     """'; did you mean "a", "b"?' for the closest allowed names, or an empty string."""
+    close = closest(name, allowed, n)
+    return "; did you mean " + " or ".join(f'"{c}"' for c in close) + "?" if close else ""
+
+
+def closest(name: str, allowed: Iterable[str], n: int = 3) -> list[str]:
+    """The allowed names that are spelt most alike, the nearest first; letter case does not count."""
     by_lower = {a.lower(): a for a in allowed}
-    close = difflib.get_close_matches(name.lower(), list(by_lower), n=n, cutoff=0.6)
-    if not close:
-        return ""
-    return "; did you mean " + " or ".join(f'"{by_lower[c]}"' for c in close) + "?"
+    return [by_lower[c] for c in difflib.get_close_matches(name.lower(), list(by_lower), n=n, cutoff=0.6)]
 
 
 def some(names: Iterable[object], n: int = 5) -> str:

@@ -11,7 +11,7 @@ from tests.support.house import FLOORS, PACKAGES, SOURCES, arrows, floor, functi
 from tests.support.places import ROOT
 
 HOMES = {
-    "zarr": {"store"},
+    "zarr": {"cells", "store"},
     "anndata": {"cells", "store", "models"},
     "h5py": {"cells", "models", "store"},
     "pandas": {"cells", "store", "stats"},

@@ -1,7 +1,8 @@
 """H5ad: cells of raw counts, ranked with the model's medians and tokens, and paired into a TokenBank."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -10,28 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screen.cells.bank import SOURCE, Ragged, State, TokenBank
-from screen.cells.gene_columns import NO_COLUMN, match_genes
-from screen.cells.h5ad_file import LARGEST_COUNT, H5adFile, Matrix
-from screen.cells.pairing import (
-    ALL_CELLS,
-    DRAWN,
-    Cells,
-    Ints,
-    Pairs,
-    Strings,
-    make_pairing,
-    strings,
-    texts,
-    unique_names,
-)
+from screen.cells.counts import RAW, Counts, Reading, find_counts, rows_of_all, tokens_at
+from screen.cells.files.cell_file import CellFile
+from screen.cells.gene_columns import are_genes
+from screen.cells.metadata import ALL_CELLS, Cells, Ints, strings, texts
+from screen.cells.pairing import DRAWN, Pairs, make_pairing, unique_names
 from screen.cells.vocabulary import CLS, EOS, NO_TOKEN, Vocabulary
 from screen.config.inputs import CellsConfig
-from screen.errors import CellError, GeneError, nearest, some
+from screen.errors import CellError, GeneError, some
 
 SCALE = 10_000
-ROWS_TRIED = 256
-ID_COLUMNS = ("ensembl_id", "ensembl", "ensembl_gene_id", "gene_id", "gene_ids", "feature_id")
-SYMBOL_COLUMNS = ("gene_name", "gene_names", "symbol", "symbols", "gene_symbol", "gene_symbols", "feature_name")
 NO_FILTERS: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
@@ -48,6 +37,8 @@ def read_h5ad_cells(
     filters: Mapping[str, Sequence[str]] = NO_FILTERS,
     max_cells: int | None = None,
     layer: str | None = None,
+    counts: str = RAW,
+    duplicates: str = "error",
     special_tokens: bool = False,
     counts_for: Sequence[int] | None = None,
 ) -> TokenBank:
@@ -59,11 +50,13 @@ def read_h5ad_cells(
     filters         {obs column: allowed values}, for source cells and, unless a mapping file names them, target cells
     max_cells       keep a random subset of this many pairings, in their order
     layer           layer of the counts; by default X, or `raw` where X does not hold counts
+    counts          `raw`, or `fractional`: values of 0 or more that need not be whole (`Reading`)
+    duplicates      a gene in several columns of the file is an `error`, or their `sum`
     special_tokens  put <cls> first and <eos> last in source rows; target rows never have them
     counts_for      time points whose observed counts are kept (default: all); size factors are always kept
 
     Genes are ranked by count / (cell's total over the model's genes) * 10,000 / median, ties in gene order.
-    Cells without any gene that has a token are left out. X is read in blocks of rows, except that CSC is read whole.
+    Cells without any gene that has a token are left out. X is read in blocks of rows.
     Raises CellError or GeneError, saying what was seen and what there is.
     """
     _check_medians(vocabulary)
@@ -72,13 +65,16 @@ def read_h5ad_cells(
     with_counts = set(targets if counts_for is None else counts_for)
     if not with_counts <= set(targets):
         raise CellError(f"counts_for names {sorted(with_counts - set(targets))}; time points: {sorted(targets)}")
-    with H5adFile.open(path) as file:
-        value_of_state = {SOURCE: str(source or ALL_CELLS)} | {t: str(targets[t]) for t in sorted(targets)}
+    with CellFile.open(path) as file, _right_way_round(file, vocabulary):
+        value_of_state = {SOURCE: ALL_CELLS if source is None else str(source)} | {
+            t: str(targets[t]) for t in sorted(targets)
+        }
         cells = Cells(path.name, file.frame("obs"), state_column, value_of_state)
         plan = make_pairing(cells, pairing, strata, filters, seed)
-        counts, usable_C, notes = find_counts(file, layer, plan.candidates, vocabulary, cells)
+        reading = Reading(layer, counts, duplicates, is_yaml=True)
+        found, usable_C, notes = find_counts(file, reading, plan.candidates, vocabulary, cells)
         pairs, said = plan.pairs(usable_C, max_cells)
-        states = {s: _state(s, row_P, counts, vocabulary, cells, s in with_counts) for s, row_P in pairs.items()}
+        states = _states(pairs, found, vocabulary, cells, with_counts)
     if special_tokens:
         states[SOURCE] = replace(states[SOURCE], tokens=_framed(states[SOURCE].tokens))
     return TokenBank(states, unique_names(cells.name_C[pairs[SOURCE]]), (*notes, *said))
@@ -91,17 +87,33 @@ def cells_of_h5ad(config: CellsConfig, vocabulary: Vocabulary) -> TokenBank:
     return read_h5ad_cells(
         config.h5ad, vocabulary, state_column=config.state_column, source=config.source, targets=config.targets,
         pairing=pairing, strata=config.strata, seed=config.seed, filters=config.filters, max_cells=config.max_cells,
-        layer=config.layer, special_tokens=config.special_tokens,
+        layer=config.layer, counts=config.counts, duplicates=config.duplicates, special_tokens=config.special_tokens,
     )  # fmt: skip
 
 
 def source_counts(config: CellsConfig, vocabulary: Vocabulary, row_P: Ints) -> Any:
     """Observed counts (CSR, float32) of the source cells at these rows of a configuration's h5ad, which a bank leaves out."""
     assert config.h5ad is not None
-    with H5adFile.open(config.h5ad) as file:
+    with CellFile.open(config.h5ad) as file:
         cells = Cells(config.h5ad.name, file.frame("obs"), None, {SOURCE: ALL_CELLS})
-        counts, _, _ = find_counts(file, config.layer, {SOURCE: np.unique(row_P)}, vocabulary, cells)
-        return _state(SOURCE, row_P, counts, vocabulary, cells, True).counts
+        reading = Reading(config.layer, config.counts, config.duplicates, is_yaml=True)
+        counts, _, _ = find_counts(file, reading, {SOURCE: np.unique(row_P)}, vocabulary, cells)
+        return _states({SOURCE: row_P}, counts, vocabulary, cells, [SOURCE])[SOURCE].counts
+
+
+@contextmanager
+def _right_way_round(file: CellFile, vocabulary: Vocabulary) -> Iterator[None]:
+    """Where genes lie in rows, that is what is said, and not what follows from it."""
+    try:
+        yield
+    except (CellError, GeneError) as error:
+        name, obs = file.path.name, file.frame("obs")
+        if are_genes(vocabulary, strings(obs.index)) and not are_genes(vocabulary, strings(file.frame("var").index)):
+            raise CellError(
+                f"{name} lies the wrong way round: its {len(obs):,} rows (obs) are genes, and must be cells; turn it: "
+                f'`anndata.read_h5ad("{name}").T.write_h5ad(...)`'
+            ) from error
+        raise
 
 
 def tokenise(counts_CG: Any, median_G: NDArray[np.float64], token_G: Ints) -> Ragged:
@@ -120,162 +132,42 @@ def tokenise(counts_CG: Any, median_G: NDArray[np.float64], token_G: Ints) -> Ra
     return Ragged(token_G[gene_T[order_T]].astype(np.int32), offset_C1)
 
 
-class _NotCountsError(Exception):
-    """Why a matrix does not hold raw counts."""
-
-
-@dataclass(frozen=True)
-class CountMatrix:
-    """A matrix of the file (C cells, F genes of the file), read in blocks of rows.
-
-    gene_F, cell_C   names for messages
-    """
-
-    label: str
-    stored: Matrix
-    gene_F: Strings
-    cell_C: Strings
-
-    def blocks(self, row_R: Ints) -> Iterator[tuple[Ints, Any]]:
-        """Ascending distinct rows, some at a time, and their counts: CSR [rows, F]. Raises _NotCountsError at others."""
-        cuts = np.flatnonzero(np.diff(row_R // self.stored.rows_at_once)) + 1
-        for part_R in np.split(row_R, cuts):
-            first = int(part_R[0])
-            counts_RF = self.stored.read(first, int(part_R[-1]) + 1)[part_R - first]
-            self._check(counts_RF, part_R)
-            yield part_R, counts_RF
-
-    def _check(self, counts_RF: Any, row_R: Ints) -> None:
-        value_T = counts_RF.data
-        is_count_T = (value_T >= 0) & (value_T <= LARGEST_COUNT) & (value_T == np.floor(value_T))
-        if not is_count_T.all():
-            t = int(np.argmin(is_count_T))
-            row = row_R[np.searchsorted(counts_RF.indptr, t, side="right") - 1]
-            where = f'for cell "{self.cell_C[row]}" and gene "{self.gene_F[counts_RF.indices[t]]}"'
-            raise _NotCountsError(
-                f"{self.label} holds {value_T[t]:g} {where} (largest value thereabouts {value_T.max():g})"
-            )
-
-
-@dataclass(frozen=True)
-class Counts:
-    """A matrix of counts, and select_FG: 1 where gene f of the file is gene g of the model."""
-
-    matrix: CountMatrix
-    select_FG: Any
-
-    def model_blocks(self, row_R: Ints) -> Iterator[Any]:
-        """Counts of the model's genes, some rows at a time: CSR [rows, G], float64, sorted, without stored zeros."""
-        for _, counts_RF in self.matrix.blocks(row_R):
-            counts_RG = (counts_RF.astype(np.float64) @ self.select_FG).tocsr()
-            counts_RG.eliminate_zeros()
-            counts_RG.sort_indices()
-            yield counts_RG
-
-    def expressing(self, candidates: Pairs, vocabulary: Vocabulary) -> NDArray[np.bool_]:
-        """Per cell of the file whether it is a candidate with a count in a gene that has a token on its side."""
-        usable_C = np.zeros(len(self.matrix.cell_C), dtype=bool)
-        for state, row_R in candidates.items():
-            has_token_F = self.select_FG @ (_token_G(vocabulary, state) != NO_TOKEN)
-            for part_R, counts_RF in self.matrix.blocks(row_R):
-                usable_C[part_R] = counts_RF.astype(np.float64) @ has_token_F > 0
-        return usable_C
-
-
-def find_counts(
-    file: H5adFile, layer: str | None, candidates: Pairs, vocabulary: Vocabulary, cells: Cells
-) -> tuple[Counts, NDArray[np.bool_], list[str]]:
-    """The first of the places for counts that does hold them, cells that express something there, and notes."""
-    problems: list[str] = []
-    for key in _places(file, layer, cells.file):
-        matrix, var = _matrix(file, key, cells)
-        select_FG, notes = _selection(vocabulary, var, cells.file)
-        counts = Counts(matrix, select_FG)
-        try:
-            usable_C = counts.expressing(candidates, vocabulary)
-        except _NotCountsError as problem:
-            problems.append(str(problem))
-            continue
-        if problems:
-            notes.append(f"The counts of {matrix.label} were used: {problems[0]}.")
-        return counts, usable_C, notes
-    seen = "; ".join(problems)
-    raise CellError(f"{cells.file}: raw counts are needed, but {seen}; {_advice(file, candidates, cells)}")
-
-
-def _places(file: H5adFile, layer: str | None, name: str) -> list[str]:
-    """Where counts may be, in order of preference."""
-    layers = file.layers
-    has = f"layers: {some(layers, 20) or 'none'}"
-    if layer is not None:
-        if layer not in layers:
-            raise CellError(f'{name} has no layer "{layer}"; {has}{nearest(layer, layers)}')
-        return [f"layers/{layer}"]
-    places = [key for key in ("X", "raw/X") if file.has(key)]
-    if not places:
-        raise CellError(f"{name} has neither X nor raw; set `layer:` to the layer of raw counts; {has}")
-    return places
-
-
-def _advice(file: H5adFile, candidates: Pairs, cells: Cells) -> str:
-    """Which layers there are and which look like counts."""
-    if not (layers := file.layers):
-        return "the file has no layers either; write the raw counts to X"
-    good = [f'"{layer}"' for layer in layers if _looks_like_counts(file, layer, candidates, cells)]
-    return f"set `layer:` to raw counts; layers: {some(layers, 20)}; of these look like counts: {some(good) or 'none'}"
-
-
-def _looks_like_counts(file: H5adFile, layer: str, candidates: Pairs, cells: Cells) -> bool:
-    try:
-        next(_matrix(file, f"layers/{layer}", cells)[0].blocks(candidates[SOURCE][:ROWS_TRIED]))
-    except (_NotCountsError, CellError):
-        return False
-    return True
-
-
-def _matrix(file: H5adFile, key: str, cells: Cells) -> tuple[CountMatrix, Any]:
-    """One matrix of the file and the data frame of its genes."""
-    var = file.frame("raw/var" if key == "raw/X" else "var")
-    stored = file.matrix(key, len(cells.obs), len(var))
-    label = {"X": "X", "raw/X": "raw"}.get(key, f'layer "{key.removeprefix("layers/")}"')
-    return CountMatrix(label, stored, strings(var.index), cells.name_C), var
-
-
-def _selection(vocabulary: Vocabulary, var: Any, file: str) -> tuple[Any, list[str]]:
-    """The matrix [F, G] that takes the file's genes to the model's, and notes."""
-    from scipy import sparse
-
-    by_lower = {str(c).lower(): c for c in reversed(var.columns)}
-    known = [by_lower[c] for c in (*ID_COLUMNS, *SYMBOL_COLUMNS) if c in by_lower]
-    column_G, notes = match_genes(vocabulary, [strings(var.index), *(strings(var[c]) for c in known)], file)
-    gene = np.flatnonzero(column_G != NO_COLUMN)
-    select_FG = sparse.csr_matrix((np.ones(len(gene)), (column_G[gene], gene)), shape=(len(var), len(vocabulary)))
-    return select_FG, notes
-
-
-def _state(state: int, row_P: Ints, counts: Counts, vocabulary: Vocabulary, cells: Cells, with_counts: bool) -> State:
-    """Tokens and metadata of the chosen rows; for a target also size factors, and counts if asked for."""
-    from scipy import sparse
-
+def _states(
+    pairs: Pairs, counts: Counts, vocabulary: Vocabulary, cells: Cells, with_counts: Collection[int]
+) -> dict[int, State]:
+    """Tokens and metadata of the chosen rows of each state; of a target also size factors, and counts where asked for."""
     assert vocabulary.median_G is not None  # checked before
-    unique_R, back_P = np.unique(row_P, return_inverse=True)
-    tokens, totals, kept = [], [], []
-    for counts_RG in counts.model_blocks(unique_R):
-        tokens.append(tokenise(counts_RG, vocabulary.median_G, _token_G(vocabulary, state)))
-        totals.append(np.asarray(counts_RG.sum(axis=1), dtype=np.float32).ravel())
-        kept += [counts_RG.astype(np.float32)] if with_counts else []
-    obs = {str(c): texts(cells.obs[c].iloc[row_P]) for c in cells.obs}
-    return State(
-        _stacked(tokens).take(back_P),
-        row_P,
-        obs,
-        counts=sparse.vstack(kept, format="csr")[back_P] if with_counts else None,
-        size_factor_C=None if state == SOURCE else np.concatenate(totals)[back_P],
-    )
+    read = {state: _Read() for state in pairs}
+    every_R, is_in = rows_of_all(pairs, len(cells.obs))
+    for part_R, counts_RG in counts.model_blocks(every_R):
+        for state, into in read.items():
+            of_state_RG = counts_RG[np.flatnonzero(is_in[state][part_R])]
+            into.tokens.append(tokenise(of_state_RG, vocabulary.median_G, tokens_at(vocabulary, state)))
+            into.totals.append(np.asarray(of_state_RG.sum(axis=1), dtype=np.float32).ravel())
+            into.counts += [of_state_RG.astype(np.float32)] if state in with_counts else []
+    return {state: read[state].state(state, row_P, cells) for state, row_P in pairs.items()}
 
 
-def _token_G(vocabulary: Vocabulary, state: int) -> Ints:
-    return vocabulary.source_token_G if state == SOURCE else vocabulary.target_token_G
+@dataclass
+class _Read:
+    """What was read of the distinct rows of a state, in ascending order."""
+
+    tokens: list[Ragged] = field(default_factory=list)
+    totals: list[NDArray[np.float32]] = field(default_factory=list)
+    counts: list[Any] = field(default_factory=list)
+
+    def state(self, number: int, row_P: Ints, cells: Cells) -> State:
+        """The state of these rows, in their order."""
+        from scipy import sparse
+
+        _, back_P = np.unique(row_P, return_inverse=True)
+        return State(
+            _stacked(self.tokens).take(back_P),
+            row_P,
+            {str(c): texts(cells.obs[c].iloc[row_P]) for c in cells.obs},
+            counts=sparse.vstack(self.counts, format="csr")[back_P] if self.counts else None,
+            size_factor_C=None if number == SOURCE else np.concatenate(self.totals)[back_P],
+        )
 
 
 def _stacked(parts: Sequence[Ragged]) -> Ragged:

@@ -6,136 +6,21 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from screen.cells.bank import MISSING, SOURCE
+from screen.cells.metadata import Cells, Ints, Strings
 from screen.errors import CellError, nearest, some
 
-Ints = NDArray[np.int64]
-Strings = NDArray[np.str_]
 Pairs = dict[int, Ints]
 """State (0 the source, else a time point) -> rows of the file; entry i of every state is pairing i."""
 
 DRAWN = ("stratified", "random")
-ALL_CELLS = "all cells"
-"""What stands for the state of cells that have no state column."""
 NAMES_SEARCHED = 10_000  # difflib takes about 10 microseconds a name
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Every cell of a file, with its metadata (a data frame), and which state each is in.
-
-    state_column     None: every cell is in the source state
-    value_of_state   {0: the source's value of `state_column`, time point: its value}
-    Raises CellError for a column or value that is not there, naming those that are.
-    """
-
-    file: str
-    obs: Any
-    state_column: str | None
-    value_of_state: Mapping[int, str]
-
-    def __post_init__(self) -> None:
-        if not set(self.value_of_state) <= set(range(10)):
-            times = some(t for t in self.value_of_state if t != SOURCE)
-            raise CellError(f"targets: time points are numbered 1 to 9; seen: {times}")
-        if self.state_column is None:
-            return
-        for state, value in self.value_of_state.items():
-            used_as = "source" if state == SOURCE else f"targets, time point {state}"
-            self._check_value(value, self.value_C, self.state_column, used_as)
-        values = list(self.value_of_state.values())
-        if len(set(values)) < len(values):
-            raise CellError(f'source and targets must differ in "{self.state_column}"; they are {some(values)}')
-
-    @cached_property
-    def name_C(self) -> Strings:
-        """Obs names."""
-        return strings(self.obs.index)
-
-    @cached_property
-    def value_C(self) -> Strings:
-        """What the state column holds."""
-        if self.state_column is None:
-            return np.full(len(self.obs), ALL_CELLS)
-        return self.column(self.state_column, "state_column")
-
-    def column(self, column: str, used_as: str) -> Strings:
-        """A column of the metadata as text, MISSING where there is no value."""
-        if column not in self.obs:
-            has = f"columns: {some(self.obs, 20) or 'none'}{nearest(column, map(str, self.obs))}"
-            raise CellError(f'{self.file} has no obs column "{column}" ({used_as}); {has}')
-        return texts(self.obs[column])
-
-    def has_values(self, columns: Iterable[str]) -> NDArray[np.bool_]:
-        """Cells that have a value in each of these columns."""
-        has_C = np.ones(len(self.obs), dtype=np.bool_)
-        for column in columns:
-            has_C &= self.column(column, "strata") != MISSING
-        return has_C
-
-    def rows(self, state: int) -> Ints:
-        """Rows of the file in one state, ascending."""
-        return np.flatnonzero(self.value_C == self.value_of_state[state])
-
-    def label(self, state: int) -> str:
-        """'the source (condition "control")' or 'time point 1 (condition "stimulated")'."""
-        name = "the source" if state == SOURCE else f"time point {state}"
-        if self.state_column is None:
-            return name
-        return f'{name} ({self.state_column} "{self.value_of_state[state]}")'
-
-    def pass_filters(self, filters: Mapping[str, Sequence[str]]) -> NDArray[np.bool_]:
-        """Cells whose metadata hold an allowed value in every filtered column."""
-        passes_C = np.ones(len(self.obs), dtype=bool)
-        for column, allowed in filters.items():
-            if column == self.state_column:
-                raise CellError(f'filters: "{column}" is the state column; choose its values by `source` and `targets`')
-            value_C = self.column(column, "filters")
-            for value in allowed:
-                self._check_value(str(value), value_C, column, "filters")
-            passes_C &= np.isin(value_C, [str(v) for v in allowed])
-        return passes_C
-
-    def stratum_names(self, strata: Iterable[str]) -> Strings:
-        """Per cell its combination of values, as 'cell_type "B", donor "1"', whatever the order of `strata`."""
-        name_C = np.full(len(self.obs), "", dtype=np.str_)
-        for column in sorted(set(strata)):
-            if column == self.state_column:
-                raise CellError(
-                    f'strata: "{column}" is the state column: no stratum would hold source and target cells'
-                )
-            values, inverse_C = np.unique(self.column(column, "strata"), return_inverse=True)
-            quoted = [f"{column} {json.dumps(str(v), ensure_ascii=False)}" for v in values]
-            part_C = np.array(quoted, dtype=np.str_)[inverse_C]
-            name_C = np.char.add(np.char.add(name_C, ", "), part_C) if name_C[0] else part_C
-        return name_C
-
-    @cached_property
-    def row_of_name(self) -> dict[str, int]:
-        """Obs name -> row; the last row where a name recurs."""
-        return {str(name): row for row, name in enumerate(self.name_C)}
-
-    @cached_property
-    def repeated_names(self) -> frozenset[str]:
-        """Obs names that more than one cell has."""
-        names, counts = np.unique(self.name_C, return_counts=True)
-        return frozenset(map(str, names[counts > 1]))
-
-    def _check_value(self, value: str, value_C: Strings, column: str, used_as: str) -> None:
-        there = np.unique(value_C[value_C != MISSING])
-        if value not in there:
-            has = f"values: {some(there, 20)}{nearest(value, map(str, there))}"
-            if not len(there):
-                has = f"it is missing in all {len(value_C):,} cells"
-            raise CellError(f'obs column "{column}" of {self.file} has no value "{value}" ({used_as}); {has}')
 
 
 def unique_names(name_P: Strings) -> tuple[str, ...]:
@@ -149,16 +34,6 @@ def unique_names(name_P: Strings) -> tuple[str, ...]:
         taken.add(label)
         unique.append(label)
     return tuple(unique)
-
-
-def strings(values: Any) -> Strings:
-    """An index or column of a data frame as an array of str."""
-    return np.asarray(values.astype(str).to_numpy(dtype=np.str_))
-
-
-def texts(values: Any) -> Strings:
-    """A column of a data frame as text, MISSING where there is no value."""
-    return np.where(values.isna().to_numpy(), MISSING, strings(values))
 
 
 @dataclass(frozen=True)
@@ -376,7 +251,7 @@ def _rows_named(names: Sequence[str], column: str, state: int, cells: Cells, pat
     if ambiguous:
         raise CellError(f"{where}: {cells.file} has several cells {_quoted(ambiguous)}; make its obs names unique")
     row_P = np.array([cells.row_of_name[n] for n in names], dtype=np.int64)
-    strayed_P = np.flatnonzero(cells.value_C[row_P] != cells.value_of_state[state])
+    strayed_P = np.flatnonzero(cells.value_C[row_P] != cells.value_there[state])
     if len(strayed_P):
         listed = [f'"{names[p]}" is "{cells.value_C[row_P[p]]}"' for p in strayed_P.tolist()]
         raise CellError(f"{where}: not every cell is of {cells.label(state)}: {some(listed)}")

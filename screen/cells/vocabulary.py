@@ -23,7 +23,7 @@ MOST_TOKENS = 2**24
 def strip_version(name: str) -> str:
     """ENSG00000125538.12 -> ENSG00000125538; other names unchanged."""
     stem, _, version = name.partition(".")
-    return stem if stem.startswith("ENS") and version.isdigit() else name
+    return stem if stem[:3].upper() == "ENS" and version.isdigit() else name
 
 
 @dataclass(frozen=True)

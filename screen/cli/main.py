@@ -3,13 +3,14 @@
 import argparse
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from screen.cli import commands
-from screen.cli.options import parser
+from screen.cli.options import config_in_place, parser
 from screen.cli.terminal import Console
 from screen.directory import STORE
 from screen.errors import ScreenError
@@ -17,7 +18,7 @@ from screen.errors import ScreenError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_args(config_in_place(sys.argv[1:] if argv is None else argv))
     with _signals():
         return _called(arguments)
 

@@ -1,6 +1,7 @@
 """The command line: every command and option, and what each is for."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -78,6 +79,13 @@ def demo_configuration() -> Path:
     package = Path(edits.__file__).parent
     shipped = package / "demo.yaml"
     return shipped if shipped.is_file() else package.parent / "configs" / "demo.yaml"
+
+
+def config_in_place(arguments: Sequence[str]) -> list[str]:
+    """Arguments of a command about a configuration, where `--config FILE`, as upstream's val.py is called, is FILE."""
+    if arguments[:1] and arguments[0] not in ("run", "plan", "check"):
+        return list(arguments)
+    return [a.removeprefix("--config=") for a in arguments if a != "--config"]
 
 
 def _add_config(command: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from screen.config.section import FilePath, Section, TimePoint, beside_yaml
+from screen.config.section import FilePath, OneOrMore, Section, TimePoint, Value, beside_yaml
 
 
 class ModelConfig(Section):
@@ -68,6 +68,8 @@ class ModelConfig(Section):
 _TOKENISED_ONLY = {"src_dataset_file", "tgt_dataset_folder", "tgt_adata_folder", "filter_var", "filter_cond"}
 _H5AD_ONLY = {
     "layer",
+    "counts",
+    "duplicates",
     "state_column",
     "source",
     "targets",
@@ -83,22 +85,26 @@ class CellsConfig(Section):
     """The cells: either one h5ad of raw counts, or upstream's tokenised folders."""
 
     h5ad: FilePath | None = None
-    """One file of raw counts with all states of all cells; it is ranked with the model's medians."""
+    """One file of raw counts with all states of all cells, h5ad or AnnData Zarr directory; it is ranked with the model's medians."""
     layer: str | None = None
-    """Layer of the h5ad that holds the raw counts; by default X, or `raw` where X does not hold counts."""
+    """Layer of the h5ad that holds the raw counts, or `X` or `raw`; by default X, or `raw` where X does not hold counts."""
+    counts: Literal["raw", "fractional"] = "raw"
+    """`raw`: whole numbers; `fractional`: values of 0 or more (ambient RNA removed, reads shared among genes), ranked as they are."""
+    duplicates: Literal["error", "sum"] = "error"
+    """What becomes of a gene that stands in several columns of the h5ad: an `error` that names it, or their `sum`."""
     state_column: str | None = None
     """obs column that says which state a cell is in; without it every cell is a source cell."""
-    source: str | None = None
+    source: Value | None = None
     """Value of `state_column` of the source cells: the state before, which is edited."""
-    targets: dict[TimePoint, str] = {}
+    targets: dict[TimePoint, Value] = {}
     """Time point (1 to 9) -> value of `state_column`: the states after, which are predicted."""
     pairing: str = "stratified"
     """Who becomes whom: `stratified` (drawn within `strata`), `random`, or a TSV with columns source and target."""
-    strata: list[str] = []
+    strata: OneOrMore = []
     """obs columns within whose combinations cells are paired; only with `pairing: stratified`."""
     seed: int = 0
     """Seed of the pairing and of `max_cells`."""
-    filters: dict[str, list[str]] = {}
+    filters: dict[str, OneOrMore] = {}
     """obs column -> allowed values; other cells are left out."""
     max_cells: Annotated[int, Field(ge=1)] | None = None
     """Keep so many pairings, drawn at random, in their order; by default all."""
@@ -112,11 +118,11 @@ class CellsConfig(Section):
     """Folder of the targets' raw counts, `*.h5ad`, row by row as the datasets; needed for observed counts."""
     filter_var: str | None = None
     """Column of the tokenised cells by which rows are kept; a row stays if any of its states has a listed value."""
-    filter_cond: list[str] = []
+    filter_cond: OneOrMore = []
     """Values of `filter_var` that are kept."""
-    cond_list: list[str] = []
+    cond_list: OneOrMore = []
     """Columns whose values the model was given as condition tokens in front of the target row."""
-    condition_keys: list[str] = []
+    condition_keys: OneOrMore = []
     """Columns, joined, that name the group a cell's count dispersion belongs to; checked against the checkpoint."""
     conditions_combined: list[str] | None = None
     """Those groups in the order of training; by default as the checkpoint says."""

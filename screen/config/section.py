@@ -1,9 +1,10 @@
 """Section: what every part of a configuration is, and the kinds of value in it."""
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 
 from screen import edits
 
@@ -18,6 +19,24 @@ def beside_yaml(path: Path, info: ValidationInfo) -> Path:
 
 
 FilePath = Annotated[Path, AfterValidator(beside_yaml)]
+
+
+def _as_text(value: object) -> object:
+    """YAML reads 6, 0.5, true and 2024-01-31 as other than text; tables of cells hold their text."""
+    return str(value) if isinstance(value, bool | int | float | date) else value
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str | bool | int | float | date) else value
+
+
+Value = Annotated[
+    str,
+    BeforeValidator(_as_text),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]}),
+]
+"""What a column of cells holds: text, a number, true or false."""
+OneOrMore = Annotated[list[Value], BeforeValidator(_as_list)]
 
 
 class Section(BaseModel):

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from screen.config.section import FilePath, Mode, Section, TimePoint
+from screen.config.section import FilePath, Mode, OneOrMore, Section, TimePoint
 from screen.edits import Site
 
 FEWEST_NULLS, MANY_NULLS = 20, 200
@@ -14,7 +14,7 @@ class LibraryConfig(Section):
     """Genes x modes at a site. `library` is one such block or a list of them."""
 
     genes: Literal["all"] | list[str] | FilePath
-    """Genes to edit: `all`, a list of Ensembl IDs, symbols or aliases, or a file with one name per line."""
+    """Genes to edit: `all`, a list of Ensembl IDs, symbols or aliases, or a file: a name per line, or a CSV or TSV."""
     modes: Annotated[list[Mode], Field(min_length=1)] = ["mask"]
     """What is done to a gene's token: mask, pad, delete, overexpress, shift+K (K ranks up) or shift-K (down)."""
     combos: Literal["singles", "joint", "pairs"] = "singles"
@@ -99,7 +99,7 @@ class PredictConfig(Section):
 class OutputConfig(Section):
     """What is stored and how it is grouped in the tables."""
 
-    strata: list[str] = []
+    strata: OneOrMore = []
     """obs columns within whose combinations the tables count, rank and test; by default all cells are one group."""
     var_list: list[str] | None = None
     """obs columns that are kept for exports; by default all."""

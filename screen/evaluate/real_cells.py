@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screen.cells.bank import MISSING, SOURCE
-from screen.cells.h5ad import Counts, find_counts
-from screen.cells.h5ad_file import H5adFile
-from screen.cells.pairing import ALL_CELLS, Cells, shuffled
+from screen.cells.counts import Counts, Reading, find_counts
+from screen.cells.files.cell_file import CellFile
+from screen.cells.metadata import ALL_CELLS, Cells
+from screen.cells.pairing import shuffled
 from screen.cells.vocabulary import Vocabulary
 from screen.errors import CellError, nearest, some
 from screen.evaluate.energy import log1p_cp10k
@@ -57,7 +58,7 @@ class RealCells:
 
     def blocks(self, row_R: Ints) -> Iterator[Any]:
         """Log1p counts per 10,000 of the shared genes of ascending rows, some at a time: CSR (rows, G)."""
-        for counts_RG in self.counts.model_blocks(row_R):
+        for _, counts_RG in self.counts.model_blocks(row_R):
             yield log1p_cp10k(counts_RG[:, self.shared])
 
 
@@ -76,7 +77,7 @@ def open_real(
     wanted  the perturbations that will be asked for -> names, for the message where the file has none of them
     Raises CellError: no such column or control (naming the nearest), no counts, nothing in common; GeneError: no shared gene.
     """
-    with H5adFile.open(path) as file:
+    with CellFile.open(path) as file:
         cells = Cells(path.name, file.frame("obs"), None, {SOURCE: ALL_CELLS})
         label_C = cells.column(column, "--perturbation-column")
         type_C = np.full(len(label_C), EVERY_TYPE) if celltype is None else cells.column(celltype, "--celltype")
@@ -89,7 +90,7 @@ def open_real(
         needed = {*wanted, *((x,) for genes in wanted if len(genes) > 1 for x in genes)}
         used = {name for genes, names in labels.of_genes.items() if genes in needed for name in names} | {control}
         row_R = np.flatnonzero(np.isin(label_C, sorted(used)))
-        counts, _, notes = find_counts(file, layer, {SOURCE: row_R}, vocabulary, cells)
+        counts, _, notes = find_counts(file, Reading(layer), {SOURCE: row_R}, vocabulary, cells)
         shared = np.flatnonzero(np.asarray(counts.select_FG.sum(axis=0)).ravel() > 0)
         yield RealCells(
             path.name, control, label_C, type_C, labels, vocabulary, shared, counts,

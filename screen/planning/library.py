@@ -9,6 +9,7 @@ import numpy as np
 
 from screen import edits
 from screen.cells.bank import SOURCE
+from screen.cells.gene_list import read_gene_list
 from screen.cells.vocabulary import NO_TOKEN
 from screen.config.sections import LibraryConfig
 from screen.edits import Site
@@ -59,7 +60,8 @@ def _block(block: LibraryConfig, index: BankIndex, window: Window) -> tuple[list
             )
         genes_of = {mode: _all_genes(mode, sites, tps, index) for mode in block.modes}
     else:
-        columns = vocabulary.columns(_read_genes(block.genes) if isinstance(block.genes, Path) else block.genes)
+        names = read_gene_list(block.genes, vocabulary) if isinstance(block.genes, Path) else block.genes
+        columns = vocabulary.columns(names)
         genes_of = dict.fromkeys(block.modes, columns)
     anchor = None if block.anchor is None else vocabulary.columns([block.anchor])[0]
     groups = {m: _groups(block, g, anchor) for m, g in genes_of.items()}
@@ -103,17 +105,3 @@ def _all_genes(mode: str, sites: Sequence[Site], tps: Sequence[int], index: Bank
         if not chosen_G.any():
             raise CellError("no gene of the vocabulary is expressed in the edited state of any cell")
     return [int(g) for g in np.flatnonzero(chosen_G)]
-
-
-def _read_genes(path: Path) -> list[str]:
-    """One gene name per line; blank lines and `#` comments are skipped."""
-    try:
-        lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f'library.genes: cannot read "{path}" ({error}); write `all`, a list, or a file with one gene per line'
-        ) from error
-    genes = [line for line in lines if line]
-    if not genes:
-        raise ConfigError(f"library.genes: {path} holds no gene")
-    return genes

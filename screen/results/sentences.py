@@ -135,7 +135,8 @@ def _why(part: pl.DataFrame, own: pl.DataFrame, min_cells: int) -> str:
             "no null perturbations to compare with (`null: {n: 0}`, or too few genes are left); `genes: all` needs none"
         )
     if nulls.is_empty():
-        return f"{own.height} perturbations and no null ones, {FEWEST_NULLS} needed; see `null` in the configuration"
+        how = "`null: {n: 200}` in a file of our own format adds them"
+        return f"{own.height} perturbations and no null ones, {FEWEST_NULLS} needed: {how}"
     return f"{enough.height} of {nulls.height} null perturbations have {min_cells} cells or more here, {FEWEST_NULLS} needed"
 
 

@@ -55,7 +55,7 @@ def described_plan(screen: Screen) -> list[str]:
             "(`null: {n: 0}` for none)"
         )
     if layout.has_counts:
-        lines.append(f"  differential expression: up to {_n_rows(screen):,} rows before deg.top and thresholds")
+        lines.append(f"  differential expression: up to {_n_rows(screen):,} rows before `deg --top` and thresholds")
     return lines
 
 

@@ -23,7 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from screen.cells.walk_hdf5 import walked
+from screen.cells.files.walk_hdf5 import walked
 from tests.support.tiny import E2E
 
 UNIT_ROWS, CELLS_PER_BLOCK = 16, 4

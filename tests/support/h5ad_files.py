@@ -1,5 +1,6 @@
 """Small h5ad files of raw counts, and a vocabulary that fits them."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,17 @@ def write(path: Path, counts: Any, *, genes: Any = VOCABULARY.ensembl_id, obs: A
     if raw is not None:
         data.raw = anndata.AnnData(raw[0], obs=data.obs, var=pd.DataFrame(index=list(raw[1])))
     data.write_h5ad(path)
+    return path
+
+
+def write_zarr(path: Path, counts: Any, zarr_format: int = 3, **parts: Any) -> Path:
+    """The same as an AnnData Zarr directory."""
+    file = write(path.with_suffix(".zarr.h5ad"), counts, **parts)
+    with anndata.settings.override(zarr_write_format=zarr_format), warnings.catch_warnings():
+        # text has no final specification in format 3
+        warnings.simplefilter("ignore")
+        anndata.read_h5ad(file).write_zarr(path)
+    file.unlink()
     return path
 
 

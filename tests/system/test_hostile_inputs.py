@@ -99,7 +99,7 @@ SWAPPED = [0, 1, 3, 2, *range(4, 19)]
 POSITIONS = {f"{MODEL}pos_embedding.{k}": torch.ones(1, 90, 16) for k in ("pos_pe", "pe")}
 # what is done to the files -> what the refusal must name
 DAMAGES: dict[str, tuple[Damage, tuple[str, ...]]] = {
-    "no checkpoint": (moved("count.ckpt"), ("no checkpoint", "count.ckpt")),
+    "no checkpoint": (moved("count.ckpt"), ("model.ckpt_masking_path", "there is neither", "count.ckpt")),
     "empty checkpoint": (wrote("count.ckpt", b""), ("count.ckpt", "truncated")),
     "text as checkpoint": (wrote("count.ckpt", b"epoch: 3\n" * 99), ("count.ckpt", "not a torch checkpoint")),
     "plain pickle as checkpoint": (wrote("count.ckpt", pickle.dumps({"state_dict": {}})), ("count.ckpt",)),
@@ -145,8 +145,8 @@ DAMAGES: dict[str, tuple[Damage, tuple[str, ...]]] = {
     ),
     "fewer rows than the source": (rows_left(9, 2), ("2_ten.dataset has 9 rows", "11")),
     "no rows": (rows_left(0, 0, 1, 2, 3), (".dataset",)),
-    "no source dataset": (moved("source/t0.dataset"), ("t0.dataset", "state.json")),
-    "no folder": (moved("targets"), ("no folder", "targets")),
+    "no source dataset": (moved("source/t0.dataset"), ("data.src_dataset_file", "there is neither", "t0.dataset")),
+    "no folder": (moved("targets"), ("data.tgt_dataset_folder", "there is neither", "targets")),
     "duplicate digit": (moved("targets/2_ten.dataset", "targets/1_ten.dataset"), ("1_ten", "1_six", "time point 1")),
     "name without digit": (moved("targets/2_ten.dataset", "targets/ten.dataset"), ("ten.dataset", "digit")),
     "cut dataset": (cut("targets/1_six.dataset/*.arrow", 0.5), ("1_six.dataset",)),

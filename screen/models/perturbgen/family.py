@@ -213,5 +213,5 @@ def _guessed(config: ScreenConfig, sizes: Sizes) -> list[str]:
     inner = encoder.n_heads * encoder.head_width
     return [
         f"upstream's encoder has {SCMASKGIT_HEADS} heads, which do not fit this one's attention width {inner}: "
-        f"{guess_encoder_heads(inner)} heads are assumed; set model.encoder_num_heads to say otherwise"
+        f"{guess_encoder_heads(inner)} heads are assumed; `--encoder-heads N` says otherwise"
     ]

@@ -77,7 +77,7 @@ def _make_h5ad(folder: Path) -> None:
 
 def _read_h5ad(folder: Path) -> None:
     problems = []
-    for path in sorted(folder.glob("*.h5ad")):
+    for path in sorted([*folder.glob("*.h5ad"), *folder.glob("*.zarr")]):
         try:
             bank = read_h5ad_cells(path, h5ad_files.VOCABULARY, **h5ad_files.STATES, strata=["cell_type"])
             _valid(bank.states, 5)
@@ -94,6 +94,26 @@ def _one_h5ad(folder: Path, rng: random.Random) -> str:
         if path != chosen:
             path.unlink()
     return rng.choice([other_bytes, other_h5ad, other_h5ad])(chosen, rng)
+
+
+def _make_zarr(folder: Path) -> None:
+    counts = h5ad_files.some_counts()
+    for name, values in {"csr": sparse.csr_matrix(counts), "csc": sparse.csc_matrix(counts), "dense": counts}.items():
+        for zarr_format in (2, 3):
+            h5ad_files.write_zarr(folder / f"{name}{zarr_format}.zarr", values, zarr_format)
+
+
+def _one_zarr(folder: Path, rng: random.Random) -> str:
+    """Damage to one of the directories; the others are taken away."""
+    chosen = rng.choice(sorted(folder.glob("*.zarr")))
+    for path in folder.glob("*.zarr"):
+        if path != chosen:
+            shutil.rmtree(path)
+    files = sorted(p for p in chosen.rglob("*") if p.is_file() and p.name != ".zmetadata")
+    metadata = [p for p in files if p.name in ("zarr.json", ".zarray", ".zattrs", ".zgroup")]
+    if rng.random() < 0.6:
+        return other_json(rng.choice(metadata), rng)
+    return other_bytes(rng.choice(files), rng)
 
 
 def _make_upstream(folder: Path) -> None:
@@ -224,7 +244,8 @@ def said(arguments: list[str]) -> tuple[int, str]:
 
 FORMATS = {
     "h5ad": Format(_make_h5ad, _one_h5ad, _read_h5ad, 0.22),
-    "upstream": Format(_make_upstream, _upstream, _read_upstream, 0.33),
+    "zarr": Format(_make_zarr, _one_zarr, _read_h5ad, 0.1),
+    "upstream": Format(_make_upstream, _upstream, _read_upstream, 0.28),
     "text": Format(_make_tables, anything("*.[tg][sm][vt]", other_text), _read_tables, 0.16),
-    "store": Format(_make_store, _store, _read_store, 0.29),
+    "store": Format(_make_store, _store, _read_store, 0.24),
 }

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from screen.cells import walk_hdf5
 from screen.cells.bank import Ragged
-from screen.cells.h5ad_file import H5adFile
+from screen.cells.files import walk_hdf5
+from screen.cells.files.cell_file import CellFile
 from screen.cells.sparse import checked_csr
 from screen.cells.vocabulary import read_tsv
 from screen.errors import CellError, GeneError
@@ -123,7 +123,7 @@ def test_a_file_whose_structure_hdf5_never_comes_back_from_is_refused(
     monkeypatch.setattr(walk_hdf5, "PATIENCE_S", 5.0)
     FORMATS["h5ad"].make(tmp_path)
     FORMATS["h5ad"].damage(tmp_path, random.Random(303))
-    with pytest.raises(CellError, match="does not come to an end"), H5adFile.open(next(tmp_path.glob("*.h5ad"))):
+    with pytest.raises(CellError, match="does not come to an end"), CellFile.open(next(tmp_path.glob("*.h5ad"))):
         pass
 
 

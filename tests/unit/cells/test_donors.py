@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from screen.cells.bank import Ragged, State, TokenBank
 from screen.cells.donors import check_replicates, levels_of, unused_donors, without_replicate
-from screen.cells.pairing import texts
+from screen.cells.metadata import texts
 from screen.errors import ConfigError
 from screen.models.perturbgen.conditions import _lookup
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from screen.cells import h5ad_file
+from screen.cells.files import on_disk
 from screen.cells.gene_columns import match_genes
 from screen.cells.h5ad import read_h5ad_cells, tokenise
 from screen.cells.vocabulary import CLS, EOS, NO_TOKEN
@@ -87,8 +87,8 @@ def test_the_layout_of_the_counts_does_not_matter(
     elif layout == "raw":
         write(other, normalised[:, :2], genes=VOCABULARY.ensembl_id[:2], raw=(counts_CG, VOCABULARY.ensembl_id))
     elif layout == "blocks":
-        monkeypatch.setattr(h5ad_file.CsrOnDisk, "rows_at_once", 2)
-        monkeypatch.setattr(h5ad_file, "BLOCK_BYTES", 1)
+        monkeypatch.setattr(on_disk.CsrOnDisk, "rows_at_once", 2)
+        monkeypatch.setattr(on_disk, "BLOCK_BYTES", 1)
         assert same(read(file, **options), expected)
         write(other, counts_CG)
     else:
@@ -117,7 +117,8 @@ def test_genes_are_found_by_a_column_of_var(file: Path, tmp_path: Path, column: 
 
 def test_a_gene_goes_to_its_strongest_name() -> None:
     def found(*names: str) -> list[int]:
-        return list(match_genes(VOCABULARY, [np.array(names)], "f")[0])
+        columns_of, _ = match_genes(VOCABULARY, {"names": np.array(names)}, "f")
+        return [columns_of.get(g, [-1])[0] for g in range(5)]
 
     assert found("OLD_A", "BBB") == [0, 1, -1, -1, -1]
     assert found("OLD_A", "AAA") == [1, -1, -1, -1, -1]
@@ -127,12 +128,14 @@ def test_a_gene_goes_to_its_strongest_name() -> None:
 
 def test_a_name_that_two_genes_share_matches_neither() -> None:
     shared = replace(VOCABULARY, aliases=(("OLD",), ("OLD",), (), (), ()))
-    assert list(match_genes(shared, [np.array(["OLD", "CCC"])], "f")[0]) == [-1, -1, 1, -1, -1]
+    assert match_genes(shared, {"names": np.array(["OLD", "CCC"])}, "f")[0] == {2: [1]}
 
 
 def test_two_columns_for_one_gene_are_an_error_that_names_them(tmp_path: Path) -> None:
     genes = ["AAA", "BBB", "OLD_E", "EEE1", "DDD"]
-    with pytest.raises(GeneError, match=r'"OLD_E" \(column 2\) and "EEE1" \(column 3\) both stand for EEE'):
+    with pytest.raises(
+        GeneError, match=r'1 genes .* EEE .* in columns 2 \("OLD_E"\) and 3 \("EEE1"\).*`duplicates: sum`'
+    ):
         read(write(tmp_path / "f.h5ad", some_counts(), genes=genes))
 
 
@@ -148,7 +151,9 @@ def test_missing_genes_count_as_zero_and_are_told(tmp_path: Path) -> None:
 
 def test_no_gene_in_common_shows_both_ways_of_naming(tmp_path: Path) -> None:
     path = write(tmp_path / "f.h5ad", some_counts(), genes=[f"GRCh38_{s}" for s in SYMBOLS])
-    with pytest.raises(GeneError, match=r'"GRCh38_AAA".*the model names them "ENSG00000000000".*"AAA"'):
+    with pytest.raises(
+        GeneError, match=r'var names \("GRCh38_AAA", .*the model.s are "AAA \(ENSG00000000000\)".*it is "AAA"'
+    ):
         read(path)
 
 
@@ -323,7 +328,7 @@ def test_tables_from_before_anndata_0_7_are_read(file: Path) -> None:
 def test_a_file_that_is_no_h5ad_is_refused(file: Path, tmp_path: Path) -> None:
     with pytest.raises(CellError, match="there is no such file"):
         read(tmp_path / "missing.h5ad")
-    with pytest.raises(CellError, match="there is no such file"):
+    with pytest.raises(CellError, match=r"a folder, but no AnnData Zarr directory.* holds cells.h5ad"):
         read(tmp_path)
     (tmp_path / "text.h5ad").write_text("gene,cell\n")
     with pytest.raises(CellError, match=r"cannot read .*text.h5ad: .*is it a complete h5ad file"):
@@ -333,7 +338,7 @@ def test_a_file_that_is_no_h5ad_is_refused(file: Path, tmp_path: Path) -> None:
         read(tmp_path / "cut.h5ad")
     with h5py.File(tmp_path / "other.h5ad", "w") as handle:
         handle["matrix"] = 1
-    with pytest.raises(CellError, match="not h5ad: it lacks obs or var and holds matrix"):
+    with pytest.raises(CellError, match="a matrix as 10x writes it; read it with"):
         read(tmp_path / "other.h5ad")
 
 

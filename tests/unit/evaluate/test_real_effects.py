@@ -39,8 +39,8 @@ def of(path: Path) -> RealEffects:
 
 
 def test_sums_over_blocks_are_means_and_tests_of_all_cells(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("screen.cells.h5ad_file.SPARSE_ROWS_AT_ONCE", 7)
-    monkeypatch.setattr("screen.cells.h5ad_file.CsrOnDisk.rows_at_once", 7)
+    monkeypatch.setattr("screen.cells.files.on_disk.SPARSE_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("screen.cells.files.on_disk.CsrOnDisk.rows_at_once", 7)
     found, data = of(file), ad.read_h5ad(file)
     x = log1p_cp10k(sparse.csr_matrix(data.X.astype(np.float64))).toarray()
     control = x[data.obs[COLUMN] == CONTROL]

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screen.cells.bank import MISSING, SOURCE, Ragged, State, TokenBank, Unfiltered
-from screen.cells.h5ad_file import LARGEST_COUNT, H5adFile, file_errors
-from screen.cells.pairing import texts
+from screen.cells.files.cell_file import LARGEST_COUNT, CellFile
+from screen.cells.files.damage import file_errors
+from screen.cells.metadata import texts
 from screen.cells.vocabulary import CLS, EOS
 from screen.config.inputs import CellsConfig
 from screen.errors import CellError, some
@@ -162,7 +163,7 @@ def _with_counts(state: State, path: Path, wants_counts: bool, log_normalise: bo
     """Adds the h5ad's metadata and, where wanted, its counts and their row sums."""
     import scipy.sparse as sp
 
-    with H5adFile.open(path) as file:
+    with CellFile.open(path) as file:
         table = file.frame("obs")
         if len(table) != len(state.tokens):
             raise CellError(
@@ -183,7 +184,7 @@ def _with_counts(state: State, path: Path, wants_counts: bool, log_normalise: bo
     return State(state.tokens, state.cell_index_C, obs, counts, size_factor_C)
 
 
-def _raw_counts(file: H5adFile, n_cells: int, n_genes: int) -> Any:
+def _raw_counts(file: CellFile, n_cells: int, n_genes: int) -> Any:
     """X as CSR float32. Raises CellError if it is not there or does not hold counts."""
     if not file.has("X"):
         raise CellError(f"{file.path} has no X; put raw counts into X")
@@ -201,7 +202,7 @@ def gene_columns(folder: Path) -> dict[Path, dict[str, list[str]]]:
 
 
 def _gene_columns(path: Path) -> dict[str, list[str]]:
-    with H5adFile.open(path) as file:
+    with CellFile.open(path) as file:
         var = file.frame("var")
     return {str(c): [str(v) for v in var[c]] for c in var.columns}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from screen.config.screen_config import ScreenConfig, parse_config
 from screen.errors import ConfigError, nearest, some
+from screen.models.perturbgen.files.upstream_paths import UpstreamPaths
 
 SECTIONS = ("data", "trainer", "datamodule", "model")
 # Keys that change nothing in an inference run, here or upstream (where `d_condc`, in its shipped example, is an error).
@@ -32,6 +33,12 @@ REQUIRED = {
     "trainer": ("mapping_dict_path", "perturbation_sequence", "perturbation_mode", "pred_tps", "context_mode"),
     "model": ("ckpt_masking_path",),
 }
+# Files and folders that are read.
+READ = {
+    "data": ("src_dataset_file", "tgt_dataset_folder", "tgt_adata_folder", "perturb_genes_file"),
+    "trainer": ("mapping_dict_path", "tokenid_to_rowid_path", "encoder_path"),
+    "model": ("ckpt_masking_path",),
+}
 # Where a value of our own configuration comes from, for messages.
 THEIR_NAMES = {
     "model.checkpoint": "model.ckpt_masking_path",
@@ -55,10 +62,11 @@ def is_upstream(raw: Mapping[str, Any]) -> bool:
 def from_upstream(raw: Mapping[str, Any], path: Path) -> ScreenConfig:
     """The screen that upstream's YAML describes. Raises ConfigError naming the key, its value and what is allowed."""
     _check_keys(raw, path)
-    data, trainer, datamodule, model = (dict(raw.get(s) or {}) for s in SECTIONS)
+    paths = UpstreamPaths(path)
+    data, trainer, datamodule, model = (_with_paths(s, raw.get(s) or {}, paths) for s in SECTIONS)
     _check_values(trainer, datamodule, path)
     _refuse(trainer, datamodule, path)
-    notes = _notes(raw, data, trainer, datamodule)
+    notes = [*_notes(raw, data, trainer, datamodule), *paths.notes]
     sites = _as_list(trainer["perturbation_sequence"])
     keys = data.get("condition_keys")
     own = {
@@ -96,7 +104,7 @@ def from_upstream(raw: Mapping[str, Any], path: Path) -> ScreenConfig:
         },
         "null": {"n": 0},
         "output": {
-            **_given(trainer, ("output_dir", "directory")),
+            **({"directory": paths.output(trainer["output_dir"])} if trainer.get("output_dir") else {}),
             "var_list": _as_list(trainer.get("var_list")),
             "store_dtype": "float32",
             "keep_embeddings": True,
@@ -107,6 +115,12 @@ def from_upstream(raw: Mapping[str, Any], path: Path) -> ScreenConfig:
         "notes": notes,
     }
     return parse_config(own, path, THEIR_NAMES)
+
+
+def _with_paths(section: str, keys: Mapping[str, Any], paths: UpstreamPaths) -> dict[str, Any]:
+    """A section whose paths are absolute."""
+    named = {k: keys[k] for k in READ.get(section, ()) if isinstance(keys.get(k), str)}
+    return {**keys, **{k: paths.find(f"{section}.{k}", value) for k, value in named.items()}}
 
 
 def _check_values(trainer: Mapping[str, Any], datamodule: Mapping[str, Any], path: Path) -> None:
@@ -209,7 +223,7 @@ def _genes(data: Mapping[str, Any], trainer: Mapping[str, Any], path: Path) -> l
         if not genes:
             raise ConfigError(f"{path.name} names no genes: set trainer.genes_to_perturb or data.perturb_genes_file")
         return genes
-    file = (path.resolve().parent / Path(str(data["perturb_genes_file"])).expanduser()).resolve()
+    file = Path(data["perturb_genes_file"])
     column, clusters = data.get("perturb_colname"), [str(c) for c in _as_list(data.get("perturb_cluster"))]
     if not column or not clusters:
         raise ConfigError(
