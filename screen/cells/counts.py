@@ -181,6 +181,14 @@ def find_counts(
     raise CellError(f"{cells.file}: {needed} needed, but {seen}; {advice}")
 
 
+def places_of_counts(file: CellFile, cells: Cells) -> list[str]:
+    """The matrices whose first rows look like raw counts, as `layer` names them: "X", "raw", layers in the file's order."""
+    first = {SOURCE: np.arange(min(len(cells.obs), ROWS_TRIED))}
+    named = [name for name, key in NO_LAYERS.items() if file.has(key)]
+    keys = {**{name: NO_LAYERS[name] for name in named}, **{layer: f"layers/{layer}" for layer in file.layers}}
+    return [name for name, key in keys.items() if _looks_like_counts(file, key, RAW, first, cells)]
+
+
 def _places(file: CellFile, layer: str | None, name: str) -> list[str]:
     """Where counts may be, in order of preference."""
     layers = file.layers
@@ -201,13 +209,17 @@ def _advice(file: CellFile, reading: Reading, candidates: Pairs, cells: Cells) -
     """Which layers there are and which look like counts."""
     if not (layers := file.layers):
         return "the file has no layers either; write the raw counts to X"
-    good = [f'"{layer}"' for layer in layers if _looks_like_counts(file, layer, reading.counts, candidates, cells)]
+    good = [
+        f'"{layer}"'
+        for layer in layers
+        if _looks_like_counts(file, f"layers/{layer}", reading.counts, candidates, cells)
+    ]
     return f"set `layer:` to raw counts; layers: {some(layers, 20)}; of these look like counts: {some(good) or 'none'}"
 
 
-def _looks_like_counts(file: CellFile, layer: str, kind: str, candidates: Pairs, cells: Cells) -> bool:
+def _looks_like_counts(file: CellFile, key: str, kind: str, candidates: Pairs, cells: Cells) -> bool:
     try:
-        matrix, _ = _matrix(file, f"layers/{layer}", cells, kind)
+        matrix, _ = _matrix(file, key, cells, kind)
         _, counts_RF = next(matrix.blocks(candidates[SOURCE][:ROWS_TRIED]))
         matrix.check_totals(Totals.of(counts_RF))
     except (NotCountsError, CellError):

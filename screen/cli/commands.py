@@ -35,6 +35,26 @@ def _config(arguments: argparse.Namespace) -> "ScreenConfig":
     return overridden(load_config(arguments.config), arguments.config, *options)
 
 
+def init(arguments: argparse.Namespace, console: Console) -> int:
+    from screen.cells.vocabulary import read_tsv
+    from screen.starting.look import look
+    from screen.starting.write import configuration
+
+    a = arguments
+    if a.out.exists():
+        raise RequestError(f"{a.out} is there already; name another file (--out), or remove it")
+    looked = look(a.cells, None if a.vocabulary is None else read_tsv(a.vocabulary))
+    for note in looked.genes:
+        console.note(note)
+    try:
+        a.out.parent.mkdir(parents=True, exist_ok=True)
+        a.out.write_text(configuration(looked, a.out, a.model, a.vocabulary), encoding="utf-8")
+    except OSError as error:
+        raise RequestError(f"cannot write {a.out} ({error.strerror}); name another file (--out)") from error
+    console.say(f"{a.out}: read it, fill in what says TODO, then `perturbscreen plan {a.out}`")
+    return 0
+
+
 def run(arguments: argparse.Namespace, console: Console) -> int:
     from screen.running import session
 

@@ -28,7 +28,13 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--version", action="version", version=f"perturbscreen {__version__}")
     commands = made.add_subparsers(required=True, metavar="COMMAND")
-    added = [*_add_run_and_plan(commands), _add_check(commands), *_add_for_stores(commands), _add_bench(commands)]
+    added = [
+        _add_init(commands),
+        *_add_run_and_plan(commands),
+        _add_check(commands),
+        *_add_for_stores(commands),
+        _add_bench(commands),
+    ]
     for sub in added:
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return made
@@ -100,6 +106,20 @@ def _add_config(command: argparse.ArgumentParser) -> None:
         "--encoder-heads", type=_positive, metavar="N", help="attention heads of the encoder, if not upstream's 8"
     )
     command.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+
+
+def _add_init(commands: Commands) -> argparse.ArgumentParser:
+    init = commands.add_parser(
+        "init", help="write a first configuration for a file of cells: what it holds is filled in"
+    )
+    init.add_argument("cells", type=Path, metavar="CELLS", help="an h5ad, or an AnnData Zarr directory")
+    init.add_argument("--model", type=Path, metavar="CKPT", help="checkpoint of the model")
+    init.add_argument(
+        "--vocabulary", type=Path, metavar="TSV", help="its genes; then those of the file are compared with them"
+    )
+    init.add_argument("--out", type=Path, default=Path("screen.yaml"), metavar="FILE", help="(default: screen.yaml)")
+    init.set_defaults(command="init")
+    return init
 
 
 def _add_check(commands: Commands) -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ FLOORS = (
     ("evaluate",),
     ("report",),
     ("running",),
-    ("bench", "checking"),
+    ("bench", "checking", "starting"),
     ("cli",),
 )
 """Rooms of `screen` from the ground up, and the kernels; imports go down, or stay on a floor without a circle."""

@@ -1,0 +1,1 @@
+"""Starting: a first configuration for a file of cells."""
