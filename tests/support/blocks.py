@@ -21,7 +21,7 @@ RUN = ("bash", "python", "yaml")
 """Languages of blocks that are run; of YAML: read as a configuration, or as sections of one."""
 SHOWN = ("text", "toml")
 """Languages of blocks that are only shown."""
-NEEDS = re.compile(r"needs (the network and minutes|a Slurm cluster|a GPU|the imports of \S+)")
+NEEDS = re.compile(r"needs (the network and minutes|a Slurm cluster|a GPU|pertpy|the imports of \S+)")
 """Titles of blocks that cannot be run here."""
 FENCE = re.compile(r"^( *)```(?P<info>[^\n]*)\n(?P<code>.*?)^\1```$", re.MULTILINE | re.DOTALL)
 INFO = re.compile(r'(?P<language>\w+)(?: title="(?P<title>[^"]+)")?')
