@@ -28,7 +28,7 @@ $(VENV)/.installed-browser: $(VENV)/.installed-dev
 	@touch $@
 
 demo: $(VENV)/.installed
-	@$(BIN)/perturbscreen demo
+	@$(BIN)/perturbscreen run configs/demo.yaml --out runs/demo
 
 test: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest --numprocesses auto

@@ -87,7 +87,7 @@ def test_json_that_is_written_now_has_the_same_keys_and_the_documented_ones(writ
     provenance = json.loads((written / "provenance.json").read_text())
     assert set(provenance) == PROVENANCE | {"library"}
     assert set(provenance["library"][1]) == BLOCK - {"files"}
-    assert set(json.loads((written / "tables.json").read_text())) == {"results", "statistics", "files"}
+    assert set(json.loads((written / "tables.json").read_text())) == {"results", "statistics", "files", "checksums"}
 
 
 def test_every_key_is_documented() -> None:
