@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -64,25 +65,26 @@ def pairs(reader: GroupReader, perturbations: Sequence[int]) -> Iterator[Pair]:
 
     Strata without a cell that was screened at both have none.
     """
-    waiting = list[_Found]()
-    for p in perturbations:
-        waiting += _found(reader, p)
-        # as many values of both time points as fit the cache, but for one perturbation's
-        if sum(len(f.at_N) for f in waiting) * reader.n_genes >= WORK_BYTES // 8 or p == perturbations[-1]:
-            yield from map(partial(_pair, reader), waiting, _results(reader, waiting))
-            waiting = []
+    rows = [reader.block.rows_of(p - reader.block.first) for p in perturbations]
+    # as many values of both time points as fit the cache, but for one perturbation's
+    for some in runs([len(row_I) for row_I in rows], WORK_BYTES // (8 * reader.n_genes)):
+        found = list(_found(reader, perturbations[some], rows[some]))
+        yield from map(partial(_pair, reader), found, _results(reader, found))
 
 
-def _found(reader: GroupReader, p: int) -> Iterator[_Found]:
-    block, strata = reader.block, reader.strata
-    row_I = block.rows_of(p - block.first)
-    cell_I = block.read("items/cell", row_I).astype(np.int64)
-    stratum_I, changes = strata.stratum_C[cell_I], _Changes(reader, row_I)
-    for before, time in reader.config.compare:
-        is_both_I = changes.is_screened(before) & changes.is_screened(time) & (stratum_I >= 0)
-        for stratum in np.unique(stratum_I[is_both_I]).tolist():
-            at_N = np.flatnonzero(is_both_I & (stratum_I == stratum))
-            yield _Found(p, stratum, time, before, changes, at_N, cell_I[at_N])
+def _found(reader: GroupReader, perturbations: Sequence[int], rows: Sequence[Ints]) -> Iterator[_Found]:
+    """The pairs of some perturbations, whose items are read at once."""
+    row_I, edges = np.concatenate(rows), np.cumsum([0, *map(len, rows)]).tolist()
+    cell_I = reader.block.read("items/cell", row_I).astype(np.int64)
+    stratum_I, changes = reader.strata.stratum_C[cell_I], _Changes(reader, row_I)
+    is_screened = {t: changes.is_screened(t) for pair in reader.config.compare for t in pair}
+    for p, (start, stop) in zip(perturbations, pairwise(edges), strict=True):
+        for before, time in reader.config.compare:
+            is_both_I = is_screened[before][start:stop] & is_screened[time][start:stop]
+            stratum_N = np.where(is_both_I, stratum_I[start:stop], -1)
+            for stratum in sorted(set(stratum_N.tolist()) - {-1}):
+                at_N = start + np.flatnonzero(stratum_N == stratum)
+                yield _Found(p, stratum, time, before, changes, at_N, cell_I[at_N])
 
 
 def _results(reader: GroupReader, found: Sequence[_Found]) -> list[GeneResults]:
@@ -116,7 +118,7 @@ def _of_few(reader: GroupReader, found: Sequence[_Found]) -> list[GeneResults]:
 
 
 class _Changes:
-    """The changes of the I items of one perturbation as they are stored; all of them at once where they fit."""
+    """The changes of the I items of some perturbations as they are stored; all of them at once where they fit."""
 
     def __init__(self, reader: GroupReader, row_I: Ints) -> None:
         self._block, self._row_I = reader.block, row_I
