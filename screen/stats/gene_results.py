@@ -15,6 +15,7 @@ from screen.stats.moments import (
     count_change,
     moments_of,
     moments_with,
+    of_group,
     stacked,
     standard_error,
 )
@@ -109,22 +110,43 @@ def from_moments(moments: Moments, config: DegConfig, rounding: Rounding = FLOAT
 
 
 def of_many(moments_N: Sequence[Moments], config: DegConfig, rounding: Rounding = FLOAT32) -> list[GeneResults]:
-    """`from_moments` of every group; tests that take each gene by itself are computed for all groups of as many cells.
+    """`from_moments` of every group; tests that take many groups are computed for all groups of as many cells.
 
     Two thousand genes are so few that threads would mostly wait for each other between one array and the next.
     """
     n_cells_N, found = np.array([m.n_cells for m in moments_N]), dict[int, GeneResults]()
     for n_cells in np.unique(n_cells_N).tolist():
         at = np.flatnonzero(n_cells_N == n_cells).tolist()
-        together = Sample(stacked([moments_N[i] for i in at]), rounding=rounding)
-        tests = [t for t in computed(config) if t.is_gene_by_gene and t.needs == "moments"] if n_cells > 1 else []
-        of_tests = {name: values for test in tests for name, values in _of_test(test, together, config).items()}
-        for row, i in enumerate(at):
-            sample = Sample(moments_N[i], rounding=rounding)
-            found[i] = GeneResults(
-                sample=sample, config=config, of_changes={name: x_NG[row] for name, x_NG in of_tests.items()}
-            )
+        alone_N = [moments_N[i] for i in at]
+        found |= zip(at, of_together(Sample(stacked(alone_N), rounding=rounding), config, alone_N), strict=True)
     return [found[i] for i in range(len(moments_N))]
+
+
+def of_together(sample: Sample, config: DegConfig, moments_N: Sequence[Moments] | None = None) -> list[GeneResults]:
+    """Of N groups of as many cells or replicates: a sample whose moments are (N, G), and whose changes, if any, (N, R, G).
+
+    Tests of moments alone are computed, and those that take many groups at once; `GeneResults.of_tests` has the others.
+    moments_N  those of each group, where they are at hand
+    """
+    moments, found = sample.moments, dict[str, Genes]()
+    if moments.n_cells > 1:
+        for test in computed(config):
+            if test.takes_groups and test.needs == "moments":
+                found |= _of_test(test, sample, config)
+        if sample.of_replicates and sample.delta_NG is not None:
+            found[SIGN_AGREEMENT] = sign_agreement(sample.delta_NG)
+    return [
+        GeneResults(
+            sample=Sample(
+                of_group(moments, i) if moments_N is None else moments_N[i],
+                rounding=sample.rounding.of_group(i),
+                of_replicates=sample.of_replicates,
+            ),
+            config=config,
+            of_changes={name: x_NG[i] for name, x_NG in found.items()},
+        )
+        for i in range(len(moments.mean_delta_G))
+    ]
 
 
 def _results(sample: Sample, config: DegConfig, more: Mapping[str, Genes]) -> GeneResults:
@@ -152,8 +174,8 @@ def _of_test(test: GeneTest, sample: Sample, config: DegConfig) -> Mapping[str, 
 
 def sign_agreement(delta_RG: NDArray[np.floating]) -> Genes:
     """Per gene the share of the replicates that change to the side to which their mean does; NaN where that is 0."""
-    mean_G = delta_RG.mean(axis=0)
-    share_G: Genes = (np.sign(delta_RG) == np.sign(mean_G)).mean(axis=0)
+    mean_G = delta_RG.mean(axis=-2)
+    share_G: Genes = (np.sign(delta_RG) == np.sign(mean_G)[..., None, :]).mean(axis=-2)
     return np.where(mean_G == 0, np.nan, share_G)
 
 

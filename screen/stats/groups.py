@@ -19,6 +19,7 @@ from screen.stats.stored_moments import StoredMoments
 from screen.stats.tests.gene_test import GeneTest
 from screen.stats.tests.table import computed, named
 from screen.stats.tile_sums import TileSums
+from screen.stats.units import Units, of_few, runs
 from screen.store.reader import Block, StoreReader
 
 READ_BYTES, WORK_BYTES, CONTROL_BYTES = 64 * 2**20, 2**20, 128 * 2**20
@@ -93,6 +94,7 @@ class GroupReader:
         self._needs_values = "values" in needs
         needs_moments_alone = needs == {"moments"} and strata.replicate_C is None
         self._is_ranking_alone = needs_moments_alone and config.top == 0
+        self.takes_together = needs == {"moments"}
         self._own = threading.local()
         self.rounding = Rounding(self.layout.dtype, self.layout.delta_scale)
         self.test = named(config.test_name)
@@ -170,6 +172,8 @@ class GroupReader:
             return [None] * len(found)
         if self._stored is not None:
             return of_many(self._joined(self._stored, found), self.config, self.rounding)
+        if self.takes_together and not (self.layout.keeps_summaries or self._is_ranking_alone):
+            return self._of_cells(found)
         return [self._genes_of(f) for f in found]
 
     def _genes_of(self, found: _Found) -> GeneResults:
@@ -179,6 +183,35 @@ class GroupReader:
         if self._is_ranking_alone:
             return from_moments(self._moments(found.time, found.row_N), self.config, self.rounding)
         return self._of_items(found.time, found.row_N, found.cell_N, self._replicates(found))
+
+    def _of_cells(self, found: Sequence[_Found]) -> list[GeneResults]:
+        """From the changes of cells: small groups of a time point together, as many as fit the cache."""
+        genes = dict[int, GeneResults]()
+        for t in self.layout.pred_tps:
+            at = [i for i, f in enumerate(found) if f.time == t]
+            for some in runs([len(found[i].row_N) for i in at], WORK_BYTES // (4 * self.n_genes)):
+                few = [found[i] for i in at[some]]
+                alone = len(few) == 1
+                genes |= zip(at[some], map(self._genes_of, few) if alone else self._of_few(t, few), strict=True)
+        return [genes[i] for i in range(len(found))]
+
+    def _of_few(self, time: int, found: Sequence[_Found]) -> list[GeneResults]:
+        """`_genes_of` of each of some groups at one time point, read and computed at once."""
+        group_I = np.repeat(np.arange(len(found)), [len(f.row_N) for f in found])
+        row_I, cell_I = (np.concatenate(x) for x in zip(*((f.row_N, f.cell_N) for f in found), strict=True))
+        if (replicate_C := self.strata.replicate_C) is not None:
+            # neighbours are read in one go
+            order_I = np.argsort(row_I, kind="stable")
+            group_I, row_I, cell_I = (x[order_I] for x in (group_I, row_I, cell_I))
+        delta_IG = self.block.delta(time, row_I)
+        if time in self._before:
+            before_IG = self._before[time][cell_I]
+        else:
+            cell_K, place_I = np.unique(cell_I, return_inverse=True)
+            before_IG = counts_of(self._controls(time, cell_K, slice(0, self.n_genes)), self._is_log1p)[place_I]
+        units = Units.of(group_I, None if replicate_C is None else replicate_C[cell_I], len(found))
+        results = of_few(units, (delta_IG, before_IG), self._is_log1p, self.config, self.rounding)
+        return [results[i] for i in range(len(found))]
 
     def _joined(self, stored: StoredMoments, found: Sequence[_Found]) -> list[Moments]:
         """From the partial moments: no change is read."""
@@ -202,7 +235,7 @@ class GroupReader:
             stratum=found.stratum,
             time=found.time,
             n_cells=len(found.row_N),
-            n_replicates=0 if replicate_N is None else len(np.unique(replicate_N[replicate_N >= 0])),
+            n_replicates=0 if replicate_N is None else len(set(replicate_N[replicate_N >= 0].tolist())),
             genes=genes,
             embedding_shift=found.embedding_shift,
             rank=found.rank,

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def hits(
     for p in range(len(names.id)):
         for s, stratum in enumerate(coverage.stratum):
             rows += [_row(p, s, stratum, t, by_key.get((p, s, t)), names, coverage) for t in pred_tps]
-    table = pl.DataFrame(rows, schema={k: v for k, v in SCHEMA.items() if k in _ROW}, orient="row")
+    table = _table(rows)
     enough = pl.col("n_cells") >= (min_cells if any(s.n_cells >= min_cells for s in summaries) else 1)
     table = table.with_columns(is_enough=enough & pl.col("strength").is_not_null()).with_row_index("place")
     named = names.must_screen[np.repeat(np.arange(len(names.id)), len(coverage.stratum) * len(pred_tps))]
@@ -85,6 +86,23 @@ _ROW = (
     "embedding_shift", "n_deg", "n_cells", "n_stratum", "coverage", "n_absent", "n_truncated", "n_emptied",
     "rank_position", "length", "n_edited", "top_up", "top_down",
 )  # fmt: skip
+
+
+def _table(rows: Sequence[Sequence[Any]]) -> pl.DataFrame:
+    """Rows of what `_ROW` names. By columns, genes as one array: by rows each list of genes would be a series of its own."""
+    import pyarrow as pa
+
+    columns = dict(zip(_ROW, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(_ROW, ())
+    schema, found = {k: v for k, v in SCHEMA.items() if k in _ROW}, dict[str, pl.Series]()
+    for name, dtype in schema.items():
+        if dtype == pl.List(pl.String):
+            place = np.cumsum([0, *map(len, columns[name])])
+            genes = pa.array(list(chain.from_iterable(columns[name])), pa.large_string())
+            values: Any = pl.from_arrow(pa.LargeListArray.from_arrays(place, genes))
+            found[name] = values.cast(dtype)
+        else:
+            found[name] = pl.Series(name, columns[name], dtype)
+    return pl.DataFrame([found[name].alias(name) for name in schema])
 
 
 def _row(p: int, s: int, stratum: str, time: int, g: Summary | None, names: Names, coverage: Coverage) -> list[Any]:

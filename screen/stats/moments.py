@@ -31,6 +31,10 @@ class Rounding:
     dtype: str = "float32"
     scale: float = 1.0
 
+    def of_group(self, number: int) -> "Rounding":
+        """That of one of many groups at once: it is the same for all."""
+        return self
+
     def step_G(self, magnitude_G: Genes) -> Genes:
         """The distance between neighbours of this magnitude: of one binade, and of all that are below the least normal."""
         kind = np.finfo(self.dtype)
@@ -63,10 +67,13 @@ def count_change(
 def moments_with(
     delta_NG: NDArray[np.floating], before_NG: NDArray[np.floating], change_NG: NDArray[np.floating]
 ) -> Moments:
-    """Of N items or replicates, (N, G) each: changes, counts before, and by how much these change."""
+    """Of N items or replicates, (N, G) each: changes, counts before, and by how much these change.
+
+    Of M groups of as many at once: (M, N, G) each, and moments of (M, G).
+    """
     mean_G, m2_G = mean_and_squares(delta_NG)
-    ref_G, change_G = (np.add.reduce(x, axis=0, dtype=np.float64) for x in (before_NG, change_NG))
-    n = len(delta_NG)
+    ref_G, change_G = (np.add.reduce(x, axis=-2, dtype=np.float64) for x in (before_NG, change_NG))
+    n = delta_NG.shape[-2]
     return Moments(n, mean_G, m2_G, (ref_G + change_G) / n, ref_G / n)
 
 
@@ -78,12 +85,12 @@ def counts_of(control_NG: NDArray[np.floating], is_log1p: bool) -> NDArray[np.fl
 def mean_and_squares(delta_NG: NDArray[np.floating]) -> tuple[Genes, Genes]:
     """(mean, sum of squared deviations from it) per gene, in two passes, in float64.
 
-    A gene's cells are added one after another, whatever the number of threads.
+    A gene's cells are added one after another, whatever the number of threads, and of groups, (..., N, G).
     """
     away_NG = delta_NG.astype(np.float64)
-    mean_G = np.add.reduce(away_NG, axis=0) / len(away_NG)
-    away_NG -= mean_G
-    return mean_G, np.einsum("ng,ng->g", away_NG, away_NG)
+    mean_G = np.add.reduce(away_NG, axis=-2) / away_NG.shape[-2]
+    away_NG -= mean_G[..., None, :]
+    return mean_G, np.einsum("...ng,...ng->...g", away_NG, away_NG)
 
 
 def standard_error(moments: Moments) -> Genes:
@@ -104,6 +111,14 @@ def least_error(moments: Moments, rounding: Rounding) -> Genes:
     size_G = np.sqrt(np.square(moments.mean_delta_G) + moments.m2_delta_G / n)
     error_G: Genes = rounding.step_G(size_G) / np.sqrt(12 * n)
     return error_G
+
+
+def of_group(moments: Moments, number: int) -> Moments:
+    """Those of one of many groups at once, (N, G) each."""
+    return Moments(
+        moments.n_cells, moments.mean_delta_G[number], moments.m2_delta_G[number], moments.target_mean_G[number],
+        moments.ref_mean_G[number],
+    )  # fmt: skip
 
 
 def stacked(moments_N: Sequence[Moments]) -> Moments:

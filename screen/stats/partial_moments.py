@@ -33,7 +33,7 @@ def partial_moments(
     found: dict[str, NDArray[np.floating]] = {
         name: np.zeros((n_segments, 2, n_genes), dtype) for name, dtype in MOMENTS.items()
     }
-    for segment_S, row_SN in _of_one_size(segment_R, n_segments, max(WORK_VALUES // n_genes, 1)):
+    for segment_S, row_SN in of_one_size(segment_R, n_segments, max(WORK_VALUES // n_genes, 1)):
         for genes in cut(n_genes, WORK_VALUES // row_SN.size):
             # 4096 is a power of two: nothing is rounded
             delta_SNG = stored_RG[:, genes][row_SN].astype(np.float32) / np.float32(scale)
@@ -50,7 +50,7 @@ def partial_moments(
     return found
 
 
-def _of_one_size(
+def of_one_size(
     segment_R: NDArray[np.integer], n_segments: int, most_rows: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """(S segments of N items each, their rows (S, N), ascending): every segment once, at most `most_rows` rows but for one."""

@@ -1,6 +1,7 @@
 """StoredMoments: the moments of groups, joined from the partial ones beside a library block's units, in their order."""
 
 from collections.abc import Iterator
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,11 +50,14 @@ class StoredMoments:
         ]
         group_K, n_K, delta_K2G, counts_K2G = (np.concatenate(x) for x in zip(*parts, strict=True))
         _, n_N, delta_N2G, counts_N2G = _join(group_K, n_K, delta_K2G, counts_K2G)
-        nan_G, found = np.full(n_genes, np.nan), []
-        for n, (sum_G, m2_G), (change_G, ref_G) in zip(n_N.tolist(), delta_N2G, counts_N2G, strict=True):
-            levels = ((ref_G + change_G) / n, ref_G / n) if with_counts else (nan_G, nan_G)
-            found.append(Moments(n, sum_G / n, m2_G, *levels))
-        return found
+        n_N1, nan_G = n_N[:, None], np.full(n_genes, np.nan)
+        mean_NG, m2_NG = delta_N2G[:, 0] / n_N1, delta_N2G[:, 1]
+        if with_counts:
+            target_NG, ref_NG = (counts_N2G[:, 1] + counts_N2G[:, 0]) / n_N1, counts_N2G[:, 1] / n_N1
+            found = zip(n_N.tolist(), mean_NG, m2_NG, target_NG, ref_NG, strict=True)
+        else:
+            found = zip(n_N.tolist(), mean_NG, m2_NG, repeat(nan_G), repeat(nan_G))
+        return [Moments(*of_group) for of_group in found]
 
     def _segments(self, key_N: Ints, time: int) -> tuple[Ints, Ints]:
         """(places of all segments with cells, group of each), group by group, in order of units."""

@@ -25,7 +25,7 @@ class GeneTest:
     columns         what it adds to the table of differential expression: name -> polars type
     in_every_table  its columns are there also where it is not computed; those of other tests only where they are chosen
     is_wanted       whether these settings ask for it beside the chosen test
-    is_gene_by_gene what it says of a gene depends on no other gene: groups of as many cells may be given at once, (N, G)
+    takes_groups    many groups of as many cells may be given at once, moments (N, G): it says of each what it says of it alone
     """
 
     name: str
@@ -36,4 +36,4 @@ class GeneTest:
     columns: Mapping[str, Any] = field(default_factory=dict)
     in_every_table: bool = False
     is_wanted: Callable[[DegConfig], bool] = lambda config: False
-    is_gene_by_gene: bool = False
+    takes_groups: bool = False

@@ -1,5 +1,7 @@
 """The moderated t-test (limma's): a paired t whose variances borrow from those of all other genes of the group."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,11 +33,37 @@ def prior_of(variance_G: Genes, df: float) -> tuple[float, float]:
     spread = float(np.var(log_G, ddof=1) - polygamma(1, df / 2))
     if spread <= 0:
         return float("inf"), float(usable.mean())
-    d0 = 2 * trigamma_inverse(spread)
+    d0 = 2 * float(trigamma_inverse(np.array([spread]))[0])
     return d0, float(np.exp(log_G.mean() + digamma(d0 / 2) - np.log(d0 / 2)))
 
 
-def trigamma_inverse(x: float) -> float:
+def priors_of(variance_NG: Genes, is_used_NG: NDArray[np.bool_], df: float) -> tuple[Genes, Genes]:
+    """`prior_of` of the variances that are used of each of N groups, (N,) each, bit for bit.
+
+    Groups all of whose variances say something are worked on together.
+    """
+    from scipy.special import digamma, polygamma
+
+    is_used_NG = is_used_NG & np.isfinite(variance_NG) & (variance_NG > 0)
+    is_whole_N = is_used_NG.all(axis=1) & (variance_NG.shape[1] > 1)
+    d0_N, s0_squared_N = np.empty((2, len(variance_NG)))
+    for i in np.flatnonzero(~is_whole_N).tolist():
+        d0_N[i], s0_squared_N[i] = prior_of(variance_NG[i, is_used_NG[i]], df)
+    if not is_whole_N.any():
+        return d0_N, s0_squared_N
+    whole_NG = variance_NG[is_whole_N]
+    whole_NG = np.maximum(whole_NG, LEAST_OF_MEDIAN * np.median(whole_NG, axis=1, keepdims=True))
+    log_NG = np.log(whole_NG) - digamma(df / 2) + np.log(df / 2)
+    spread_N = np.var(log_NG, axis=1, ddof=1) - polygamma(1, df / 2)
+    differs_N = spread_N > 0
+    shared_N, of_whole_N = whole_NG.mean(axis=1), np.full(len(whole_NG), np.inf)
+    d0 = of_whole_N[differs_N] = 2 * trigamma_inverse(spread_N[differs_N])
+    shared_N[differs_N] = np.exp(log_NG[differs_N].mean(axis=1) + digamma(d0 / 2) - np.log(d0 / 2))
+    d0_N[is_whole_N], s0_squared_N[is_whole_N] = of_whole_N, shared_N
+    return d0_N, s0_squared_N
+
+
+def trigamma_inverse(x: Genes) -> Genes:
     """y > 0 with trigamma(y) = x > 0, by Newton's method on 1 / trigamma, which is convex and nearly a line.
 
     Source: Smyth 2004, appendix.
@@ -43,23 +71,22 @@ def trigamma_inverse(x: float) -> float:
     from scipy.special import zeta
 
     # beyond these the two ends of the series are exact in float64
-    if x > 1e7:
-        return float(1 / np.sqrt(x))
-    if x < 1e-6:
-        return 1 / x
-    y = 0.5 + 1 / x
+    with np.errstate(divide="ignore", over="ignore"):
+        y = np.where(x > 1e7, 1 / np.sqrt(x), np.where(x < 1e-6, 1 / x, 0.5 + 1 / x))
+    at = np.flatnonzero((x >= 1e-6) & (x <= 1e7))
     for _ in range(50):
-        # trigamma and its derivative, as `polygamma` has them: looked up directly, a third of the time
-        value = zeta(2, y)
-        step = value * (1 - value / x) / (-2 * zeta(3, y))
-        y += step
-        if -step < 1e-10 * y:
+        if not len(at):
             break
-    return float(y)
+        # trigamma and its derivative, as `polygamma` has them: looked up directly, a third of the time
+        value = zeta(2, y[at])
+        step = value * (1 - value / x[at]) / (-2 * zeta(3, y[at]))
+        y[at] += step
+        at = at[-step >= 1e-10 * y[at]]
+    return y
 
 
 def moderated_t(sample: Sample) -> tuple[Genes, Genes]:
-    """(t, two-sided p) per gene; the sample's moments must be those of all genes of the group.
+    """(t, two-sided p) per gene; the sample's moments must be those of all genes of the group, (G,), or of N groups, (N, G).
 
     With d = n - 1: the variance is (d0 s0^2 + d s^2) / (d0 + d) and t has d0 + d degrees of freedom, at most d times the
     number of genes. No variance is taken to be smaller than what storage rounds away, and means of n stored numbers are a
@@ -76,19 +103,21 @@ def moderated_t(sample: Sample) -> tuple[Genes, Genes]:
     least_G = n * np.square(least_error(moments, sample.rounding))
     variance_G = np.maximum(moments.m2_delta_G / df, least_G)
     changes_G = (moments.m2_delta_G > 0) | (mean_G != 0)
-    d0, s0_squared = prior_of(variance_G[changes_G], df)
-    if d0 == np.inf:
-        shared_G = np.full_like(variance_G, s0_squared)
-    elif d0 == 0:
-        shared_G = variance_G
-    else:
+    prior = priors_of(_rows(variance_G), _rows(changes_G), df)
+    d0, s0_squared = (x_N.reshape(*mean_G.shape[:-1], 1) for x_N in prior)
+    with np.errstate(invalid="ignore"):
         shared_G = (d0 * s0_squared + df * variance_G) / (d0 + df)
+    shared_G = np.where(d0 == 0, variance_G, np.where(d0 == np.inf, s0_squared, shared_G))
     # a step is sqrt(12) of its standard deviations
     half_G = np.sqrt(12 * least_G) / (2 * n)
     away_G = np.copysign(np.maximum(np.abs(mean_G) - half_G, 0), mean_G)
     t_G: Genes = away_G / np.sqrt(np.maximum(shared_G, least_G) / n)
-    n_genes = int(np.isfinite(variance_G).sum())
-    return t_G, 2 * stdtr(min(d0 + df, df * n_genes), -np.abs(t_G))
+    n_genes = np.isfinite(variance_G).sum(axis=-1, keepdims=True)
+    return t_G, 2 * stdtr(np.minimum(d0 + df, df * n_genes), -np.abs(t_G))
+
+
+def _rows(values: NDArray[Any]) -> NDArray[Any]:
+    return values.reshape(-1, values.shape[-1])
 
 
 def compute(sample: Sample, config: DegConfig) -> Values:
@@ -99,5 +128,10 @@ def compute(sample: Sample, config: DegConfig) -> Values:
 
 # no columns of its own: where it is chosen, `statistic` and `p_value` hold it
 TEST = GeneTest(
-    name="moderated_t", compute=compute, statistic="moderated_t", p_value="moderated_t_p_value", needs="moments"
+    name="moderated_t",
+    compute=compute,
+    statistic="moderated_t",
+    p_value="moderated_t_p_value",
+    needs="moments",
+    takes_groups=True,
 )

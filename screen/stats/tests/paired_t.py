@@ -76,5 +76,5 @@ def compute(sample: Sample, config: DegConfig) -> Values:
 
 # no columns of its own: where it is chosen, `statistic` and `p_value` hold it
 TEST = GeneTest(
-    name="paired_t", compute=compute, statistic="t", p_value="t_p_value", needs="moments", is_gene_by_gene=True
+    name="paired_t", compute=compute, statistic="t", p_value="t_p_value", needs="moments", takes_groups=True
 )

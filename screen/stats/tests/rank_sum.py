@@ -5,8 +5,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from screen.config.sections import DegConfig
-from screen.stats.ranks import rank_sums
 from screen.stats.tests.gene_test import GeneTest, Values
+from screen.stats.tests.ranks import rank_sums
 from screen.stats.tests.sample import Sample
 
 Genes = NDArray[np.float64]

@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 from scipy import stats
 
 from screen.cli.main import main
 from screen.running.configuration import load_config
 from screen.running.prepare import prepare
 from screen.stats import deg
+from screen.stats.hits import _ROW, SCHEMA, _table
 from screen.store.store import ScreenStore
 from tests.support.tiny import tiny, write
 
@@ -187,3 +191,12 @@ def test_a_directory_keeps_the_null_perturbations_it_was_made_with(tmp_path: Pat
     assert "lacks 8 of the null perturbations" in capsys.readouterr().err
     assert main(["run", str(config), "--out", str(out), "--add"]) == 0
     assert pl.read_parquet(out / "hits.parquet").filter("is_null", time=1).height == 30
+
+
+@given(st.lists(st.tuples(*[st.lists(st.sampled_from(["A", "B", ""]), max_size=3)] * 2, st.none() | st.integers(0, 9))))
+def test_a_table_by_columns_is_that_by_rows(found: list[tuple[list[str], list[str], int | None]]) -> None:
+    one = dict.fromkeys(_ROW) | {"perturbation": "p", "is_null": True, "time": 1, "n_cells": 3}
+    rows = [[*(one | {"n_deg": n, "top_up": up, "top_down": down}).values()] for up, down, n in found]
+    schema = {name: dtype for name, dtype in SCHEMA.items() if name in _ROW}
+    assert list(schema) == list(_ROW)
+    assert_frame_equal(_table(rows), pl.DataFrame(rows, schema=schema, orient="row"))

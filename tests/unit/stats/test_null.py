@@ -4,11 +4,13 @@ from itertools import product
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from screen.config.sections import FEWEST_NULLS
 from screen.stats.false_discovery import benjamini_hochberg
-from screen.stats.null import Calibration, baseline_residual, calibrate, covariates
+from screen.stats.null import Calibration, _median, baseline_residual, calibrate, covariates
 
 
 def noise(n: int, seed: int, n_hits: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -179,3 +181,8 @@ def test_the_baseline_is_a_regression_on_rank_position_and_cells_alone() -> None
     residual = baseline_residual(strength, rank, cells)
     assert residual.argmax() == 7
     assert np.isnan(baseline_residual(np.append(strength, np.nan), np.append(rank, 1), np.append(cells, 1))[-1])
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, 2.5]) | st.floats(0, 1e300), min_size=1, max_size=30))
+def test_the_median_is_numpys(values: list[float]) -> None:
+    assert _median(np.array(values)) == np.median(values)

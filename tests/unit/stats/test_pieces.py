@@ -129,12 +129,13 @@ def test_tests_of_many_groups_at_once_say_what_each_group_says_alone(name: str) 
             np.testing.assert_array_equal(together.of(value), alone.of(value), err_msg=value)
 
 
-def test_only_tests_that_look_at_one_gene_at_a_time_are_computed_for_many_groups() -> None:
+def test_only_tests_that_say_so_are_computed_for_many_groups_and_see_each_group_alone() -> None:
     for test in map(named, NAMES):
-        if test.is_gene_by_gene:
+        if test.takes_groups:
             rng = np.random.default_rng(1)
-            mean_G, m2_G = rng.normal(size=40), rng.gamma(2.0, size=40)
-            whole = test.compute(Sample(Moments(9, mean_G, m2_G, mean_G, mean_G)), DegConfig())
-            half = test.compute(Sample(Moments(9, *(x[:20] for x in (mean_G, m2_G, mean_G, mean_G)))), DegConfig())
-            for value, x_G in half.items():
-                np.testing.assert_array_equal(x_G, whole[value][:20], err_msg=f"{test.name}: {value}")
+            mean_NG, m2_NG = rng.normal(size=(3, 40)), rng.gamma(2.0, size=(3, 40)) * np.array([[1.0], [0.0], [9.0]])
+            whole = test.compute(Sample(Moments(9, mean_NG, m2_NG, mean_NG, mean_NG)), DegConfig())
+            for i in range(3):
+                alone = Moments(9, *(x_NG[i] for x_NG in (mean_NG, m2_NG, mean_NG, mean_NG)))
+                for value, x_G in test.compute(Sample(alone), DegConfig()).items():
+                    np.testing.assert_array_equal(whole[value][i], x_G, err_msg=f"{test.name}: {value}")

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mpmath import exp as mp_exp
 from mpmath import findroot, log, mp, mpf, psi
 from scipy import stats
 
 from screen.stats.moments import Moments, moments_of
-from screen.stats.tests.moderated_t import moderated_t, prior_of, trigamma_inverse
+from screen.stats.tests.moderated_t import moderated_t, prior_of, priors_of, trigamma_inverse
 from screen.stats.tests.paired_t import paired_t
 from screen.stats.tests.sample import Sample
 
@@ -68,7 +70,21 @@ def test_what_variances_were_drawn_from_is_found_again(df: int, d0: float, s0_sq
 def test_the_inverse_of_trigamma_is_its_inverse(y: float) -> None:
     with mp.workdps(60):
         x = float(psi(1, mpf(y)))
-    np.testing.assert_allclose(trigamma_inverse(x), y, rtol=1e-6)
+    np.testing.assert_allclose(trigamma_inverse(np.array([x, 1.0]))[0], y, rtol=1e-6)
+
+
+@given(st.integers(1, 6), st.integers(1, 40), st.integers(1, 30), st.integers(0, 2**16))
+def test_priors_of_many_groups_are_those_of_each(n_groups: int, n_genes: int, df: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    # some groups differ by chance alone, some have unusable variances, some none that is usable
+    spread_N1 = rng.choice([0.0, 1.0, 5.0, 40.0], (n_groups, 1))
+    variance_NG = rng.chisquare(df, (n_groups, n_genes)) * np.exp(spread_N1 * rng.normal(size=(n_groups, n_genes)))
+    is_odd_NG = rng.random(variance_NG.shape) < rng.choice([0.0, 0.2, 1.0], (n_groups, 1))
+    variance_NG[is_odd_NG] = rng.choice([0.0, np.nan, np.inf, 1.0], int(is_odd_NG.sum()))
+    is_used_NG = rng.random(variance_NG.shape) < rng.choice([0.5, 1.0], (n_groups, 1))
+    found = np.transpose(priors_of(variance_NG, is_used_NG, df))
+    expected = [prior_of(variance_G[used_G], df) for variance_G, used_G in zip(variance_NG, is_used_NG, strict=True)]
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_t_and_p_are_those_of_the_shrunk_variance() -> None:

@@ -21,8 +21,10 @@ from screen.errors import ConfigError, StoreError
 from screen.results.results import Results
 from screen.running.tables import make_analysis, remake_tables
 from screen.stats.deg import DEG_MIN_DELTA
+from screen.stats.groups import GroupReader
 from screen.stats.moments import Rounding
-from screen.stats.times.pairs import difference, with_steps
+from screen.stats.tables import strata_of
+from screen.stats.times.pairs import difference, pairs, with_steps
 from screen.stats.times.rows import pair_schema, scan
 from tests.support.quiet import HERE, QUIET
 
@@ -145,6 +147,34 @@ def test_the_table_is_that_of_the_stored_changes(directory: Path, name: str) -> 
             names = ["change", "change_before", "mean_delta", "se"] + ["statistic", "p_value"] * (name == "times")
             for column in names:
                 np.testing.assert_allclose(row[column], expected[column], rtol=2e-6, atol=1e-9, err_msg=column)
+
+
+@pytest.mark.parametrize("replicate", [None, "replicate"])
+@pytest.mark.parametrize(("work_bytes", "control_bytes"), [(2**20, 2**27), (2**15, 0)])
+def test_groups_and_pairs_read_together_are_those_read_one_by_one(
+    directory: Path, replicate: str | None, work_bytes: int, control_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = screen.open_results(directory).store
+    config = DegConfig(test="moderated_t", replicate=replicate, compare=((2, 1),))
+    strata = strata_of(store, ["cell_type"], replicate, "`cell_type` != 'NK cells' or `replicate` != 'donor 1'")
+    monkeypatch.setattr("screen.stats.groups.CONTROL_BYTES", control_bytes)
+    for module in ("groups", "times.pairs"):
+        monkeypatch.setattr(f"screen.stats.{module}.WORK_BYTES", work_bytes)
+    together, alone = (GroupReader(store, store.blocks[0], strata, config) for _ in range(2))
+    assert together.takes_together
+    alone.takes_together = False
+    for read in (lambda reader: list(reader.groups(*range(9))), lambda reader: list(pairs(reader, range(9)))):
+        found, expected = read(together), read(alone)
+        assert len(found) == len(expected)
+        assert sum("moderated_t" in group.genes.of_tests for group in found) > 9 * 3
+        for one, other in zip(found, expected, strict=True):
+            for name in ("perturbation", "stratum", "time", "n_cells", "n_replicates", "embedding_shift", "rank"):
+                np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+            assert set(one.genes.of_tests) == set(other.genes.of_tests)
+            for name in ("mean_delta", "se", "target_mean", "ref_mean"):
+                np.testing.assert_array_equal(getattr(one.genes, name), getattr(other.genes, name), err_msg=name)
+            for name, x_G in other.genes.of_tests.items():
+                np.testing.assert_array_equal(one.genes.of(name), x_G, err_msg=name)
 
 
 def test_a_planted_difference_is_found_and_none_where_there_is_none(directory: Path) -> None:
