@@ -264,7 +264,7 @@ def test_the_first_tables_may_have_comparisons_too_and_lose_them_again(directory
 
 
 @pytest.mark.parametrize(
-    ("pairs", "message"), [([[1, 1]], "with itself"), ([[1, 2], [2, 1]], "repeat"), ([[0, 1]], "must be 1 or more")]
+    ("pairs", "message"), [([[1, 1]], "with itself"), ([[1, 2], [2, 1]], "repeat"), ([[0, 1]], "greater than or equal")]
 )
 def test_a_comparison_that_is_none_is_refused(pairs: list[list[int]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
