@@ -1,6 +1,5 @@
 """Pieces of the gene tables: what whole arrays say of groups is what each group says of itself."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from screen.config.sections import DegConfig
-from screen.stats.deg import DEG_FDR, DEG_MIN_DELTA, N_TOP_GENES, Piece, schema_of, summaries, table
+from screen.stats.deg import DEG_FDR, DEG_MIN_DELTA, N_TOP_GENES, Names, Piece, schema_of, summaries, table
 from screen.stats.false_discovery import benjamini_hochberg
 from screen.stats.gene_results import from_moments, of_many
 from screen.stats.groups import Group, Strata
@@ -36,12 +35,22 @@ def piece_of(mean_NG: np.ndarray, n_cells: list[int], config: DegConfig) -> Piec
     return Piece(found)
 
 
-def names_of(n_genes: int) -> Any:
+class MadeNames(Names):
+    """Of four perturbations, each of one gene, that no store holds."""
+
+    def __init__(self, **arrays: np.ndarray) -> None:
+        vars(self).update(arrays)
+
+    def edited(self, perturbation: int) -> list[int]:
+        return [perturbation % len(self.feature)]
+
+
+def names_of(n_genes: int) -> Names:
     text = {n: np.array([f"{n}{p % 2}" for p in range(4)], object) for n in ("mode", "site", "target", "symbol")}
     genes = {"feature": [f"E{g}" for g in range(n_genes)], "feature_symbol": [f"S{g // 2}" for g in range(n_genes)]}
     genes = {name: np.array(values, object) for name, values in genes.items()}
     ids = np.array([f"p{p}" for p in range(4)], object)
-    return SimpleNamespace(id=ids, edited=lambda p: [p % n_genes], **text, **genes)
+    return MadeNames(id=ids, **text, **genes)
 
 
 STRATA = Strata(("a", "b"), np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]))
