@@ -51,7 +51,8 @@ def page(found: list[tuple[Recipe, Answer]]) -> str:
     n_refused = sum(a.result.startswith("exit code") for _, a in found)
     counts = (
         f"{len(found)} variants: {len(found) - n_refused} are read, {n_refused} are refused with what to do. Before this page was\n"
-        f"made {n_failed} of them failed, as the last column says: read wrongly, refused, or refused with less advice than there is."
+        f"made {n_failed} of them failed, as the last column says: read wrongly, refused, or refused with less advice than there is.\n"
+        "Of ten variants (plain layouts, `layer: raw`, upstream's paths) that column was read off the code of then, not tried."
     )
     return "\n".join([HEAD.format(counts=counts), *parts])
 
