@@ -243,7 +243,8 @@ def verify(arguments: argparse.Namespace, console: Console) -> int:
         with only_writer(arguments.directory, scratch_of(store.path)):
             n_units = audit.discard(store, faults)
             stamp.discard_tables(tables)
-        console.say(f"{n_units} unit(s) are forgotten; the same `perturbscreen run` computes them again")
+        if faults:
+            console.say(f"{n_units} unit(s) are forgotten; the same `perturbscreen run` computes them again")
         for folder in tables:
             again = "run" if folder == arguments.directory else f"deg {arguments.directory} --name {folder.name}"
             console.say(f"`perturbscreen {again}` makes the tables in {folder} again")

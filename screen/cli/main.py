@@ -49,7 +49,7 @@ def _called(arguments: argparse.Namespace) -> int:
 def _kept(arguments: argparse.Namespace) -> str:
     """What an interrupted command leaves, and what continues it."""
     if arguments.command != "run" or arguments.out is None:
-        return "nothing that was there before is lost; run the same command again"
+        return "predictions that were there are kept; run the same command again"
     from screen.store.audit import kept
 
     done = kept(arguments.out / STORE)

@@ -48,10 +48,13 @@ def forget_tables(folder: Path) -> None:
 
 
 def discard_tables(damaged: Mapping[Path, Mapping[str, str]]) -> None:
-    """Removes damaged tables; what was asked for stays recorded, and is made again by whoever finds that one is missing."""
+    """Removes damaged tables, and no other file, whatever a stamp names.
+
+    What was asked for stays recorded, and is made again by whoever finds that a table is missing.
+    """
     for folder, wrong in damaged.items():
-        for name in wrong:
-            (folder / name).unlink(missing_ok=True)
+        for name in wrong.keys() & {*_sizes(folder), STAMP}:
+            (folder / name).unlink()
 
 
 def _wrong(folder: Path) -> dict[str, str]:
@@ -61,10 +64,11 @@ def _wrong(folder: Path) -> dict[str, str]:
     try:
         sizes, checksums = dict(found["files"]), dict(found.get(CHECKSUMS, {}))  # type: ignore[index, attr-defined]
         there = _sizes(folder)
-        differs = {
-            name: f"{there.get(name, 0):,} bytes instead of {n:,}" for name, n in sizes.items() if there.get(name) != n
-        }
-        return {**damage(folder, checksums), **{k: v for k, v in differs.items() if k not in checksums}}
+        # what is no table here is not looked at
+        wrong = {name: "missing" for name in {**sizes, **checksums} if name not in there}
+        wrong |= damage(folder, {name: checksum for name, checksum in checksums.items() if name in there})
+        differs = {name: n for name, n in sizes.items() if name not in {**checksums, **wrong} and there[name] != n}
+        return wrong | {name: f"{there[name]:,} bytes instead of {n:,}" for name, n in differs.items()}
     except (AttributeError, KeyError, TypeError, ValueError):
         return {STAMP: "does not say what the tables were made of"}
 

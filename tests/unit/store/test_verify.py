@@ -131,3 +131,23 @@ def test_a_missing_table_and_one_of_an_earlier_version_are_found(
     (copy / "tables.json").write_text("[1, 2]")
     assert main(["verify", str(copy)]) == 1
     assert "tables.json does not say" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "files", [{"../victim.parquet": 3}, {"/VICTIM": 3}, {"sub/../../victim.parquet": 3}, {"tables.json": 1}]
+)
+def test_a_stamp_that_names_what_is_no_table_of_its_folder_touches_nothing_there(
+    files: dict[str, int], with_tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy, victim = tmp_path / "copy", tmp_path / "victim.parquet"
+    shutil.copytree(with_tables, copy)
+    victim.write_text("mine")
+    named = {name.replace("/VICTIM", str(victim)): n for name, n in files.items()}
+    for folder in (copy, copy / "analyses/other"):
+        stamp = json.loads((folder / "tables.json").read_text())
+        stamp["files"] |= named
+        stamp["checksums"] |= dict.fromkeys(named, "00000000")
+        (folder / "tables.json").write_text(json.dumps(stamp))
+    assert main(["verify", str(copy), "--discard"]) == 1
+    assert victim.read_text() == "mine"
+    assert "unit(s) are forgotten" not in capsys.readouterr().out
