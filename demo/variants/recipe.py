@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -97,7 +97,7 @@ class Place:
     def answer(self, recipe: Recipe) -> Answer:
         """Makes the variant and reads it, as `plan` and `run` do."""
         expected = self.plain
-        with _elsewhere(self.folder), warnings.catch_warnings():
+        with contextlib.chdir(self.folder), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             changes = recipe.make(self)
         try:
@@ -165,12 +165,6 @@ def _compared(found: TokenBank, expected: TokenBank) -> str:
         if mine.counts is not None and abs(mine.counts - theirs.counts).max() > 0:
             return "ranks as in the plain file, counts differ"
     return "as the plain file"
-
-
-@contextlib.contextmanager
-def _elsewhere(folder: Path) -> Iterator[None]:
-    with contextlib.chdir(folder):
-        yield
 
 
 RECIPES: list[Recipe] = []

@@ -131,10 +131,10 @@ class Counts:
         usable_C, totals = np.zeros(len(self.matrix.cell_C), dtype=bool), []
         every_R, here_in = rows_of_all(candidates, len(usable_C))
         has_token_F = {s: self.select_FG @ (tokens_at(vocabulary, s) != NO_TOKEN) for s in candidates}
-        for part_R, counts_RF in self.matrix.blocks(every_R):
+        for part_R, found_RF in self.matrix.blocks(every_R):
+            counts_RF = found_RF.astype(np.float64, copy=False)
             for state, is_in_C in here_in.items():
-                expresses_R = counts_RF.astype(np.float64) @ has_token_F[state] > 0
-                usable_C[part_R] |= expresses_R & is_in_C[part_R]
+                usable_C[part_R] |= (counts_RF @ has_token_F[state] > 0) & is_in_C[part_R]
             totals.append(Totals.of(counts_RF))
         return usable_C, Totals.joined(totals)
 
@@ -184,8 +184,8 @@ def find_counts(
 def places_of_counts(file: CellFile, cells: Cells) -> list[str]:
     """The matrices whose first rows look like raw counts, as `layer` names them: "X", "raw", layers in the file's order."""
     first = {SOURCE: np.arange(min(len(cells.obs), ROWS_TRIED))}
-    named = [name for name, key in NO_LAYERS.items() if file.has(key)]
-    keys = {**{name: NO_LAYERS[name] for name in named}, **{layer: f"layers/{layer}" for layer in file.layers}}
+    keys = {name: key for name, key in NO_LAYERS.items() if file.has(key)}
+    keys |= {layer: f"layers/{layer}" for layer in file.layers}
     return [name for name, key in keys.items() if _looks_like_counts(file, key, RAW, first, cells)]
 
 

@@ -1,7 +1,7 @@
 """Foreign genes: names of another species, genome or kind than the model's, and what to do about them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from screen.cells.metadata import Strings
 from screen.cells.vocabulary import Vocabulary
@@ -73,6 +73,5 @@ def _are_row_numbers(names: Sequence[str]) -> bool:
     return [int(n) for n in names] == list(range(int(names[0]), int(names[0]) + len(names)))
 
 
-def _most(names: Sequence[str], is_so: object) -> bool:
-    assert callable(is_so)
+def _most(names: Sequence[str], is_so: Callable[[str], object]) -> bool:
     return sum(bool(is_so(n)) for n in names) > MOST * len(names)

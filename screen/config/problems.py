@@ -1,5 +1,6 @@
 """Problems: what is wrong with a configuration, in words: the place, what may stand there, what does."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from screen.errors import nearest
 
 MAX_SHOWN = 120
+TRIED = re.compile(r"\[key\]$|[\w-]+[\[(]")
+"""What pydantic puts into a place where one kind of value after another is tried: `list[str]`, `function-after[...]`."""
 NEEDED: Mapping[str, str] = {
     "string_type": "text",
     "int_type": "a whole number", "int_parsing": "a whole number", "int_from_float": "a whole number",
@@ -31,8 +34,7 @@ def described(problems: Iterable[Any], path: Path, names: Mapping[str, str], key
     needed: dict[tuple[str, str], list[str]] = {}
     lines: dict[str, None] = {}
     for problem in problems:
-        # a list, a path or else is tried, and each is part of the place
-        place = [str(p) for p in problem["loc"] if not set("[(") & set(str(p))]
+        place = [str(p) for p in problem["loc"] if not TRIED.match(str(p))]
         where = _named(".".join(place), names)
         if problem["type"] == "extra_forbidden":
             section = ".".join(p for p in place[:-1] if not p.isdigit())

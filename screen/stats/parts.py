@@ -297,7 +297,7 @@ def _write_empty(path: Path, schema: Mapping[str, Any], metadata: Mapping[str, s
 
 
 def _mapped(path: Path, dtype: type[Any]) -> NDArray[Any]:
-    """What a file holds, read when it is looked at: `np.memmap` takes ten times as long to begin."""
+    """What a file holds, read when it is looked at: `np.memmap` takes three times as long to begin."""
     with path.open("rb") as file:
         return np.frombuffer(mmap(file.fileno(), 0, access=ACCESS_READ), dtype)
 

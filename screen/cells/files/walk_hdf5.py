@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 SMALL_BYTES = 16 * 2**20
-PATIENCE_S, BYTES_PER_S = 30.0, 10 * 2**20
-"""How long to wait for the end: a start, and the time that the file's bytes may take."""
+PATIENCE_S, BYTES_PER_S = 15.0, 10 * 2**20
+"""How long to wait for the end, twice where a walker was used before: a start, and the time that the file's bytes may take."""
 
 
 def walked(path: Path) -> str | None:

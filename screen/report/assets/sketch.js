@@ -32,6 +32,8 @@ function ticksOf(one, size) {
 function sketch(target, traces, { xaxis, yaxis, annotations }) {
   const [width, height] = [target.clientWidth, target.clientHeight];
   const [right, floor] = [width - MARGIN.r, height - MARGIN.b];
+  // a page that is not shown yet has no size
+  if (right <= MARGIN.l || floor <= MARGIN.t) return;
   const along = ([low, high], from, to) => (v) => from + ((v - low) / (high - low)) * (to - from);
   const [left, up] = [along(xaxis.range, MARGIN.l, right), along(yaxis.range, floor, MARGIN.t)];
   const line = (x1, y1, x2, y2, stroke) => shape("path", { d: `M${x1},${y1}L${x2},${y2}`, stroke });

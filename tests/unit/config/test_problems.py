@@ -59,6 +59,7 @@ def test_no_word_of_a_library_is_said_whatever_stands_where(tmp_path: Path) -> N
             {"kind": "slurm", "slurm": {"gpu": 1}},
             'unknown key "cluster.slurm.gpu" in s.yaml; did you mean "gpus"',
         ),
+        ("expect", {"A (1)": 3}, "expect.A (1) in s.yaml must be a list (it is 3)"),
         ("null", 5, "null in s.yaml must be keys with values (it is 5)"),
     ],
 )
