@@ -17,17 +17,23 @@ MANY_GENES = 100
 MOST_CELLS = 0.9
 LARGEST_LOG = 12.0
 """exp(12) is 160,000: more than one gene has in a cell."""
+WHOLE = 1e-3
+"""A logarithm of a count, in float32, gives it back so exactly, relative to it."""
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Of C cells: their totals, expressed genes, smallest value above 0, totals of exp(value) - 1, and the largest value."""
+    """Of C cells: their totals, expressed genes, smallest value above 0, totals of exp(value) - 1, and the largest value.
+
+    are_logged_counts  whether values are not whole and exp(value) - 1 of every one is
+    """
 
     total_C: NDArray[np.float64]
     n_seen_C: NDArray[np.int64]
     least_C: NDArray[np.float64]
     unlogged_C: NDArray[np.float64]
     largest: float
+    are_logged_counts: bool
 
     @staticmethod
     def of(counts_CF: Any) -> "Totals":
@@ -41,16 +47,22 @@ class Totals:
             least_C[has_any] = np.minimum.reduceat(kept.data, kept.indptr[:-1][has_any])
         total_C = np.asarray(kept.sum(axis=1)).ravel()
         largest = float(kept.data.max(initial=0))
+        are_logged = False
         if largest < LARGEST_LOG:
-            kept.data = np.expm1(kept.data)
-        return Totals(total_C, n_seen_C, least_C, np.asarray(kept.sum(axis=1)).ravel(), largest)
+            value_T, kept.data = kept.data, np.expm1(kept.data)
+            whole_T = np.rint(kept.data)
+            are_logged = bool(
+                (np.abs(kept.data - whole_T) <= WHOLE * whole_T).all() and (value_T != np.floor(value_T)).any()
+            )
+        return Totals(total_C, n_seen_C, least_C, np.asarray(kept.sum(axis=1)).ravel(), largest, are_logged)
 
     @staticmethod
     def joined(parts: Sequence["Totals"]) -> "Totals":
         """Of all cells of some blocks."""
         names = ("total_C", "n_seen_C", "least_C", "unlogged_C")
         whole = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
-        return Totals(**whole, largest=max(p.largest for p in parts))
+        are_logged = all(p.are_logged_counts for p in parts)
+        return Totals(**whole, largest=max(p.largest for p in parts), are_logged_counts=are_logged)
 
     @property
     def are_logarithms(self) -> bool:

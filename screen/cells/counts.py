@@ -83,6 +83,8 @@ class CountMatrix:
         if not is_value_T.all():
             raise NotCountsError(why)
         totals = Totals.of(counts_RF)
+        if totals.are_logged_counts:
+            raise NotCountsError(f"{why}: logarithms of counts, log1p; `numpy.expm1` gives them back")
         if totals.are_logarithms:
             raise NotCountsError(f"{why}: logarithms of values scaled to {np.median(totals.unlogged_C):,.0f} a cell")
         scaled = f": values scaled to {np.median(totals.total_C):,.0f} a cell" if totals.are_equal else ""
@@ -94,8 +96,13 @@ class CountMatrix:
             if (why := totals.why_rounded()) is not None:
                 raise NotCountsError(f"{self.label} holds whole numbers that are no counts: {why}", may_be_meant=True)
             return []
-        if is_logged or totals.are_logarithms:
-            said = "the file says so (uns/log1p)" if is_logged else "without them the totals of all cells are equal"
+        if is_logged or totals.are_logarithms or totals.are_logged_counts:
+            equal = (
+                "exp(value) - 1 is whole"
+                if totals.are_logged_counts
+                else "without them the totals of all cells are equal"
+            )
+            said = "the file says so (uns/log1p)" if is_logged else equal
             raise NotCountsError(f"{self.label} holds logarithms, by which genes would rank otherwise: {said}")
         notes = []
         if totals.largest < LARGEST_LOG:

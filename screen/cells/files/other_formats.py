@@ -1,5 +1,6 @@
 """Other formats: what a path holds that is neither h5ad nor AnnData Zarr, and how it becomes one."""
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -26,6 +27,9 @@ def what_file_is(path: Path, reason: str) -> str:
         return "it is compressed as a whole; unpack it first (gunzip)"
     if name.endswith(TEXT):
         return "it is text; read it with anndata (`read_csv`, `read_mtx`) and `write_h5ad`"
+    if cut := re.search(r"truncated file: eof = (\d+),.*stored_eof = (\d+)", reason):
+        there, whole = map(int, cut.groups())
+        return f"it is cut short, {there:,} of {whole:,} bytes are there; copy it again"
     return f"{reason}; is it a complete h5ad file?"
 
 

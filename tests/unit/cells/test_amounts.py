@@ -105,8 +105,26 @@ def test_what_is_no_amount_is_refused_whatever_is_asked(value: float, tmp_path: 
     assert "counts: fractional" not in str(told.value)
 
 
+@settings(max_examples=50)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([30.0, 900.0, 20_000.0]), st.sampled_from([np.float32, np.float64]))
+def test_logarithms_of_counts_are_known_and_nothing_else_is_taken_for_them(seed: int, depth: float, dtype: Any) -> None:
+    made = counts(seed, depth)
+    assert totals(np.log1p(made).astype(dtype)).are_logged_counts
+    for other in (made, made * 0.93, np.log1p(scaled(made, 1e4)), scaled(made, 1e6)):
+        assert not totals(other).are_logged_counts
+
+
+def test_logarithms_of_counts_get_no_advice_to_take_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "f.h5ad", np.log1p(some_counts()).astype(np.float32))
+    with pytest.raises(CellError, match=r"logarithms of counts, log1p; `numpy.expm1` gives them back") as told:
+        read(path)
+    assert "counts: fractional" not in str(told.value)
+    with pytest.raises(CellError, match=r"X holds logarithms, .* exp\(value\) - 1 is whole"):
+        read(path, counts="fractional")
+
+
 def test_logarithms_are_refused_whatever_is_asked(tmp_path: Path) -> None:
-    value_CG = np.log1p(some_counts())
+    value_CG = np.log1p(some_counts() * 0.93)
     path = write(tmp_path / "f.h5ad", value_CG)
     note = next(n for n in read(path, counts="fractional").notes if "logarithms" in n)
     assert note.startswith("Warning: the largest value of X is")
