@@ -43,7 +43,7 @@ def test_the_speed_figures_are_recorded_with_what_they_are_compared_with(tmp_pat
     for name in AGAINST_UPSTREAM:
         line = found[name]
         assert line["worst_error"] <= 1e-4
-        assert line["ratio"] == pytest.approx(line["value"] / line["baseline"], rel=0.01)
+        assert line["ratio"] == pytest.approx(line["value"] / line["baseline"], rel=1e-3, abs=0.005)
         assert line["flops_ratio"] > 1
         assert line["n_baseline_edits"] >= 1
     shared = {found[name]["baseline"] for name in ("tgt_mask_vs_upstream_shaped", "tgt_delete_vs_upstream_shaped")}
