@@ -61,6 +61,7 @@ class State:
     cell_index_C  the cell's row in the user's full data set (`cell_pairing_index`)
     obs           metadata columns, each (C,) of strings, MISSING where a cell has no value
     counts        observed counts, CSR [C, G] (scipy) or None; size_factor_C is its row sum
+    barcode_C     the cell's name in the user's data set, or None where that has no names
     """
 
     tokens: Ragged
@@ -68,6 +69,7 @@ class State:
     obs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     counts: Any = None
     size_factor_C: NDArray[np.float32] | None = None
+    barcode_C: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ class TokenBank:
                 {k: v[rows] for k, v in s.obs.items()},
                 None if s.counts is None else s.counts[rows],
                 None if s.size_factor_C is None else s.size_factor_C[rows],
+                None if s.barcode_C is None else s.barcode_C[rows],
             )
         return TokenBank(states, tuple(self.cell_id_C[int(r)] for r in rows), self.notes, self.unfiltered)
 

@@ -167,6 +167,7 @@ class _Read:
             {str(c): texts(cells.obs[c].iloc[row_P]) for c in cells.obs},
             counts=sparse.vstack(self.counts, format="csr")[back_P] if self.counts else None,
             size_factor_C=None if number == SOURCE else np.concatenate(self.totals)[back_P],
+            barcode_C=cells.name_C[row_P],
         )
 
 

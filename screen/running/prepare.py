@@ -24,7 +24,7 @@ from screen.planning.null_genes import NullPlan
 from screen.planning.perturbations import MANY_JOINT_GENES, Library
 from screen.planning.selection import select_items
 from screen.planning.window import Window
-from screen.running.unit_sizes import plan_units
+from screen.running.unit_sizes import plan_units, unit_flops
 from screen.stats.sets.gene_sets import GeneSets
 from screen.stats.tests.table import named
 
@@ -59,7 +59,8 @@ def screen_of(
     layout = _layout(config, window, adapter)
     selection = select_items(library, index, window, stratum_C, strata)
     rows = RowBuilder(bank, vocabulary, window, loaded.conditions, config.predict.exclude_src, adapter.condition_ids)
-    plan = plan_units(selection, bank, adapter, max(map(rows.n_conditions, window.pred_tps)), layout)
+    n_conditions = max(map(rows.n_conditions, window.pred_tps))
+    plan = plan_units(selection, bank, adapter, n_conditions, layout, unit_flops(config))
     said = (
         *config.notes, *bank.notes, *loaded.notes, *_cut(bank, window), *_idle(config, layout), *_joint(library),
         *_gene_sets(config.enrich, vocabulary, layout), *notes, *of_donors,

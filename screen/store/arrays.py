@@ -86,6 +86,8 @@ def write_cells(root: zarr.Group, bank: TokenBank, pred_tps: Sequence[int]) -> N
 def _write_state(group: zarr.Group, state: State) -> None:
     _put(group, "cell_index", state.cell_index_C, "cell")
     _put(group, "n_tokens", state.tokens.length_C, "cell")
+    if state.barcode_C is not None:
+        _put(group, "barcode", state.barcode_C, "cell")
     if state.size_factor_C is not None:
         _put(group, "size_factor", state.size_factor_C, "cell")
     obs = group.create_group("obs")

@@ -23,7 +23,7 @@ class UpstreamRows:
 
     X perturbed counts; layers pred_counts (control) and true_counts; obsm true_cls (control embedding), perturbed_cls,
     mean_cos_similarity (n, 1); varm gene_cos_similarity (G, n), column i belonging to row i; obs the metadata, cell_idx,
-    time, source_cell, perturbation, target_gene. Arrays that the screen did not keep are left out. Rows of one perturbation
+    target_cell, source_cell, time, perturbation, target_gene. Arrays that the screen did not keep are left out. Rows of one perturbation
     with the same cell_idx are averaged, zeros included.
     """
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screen import __version__
+from screen.cells.bank import SOURCE
 from screen.errors import ConfigError, StoreError, nearest, some
 from screen.store.arrays import group_of, stored_name
 from screen.store.find import find
@@ -139,12 +140,26 @@ def metadata_of(store: StoreReader, table: Lines) -> dict[str, NDArray[Any]]:
 
 
 def cells_of(store: StoreReader, table: Lines) -> dict[str, NDArray[Any]]:
-    """The cell of each line: its target state's row in the user's data set, its time point, its source cell's barcode."""
-    cell_idx_N = np.zeros(len(table), dtype=np.int64)
+    """The cell of each line: its target state's row in the user's data set, its time point, the barcodes of both states.
+
+    Directories of earlier versions have no barcodes of target cells, and data sets may have none.
+    """
+    cell_idx_N, target_N = np.zeros(len(table), dtype=np.int64), np.full(len(table), "", dtype=object)
     for t in store.layout.pred_tps:
         at = table.at(t)
         cell_idx_N[at] = store.read(f"cells/{group_of(t)}/cell_index")[table.cell_N[at]]
-    return {"cell_idx": cell_idx_N, "time": table.time_N, "source_cell": store.strings("cells/id")[table.cell_N]}
+        barcode_C = barcodes(store, t)
+        if barcode_C is not None:
+            target_N[at] = barcode_C[table.cell_N[at]]
+    source_C = barcodes(store, SOURCE)
+    source_N = (store.strings("cells/id") if source_C is None else source_C)[table.cell_N]
+    return {"cell_idx": cell_idx_N, "time": table.time_N, "source_cell": source_N, "target_cell": target_N}
+
+
+def barcodes(store: StoreReader, state: int) -> NDArray[Any] | None:
+    """(C,) names of a state's cells in the user's data set; None where that has none, or the directory is an older one."""
+    place = f"cells/{group_of(state)}/barcode"
+    return store.strings(place) if place in store.group else None
 
 
 def require_some(lines: Lines, wanted: Wanted) -> None:

@@ -21,7 +21,7 @@ class RowsWithControl:
     """Rows of an export, edited cells first and then each of their unedited predictions once, to be read some at a time.
 
     X on one of SCALES, 0 where rounding would give less; obs perturbation (symbol, joint ones A+B; "control"),
-    perturbation_type, nperts, perturbation_id, target_gene_id, mode, time, cell_idx, source_cell, and the metadata.
+    perturbation_type, nperts, perturbation_id, target_gene_id, mode, time, cell_idx, source_cell, target_cell, and the metadata.
     """
 
     store: StoreReader

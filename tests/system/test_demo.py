@@ -5,6 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import polars as pl
 import pytest
@@ -164,6 +165,12 @@ def test_a_slice_of_the_demo_runs_end_to_end(tmp_path: Path, capsys: pytest.Capt
     assert hits["target"].str.contains(r"^ENSG\d{11}$").all()
     assert pl.read_parquet(tmp_path / "out/deg/*.parquet").height == 1500 * hits.filter(pl.col("n_cells") > 0).height
     assert "The strongest of mode" in capsys.readouterr().out
+    name_N = ad.read_h5ad(DATA / "cells.h5ad", backed="r").obs_names.to_numpy()
+    for options in ([], ["--with-control"]):
+        assert main(["export", str(tmp_path / "out"), "--h5ad", str(tmp_path / "all.h5ad"), *options]) == 0
+        obs = ad.read_h5ad(tmp_path / "all.h5ad").obs
+        assert list(obs["target_cell"]) == list(name_N[obs["cell_idx"]])
+        assert set(obs["source_cell"]) <= set(name_N) - set(obs["target_cell"])
 
 
 def test_make_demo_runs_the_shipped_configuration() -> None:

@@ -65,6 +65,9 @@ def test_tokens_counts_and_metadata_follow_the_definition(file: Path) -> None:
     assert np.array_equal(target.size_factor_C, counts_CG[target.cell_index_C].sum(axis=1))
     assert list(target.obs["donor"]) == [str(i % 3) for i in target.cell_index_C]
     assert list(source.obs) == ["condition", "cell_type", "donor"]
+    for state in (source, target):
+        assert state.barcode_C is not None
+        assert list(state.barcode_C) == [f"cell{i}" for i in state.cell_index_C]
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,8 @@ def test_every_row_names_its_source_cell(store: ScreenStore) -> None:
     place = {name: c for c, name in enumerate(store.strings("cells/id"))}
     cell_N = np.array([place[name] for name in whole.obs["source_cell"]])
     assert_array_equal(whole.obs["cell_idx"], store.read("cells/t1/cell_index")[cell_N])
+    # a directory of a version that did not keep them
+    assert (whole.obs["target_cell"] == "").all()
     before = store.control("expression_t1", store.blocks[-1], cell_N)
     total_N = store.control("total_t1", store.blocks[-1], cell_N)
     assert_array_equal(whole.layers["pred_counts"], counts(before, total_N).astype(np.float32))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from screen.cells.bank import MISSING, SOURCE, Ragged, State, TokenBank, Unfiltered
 from screen.cells.files.cell_file import LARGEST_COUNT, CellFile
 from screen.cells.files.damage import file_errors
-from screen.cells.metadata import texts
+from screen.cells.metadata import strings, texts
 from screen.cells.vocabulary import CLS, EOS
 from screen.config.inputs import CellsConfig
 from screen.errors import CellError, some
@@ -170,9 +170,9 @@ def _with_counts(state: State, path: Path, wants_counts: bool, log_normalise: bo
                 f"{path} has {len(table)} cells but its dataset has {len(state.tokens)} rows; they must pair row by row"
             )
         obs = {str(c): texts(table[c]).astype(object) for c in table.columns}
-        obs |= dict(state.obs)
+        named = replace(state, obs=obs | dict(state.obs), barcode_C=strings(table.index))
         if not wants_counts:
-            return State(state.tokens, state.cell_index_C, obs)
+            return named
         n_vars = len(file.frame("var"))
         if n_vars != n_genes and n_genes:
             raise CellError(f"{path} has {n_vars} genes but the model predicts {n_genes}; they do not belong together")
@@ -181,7 +181,7 @@ def _with_counts(state: State, path: Path, wants_counts: bool, log_normalise: bo
     if log_normalise:
         scale_C = 1e4 / np.maximum(size_factor_C, 1)
         counts = sp.csr_matrix(sp.diags(scale_C) @ counts, dtype=np.float32).log1p()
-    return State(state.tokens, state.cell_index_C, obs, counts, size_factor_C)
+    return replace(named, counts=counts, size_factor_C=size_factor_C)
 
 
 def _raw_counts(file: CellFile, n_cells: int, n_genes: int) -> Any:
