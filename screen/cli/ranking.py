@@ -47,7 +47,7 @@ def describe_result(hits: pl.DataFrame, has_counts: bool, min_cells: int, consol
     own = hits.filter(~pl.col("is_null"))
     n_unranked = own["strength"].count() - own["strength_rank"].count()
     if n_unranked and not ranked.is_empty():
-        console.say(f"{n_unranked} more are in fewer than {min_cells} cells (output.min_cells): no rank, but in {HITS}")
+        console.say(f"{n_unranked} more are in fewer than {min_cells} cells: no rank, but in {HITS}")
 
 
 def describe_gene_sets(shown: pl.DataFrame, console: Console) -> None:

@@ -199,7 +199,7 @@ class Plotted:
         if groups.is_empty():
             asked = ", ".join(f"{k} {v}" for k, v in wanted.items()) or "the screen"
             raise NothingToDrawError(
-                f"no perturbation of {asked} has a rank: none is in {self._all.min_cells} cells or more (output.min_cells); "
+                f"no perturbation of {asked} has a rank: none is in {self._all.min_cells} cells or more; "
                 "`.coverage` says in how many each is"
             )
         return groups.row(0, named=True)

@@ -127,7 +127,7 @@ def _why(part: pl.DataFrame, own: pl.DataFrame, min_cells: int) -> str:
 
     most = int(own["n_cells"].to_numpy().max(initial=0))
     if most < min_cells:
-        return f"{most} cell{'s' * (most != 1)} at most, {min_cells} needed (output.min_cells)"
+        return f"{most} cell{'s' * (most != 1)} at most, {min_cells} needed (`output.min_cells` in a file of our own format)"
     nulls = part.filter("is_null")
     enough = nulls.filter(pl.col("n_cells") >= min_cells)
     if nulls.is_empty() and own.height >= FEWEST_NULLS:

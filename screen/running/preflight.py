@@ -107,8 +107,8 @@ def forecast(screen: Screen, executor: Executor) -> Forecast:
         control_flops=counted.control_flops,
         host_bytes=host,
         device_bytes=device,
-        disk_bytes=disk_bytes(screen),
-        n_files=n_files(screen),
+        disk_bytes=disk_bytes(screen) + h5ad_bytes(screen),
+        n_files=n_files(screen) + screen.output.h5ad,
         flops_per_s=rate,
         seconds=counted.flops / rate if rate else 0.0,
         coverage={name: int(getattr(coverage, f"{name}_PS").sum()) for name in classes},
@@ -164,6 +164,17 @@ def disk_bytes(screen: Screen) -> int:
     is_kept = layout.keeps_summaries or has_moments(segments, plan, layout)
     of_groups = segments.n_bytes(layout, n_genes, per_gene) if is_kept else 0
     return plan.n_items * layout.row_bytes(n_genes) + of_groups + screen.bank.n_cells * layout.control_bytes(n_genes)
+
+
+def h5ad_bytes(screen: Screen) -> int:
+    """Most bytes of the arrays of predictions.h5ad, where it is written: rows of one perturbation and cell_idx become one."""
+    if not screen.output.h5ad:
+        return 0
+    layout, states = screen.layout, screen.bank.states
+    has_observed = all(states[t].counts is not None for t in layout.pred_tps)
+    per_gene = layout.has_counts * (2 + has_observed) + layout.keep_gene_cosine
+    per_row = per_gene * len(screen.vocabulary) + layout.width * (1 + layout.keep_embeddings) + 1
+    return 4 * int(screen.plan.is_screened_IT.sum()) * per_row
 
 
 def n_files(screen: Screen) -> int:

@@ -20,7 +20,7 @@ from screen.results.results import Results, open_results
 from screen.running.cluster.handoff import write_handoff
 from screen.running.described import described_plan, notes_of
 from screen.running.listener import Listener
-from screen.running.preflight import disk_bytes
+from screen.running.preflight import disk_bytes, h5ad_bytes
 from screen.running.prepare import prepare
 from screen.running.resume import coverage_of, has_work, left, open_store, other_executors
 from screen.running.runner import make_engine, run_units
@@ -188,7 +188,7 @@ def _compute(screen: Screen, store: ScreenStore, decision: Decision, workers: _W
 
 def _warn_of_full_disk(screen: Screen, store: ScreenStore, listener: Listener) -> None:
     share = 1 - store.n_committed / max(store.n_units, 1)
-    needed, free = share * disk_bytes(screen), shutil.disk_usage(store.path).free
+    needed, free = share * disk_bytes(screen) + h5ad_bytes(screen), shutil.disk_usage(store.path).free
     if needed > free:
         listener.note(
             f"about {needed / 1e9:,.1f} GB are still to be written, but {store.path.parent} has {free / 1e9:,.1f} GB free; "

@@ -15,7 +15,7 @@ import yaml
 
 from screen.cli.main import main
 from tests.support import warm
-from tests.support.blocks import DATA, NEEDS, PAGES, RUN, SHOWN, Reader, blocks
+from tests.support.blocks import DATA, NEEDS, PAGES, RUN, SHOWN, Reader, blocks, furnish
 from tests.support.places import ROOT
 
 FOLLOWED = [(page, n) for page in PAGES for n, b in enumerate(blocks(page)) if b.language in RUN and not b.cannot_run]
@@ -53,7 +53,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory, commands: Path) -> Callable
     def of(page: Path) -> Reader:
         folder = place / page.stem
         folder.mkdir()
-        return Reader(page, folder, commands, place / "finished", place / "cells.h5ad")
+        furnish(page, folder, place / "finished", place / "cells.h5ad")
+        return Reader(page, folder, commands)
 
     return of
 

@@ -44,3 +44,10 @@ def test_a_wheel_has_the_demo_and_finds_its_files(installed: Path, tmp_path: Pat
 
 def test_a_wheel_has_nothing_beside_the_two_packages(installed: Path) -> None:
     assert {p.name for p in installed.iterdir() if not p.name.endswith(".dist-info")} == {"screen", "screen_kernels"}
+
+
+@pytest.mark.long
+def test_the_transcript_is_what_the_commands_print() -> None:
+    script = ROOT / "docs" / "make_transcript.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

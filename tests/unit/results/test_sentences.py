@@ -56,4 +56,7 @@ def test_a_group_without_p_says_why_with_numbers(rows: list[dict[str, Any]], why
 def test_a_group_is_described_by_its_own_pool() -> None:
     said = described_null(table(row(), row(stratum="b", n_pool=50), row(stratum="c", q_value=None, n_cells=3)), 5)
     assert "against 50 to 200 null values" in said[0]
-    assert said[1] == "no p for src:mask in c at t1: 3 cells at most, 5 needed (output.min_cells)"
+    assert (
+        said[1]
+        == "no p for src:mask in c at t1: 3 cells at most, 5 needed (`output.min_cells` in a file of our own format)"
+    )

@@ -5,16 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import pytest
 import torch
 
 from screen.cli.main import main
+from screen.directory import PREDICTIONS
 from screen.engine.batch import BatchComputer
 from screen.engine.control import join
 from screen.engine.executor import Executor
 from screen.models.delta.forward import DeltaForward
 from screen.running.configuration import load_config
-from screen.running.preflight import disk_bytes, forecast, n_files, recorded_bytes
+from screen.running.preflight import disk_bytes, forecast, h5ad_bytes, n_files, recorded_bytes
 from screen.running.prepare import prepare
 from screen.running.workload import batches_by_block, total_flops
 from screen.store.store import ScreenStore
@@ -48,7 +50,7 @@ def test_batches_tokens_and_operations_are_those_of_the_engines_work(tmp_path: P
     "output",
     [
         {"store_dtype": "float16"},
-        {"store_dtype": "float32", "keep_embeddings": True},
+        {"store_dtype": "float32", "keep_embeddings": True, "h5ad": True},
         {"keep": "summaries", "strata": ["cell_type"]},
     ],
     ids=str,
@@ -76,6 +78,13 @@ def test_a_finished_store_has_the_files_and_about_the_bytes_that_were_forecast(
     # a shard ends in its index, and the last rows of an array fill up a chunk
     most = disk_bytes(screen) + len(files) * (128 * 61 * 4 + 1024)
     assert disk_bytes(screen) <= size <= most
+    assert h5ad_bytes(screen) == (array_bytes(tmp_path / "out" / PREDICTIONS) if "h5ad" in output else 0)
+
+
+def array_bytes(path: Path) -> int:
+    found = ad.read_h5ad(path)
+    arrays = [found.X, *(x for part in (found.layers, found.obsm, found.varm) for x in part.values())]
+    return sum(x.nbytes for x in arrays)
 
 
 def test_what_a_lane_keeps_of_controls_is_forecast(tmp_path: Path) -> None:
