@@ -55,7 +55,7 @@ def hits(
                        cells that had the gene
     null_z, p_value    log strength standardised against rank position, cells, length and n_edited; its tail (screen.stats.null)
     q_value            Benjamini-Hochberg over the perturbations of the same edit, stratum and time point
-    n_pool             residuals that p rests on
+    n_pool             residuals that p rests on; null perturbations that share genes count for fewer
     baseline_residual  log strength that rank position and cells alone do not explain (least squares)
     universal_cosine   cosine of the mean change to the mean over all others: how much of it is everybody's response
     specific_*         the same strength, z, p and q after that response is projected out
@@ -133,7 +133,9 @@ def _judged(part: pl.DataFrame, is_named: NDArray[np.bool_], means: Means | None
     is_null_P = part["is_null"].to_numpy()
     # genes that the user chose are no sample of genes: without random ones there is nothing to compare with
     pool_P = is_null_P if is_null_P.any() else ~is_named[place_P]
-    judge = _Judge(covariate_PK, pool_P if is_null_P.any() or not pool_P.all() else None, is_null_P)
+    pool_P = pool_P if is_null_P.any() or not pool_P.all() else None
+    repeats = 1.0 if pool_P is None else _repeats(part["target"].filter(pl.Series(pool_P & is_enough_P)))
+    judge = _Judge(covariate_PK, pool_P, is_null_P, repeats)
     z, p, q, n_pool = judge(strength_P)
     columns: dict[str, Any] = {"null_z": z, "p_value": p, "q_value": q, "n_pool": np.full(len(part), n_pool)}
     columns["baseline_residual"] = baseline_residual(strength_P, rank_P, n_cells_P)
@@ -148,16 +150,23 @@ def _judged(part: pl.DataFrame, is_named: NDArray[np.bool_], means: Means | None
     )
 
 
+def _repeats(target_N: pl.Series) -> float:
+    """In how many of these edits one of their genes is, on average; 1 for none."""
+    genes = target_N.str.split("+").explode()
+    return max(len(genes) / max(genes.n_unique(), 1), 1.0)
+
+
 class _Judge:
     """Compares strengths with the pool: the designated perturbations, or, where it is None, all of them."""
 
     def __init__(
-        self, covariate_PK: NDArray[np.float64], pool_P: NDArray[np.bool_] | None, is_null_P: NDArray[np.bool_]
-    ) -> None:
-        self._covariate_PK, self._pool_P, self._is_null_P = covariate_PK, pool_P, is_null_P
+        self, covariate_PK: NDArray[np.float64], pool_P: NDArray[np.bool_] | None, is_null_P: NDArray[np.bool_],
+        repeats: float,
+    ) -> None:  # fmt: skip
+        self._covariate_PK, self._pool_P, self._is_null_P, self._repeats = covariate_PK, pool_P, is_null_P, repeats
 
     def __call__(self, strength_P: NDArray[np.float64]) -> tuple[Any, Any, Any, int]:
-        found: Calibration = calibrate(strength_P, self._covariate_PK, self._pool_P)
+        found: Calibration = calibrate(strength_P, self._covariate_PK, self._pool_P, self._repeats)
         tested_P = np.where(self._is_null_P, np.nan, found.p_P)
         return found.z_P, found.p_P, benjamini_hochberg(tested_P), found.n_pool
 

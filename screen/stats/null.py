@@ -34,14 +34,17 @@ def covariates(rank_P: Values, n_cells_P: Values, length_P: Values, n_edited_P: 
 
 @dataclass(frozen=True)
 class Calibration:
-    """P perturbations. z: standardised log strength; p: the pool's tail, NaN where there is no pool; n_pool its size."""
+    """P perturbations. z: standardised log strength; p: the pool's tail, NaN where there is no pool; n_pool: of how
+    many values that say something of their own."""
 
     z_P: Values
     p_P: Values
     n_pool: int
 
 
-def calibrate(strength_P: Values, covariate_PK: Values, is_null_P: Bools | None = None) -> Calibration:
+def calibrate(
+    strength_P: Values, covariate_PK: Values, is_null_P: Bools | None = None, repeats: float = 1.0
+) -> Calibration:
     """Standardises strengths (P,) against covariates (P, K) and gives p-values.
 
     Designated null perturbations are the pool, and their upper tail is p; a null perturbation is judged by the others.
@@ -49,6 +52,7 @@ def calibrate(strength_P: Values, covariate_PK: Values, is_null_P: Bools | None 
     are strong, so the lower half is free of them (as in Efron 2004, the centre of the distribution is the null). Where the
     upper half is shorter than that image, p is the rank among all: hits only make that larger, and alone it calls nothing.
     Fewer than FEWEST_NULLS of them give no p. Strengths of 0 are the weakest there are. NaN covariates take the median.
+    `repeats`: in how many null perturbations one of their genes is, on average: none of the judged one's is in any.
     """
     known_P = np.isfinite(strength_P) & (strength_P > 0)
     fit_P = known_P & (np.ones(len(strength_P), dtype=bool) if is_null_P is None else is_null_P)
@@ -64,10 +68,10 @@ def calibrate(strength_P: Values, covariate_PK: Values, is_null_P: Bools | None 
         pool, is_in_pool_P = np.concatenate([lower, -lower]), np.zeros(len(z_P), dtype=bool)
     else:
         pool, is_in_pool_P = outside_P[fit_P], fit_P
-    p_P = tail_p(outside_P, pool, is_in_pool_P)
+    p_P = tail_p(outside_P, pool, is_in_pool_P, repeats)
     if is_null_P is None:
         p_P = np.minimum(p_P, counted_p(outside_P, outside_P[fit_P], fit_P))
-    return Calibration(outside_P, p_P, len(pool))
+    return Calibration(outside_P, p_P, int(len(pool) / repeats))
 
 
 def _standardised(y_P: Values, covariate_PK: Values, fit_P: Bools) -> tuple[Values, Values]:

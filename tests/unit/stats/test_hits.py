@@ -57,6 +57,18 @@ def test_random_genes_are_labelled_unranked_and_what_p_rests_on(small: Path) -> 
     assert store.blocks[0].read("perturbations/is_null").sum() == 40
 
 
+def test_random_joint_edits_that_share_genes_count_for_fewer(tmp_path: Path) -> None:
+    library = {"genes": NAMED[:3], "combos": "joint", "modes": ["overexpress"]}
+    hits = pl.read_parquet(run(tmp_path, library=library, null={"n": 60, "seed": 3}) / "hits.parquet").filter(time=1)
+    genes = hits.filter("is_null")["target"].str.split("+").explode()
+    repeats, pool = len(genes) / genes.n_unique(), hits.filter("is_null")["null_z"].to_numpy()
+    # 55 genes are left for 180 places
+    assert repeats > 3
+    (row,) = hits.filter(~pl.col("is_null")).to_dicts()
+    assert row["n_pool"] == int(60 / repeats)
+    assert row["p_value"] == pytest.approx((repeats + (pool >= row["null_z"]).sum()) / (repeats + 60))
+
+
 def test_the_same_seed_draws_the_same_genes_and_another_others(tmp_path: Path) -> None:
     drawn = []
     for seed in (3, 3, 4):

@@ -47,6 +47,14 @@ def test_a_member_is_not_counted_against_itself() -> None:
     assert_allclose(p, [(1 + (39 - i)) / 40 for i in range(40)], rtol=1e-15)
 
 
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(0, 2**32))
+def test_a_pool_that_says_everything_several_times_says_no_more(tens: int, repeats: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    pool, value = rng.standard_normal(10 * tens), rng.normal(0, 3, 20)
+    again = tail_p(value, np.repeat(pool, repeats), repeats=float(repeats))
+    assert_allclose(again, tail_p(value, pool), rtol=1e-9)
+
+
 @pytest.mark.parametrize("name", DRAWS)
 @pytest.mark.parametrize(("n_pool", "n_tested"), [(200, 20), (1500, 1500)])
 def test_of_nothing_hardly_anything_is_called(name: str, n_pool: int, n_tested: int) -> None:
