@@ -86,6 +86,11 @@ def lower_symbols(place: Place) -> Changes:
     return renamed(place, [x.lower() for x in symbols(place)])
 
 
+@recipe(KIND, "symbols as R writes them (HLA.A)", "genes counted as 0 without a reason")
+def names_of_r(place: Place) -> Changes:
+    return renamed(place, [x.replace("-", ".") for x in symbols(place)])
+
+
 @recipe(KIND, "names with the genome in front (GRCh38_STAT1)", "no advice")
 def genome(place: Place) -> Changes:
     return renamed(place, [f"GRCh38_{x}" for x in symbols(place)])

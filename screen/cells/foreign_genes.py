@@ -36,6 +36,21 @@ def case_note(names: Sequence[str], file: str) -> list[str]:
     return [f'{n:,} genes match only if letter case is ignored ("{names[0]}"); check the species of {file}.']
 
 
+def r_note(vocabulary: Vocabulary, lacking: Sequence[int], schemes: Mapping[str, Strings], file: str) -> list[str]:
+    """A note about genes (numbers) that a file lacks but for R's `make.names`, which puts full stops for hyphens."""
+    names = {str(n) for names in schemes.values() for n in names}
+    written = [
+        (s, r) for s in (vocabulary.symbol[g] for g in lacking) if (r := re.sub(r"[^\w.]", ".", s)) != s and r in names
+    ]
+    if not written:
+        return []
+    symbol, seen = written[0]
+    return [
+        f'Warning: {len(written):,} of them are there as R writes names ("{seen}" for {symbol}), and count as 0 all the same: '
+        "give them their hyphens back."
+    ]
+
+
 def _advice(vocabulary: Vocabulary, names: Sequence[str]) -> str:
     theirs, ours = _species(names), _species(vocabulary.ensembl_id[:TRIED])
     if theirs is not None and theirs != ours:

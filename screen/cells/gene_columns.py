@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.cells.foreign_genes import advice_for, case_note
+from screen.cells.foreign_genes import advice_for, case_note, r_note
 from screen.cells.metadata import Strings, strings
 from screen.cells.vocabulary import Vocabulary, strip_version
 from screen.errors import GeneError, some
@@ -67,6 +67,8 @@ def match_genes(
     names_F = next(iter(schemes.values()))
     n_named = sum(any(names) for names in zip(*schemes.values(), strict=True))
     notes = _gene_notes(vocabulary, columns_of, n_named, file)
+    lacking = [g for g in range(len(vocabulary)) if g not in columns_of]
+    notes += r_note(vocabulary, lacking, schemes, file)
     any_case = [str(names_F[columns[0]]) for strength, columns in strongest.values() if strength == ANY_CASE]
     notes += case_note(any_case, file) if any_case else []
     if doubles := {gene: columns for gene, columns in columns_of.items() if len(columns) > 1}:

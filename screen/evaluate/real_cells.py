@@ -14,8 +14,9 @@ from screen.cells.counts import Counts, Reading, find_counts
 from screen.cells.files.cell_file import CellFile
 from screen.cells.metadata import ALL_CELLS, Cells
 from screen.cells.pairing import shuffled
+from screen.cells.values import suggested
 from screen.cells.vocabulary import Vocabulary
-from screen.errors import CellError, nearest, some
+from screen.errors import CellError, some
 from screen.evaluate.energy import log1p_cp10k
 from screen.evaluate.labels import Genes, Labels, read_labels
 
@@ -101,9 +102,10 @@ def open_real(
 def _check_control(control: str, label_C: Strings, distinct: Sequence[str], column: str, file: str) -> None:
     n_controls = int(np.count_nonzero(label_C == control))
     if control not in distinct:
+        n_of = {d: int(np.count_nonzero(label_C == d)) for d in distinct}
         raise CellError(
             f'{file} has no control cells: column "{column}" never says "{control}" (--control); it says '
-            f"{some(distinct, 10) or 'nothing'}{nearest(control, distinct)}"
+            f"{some(distinct, 10) or 'nothing'}{suggested(control, n_of)}"
         )
     if n_controls < FEWEST_CELLS:
         raise CellError(

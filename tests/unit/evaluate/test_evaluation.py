@@ -255,7 +255,7 @@ def test_the_command_writes_tables_and_says_one_sentence_first(
     ("options", "message"),
     [
         ({"perturbation_column": "perturbatoin"}, r'no obs column "perturbatoin" .*did you mean "perturbation"'),
-        ({"control": "non_targeting"}, r'never says "non_targeting" .*did you mean "non-targeting"'),
+        ({"control": "non_targeting"}, r'never says "non_targeting" .*did you mean "non-targeting" \([\d,]+ cells\)'),
         ({"celltype": "kind"}, r'no obs column "kind" \(--celltype\); columns: perturbation'),
         ({"layer": "raw"}, r'no layer "raw"'),
     ],
