@@ -36,7 +36,7 @@ def case_note(names: Sequence[str], file: str) -> list[str]:
     return [f'{n:,} genes match only if letter case is ignored ("{names[0]}"); check the species of {file}.']
 
 
-def r_note(vocabulary: Vocabulary, lacking: Sequence[int], schemes: Mapping[str, Strings], file: str) -> list[str]:
+def r_note(vocabulary: Vocabulary, lacking: Sequence[int], schemes: Mapping[str, Strings]) -> list[str]:
     """A note about genes (numbers) that a file lacks but for R's `make.names`, which puts full stops for hyphens."""
     names = {str(n) for names in schemes.values() for n in names}
     written = [

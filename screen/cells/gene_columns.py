@@ -65,10 +65,7 @@ def match_genes(
     strongest = {gene: min(by_strength.items()) for gene, by_strength in sorted(claims.items())}
     columns_of = {gene: columns for gene, (_, columns) in strongest.items()}
     names_F = next(iter(schemes.values()))
-    n_named = sum(any(names) for names in zip(*schemes.values(), strict=True))
-    notes = _gene_notes(vocabulary, columns_of, n_named, file)
-    lacking = [g for g in range(len(vocabulary)) if g not in columns_of]
-    notes += r_note(vocabulary, lacking, schemes, file)
+    notes = _gene_notes(vocabulary, columns_of, schemes, file)
     any_case = [str(names_F[columns[0]]) for strength, columns in strongest.values() if strength == ANY_CASE]
     notes += case_note(any_case, file) if any_case else []
     if doubles := {gene: columns for gene, columns in columns_of.items() if len(columns) > 1}:
@@ -178,14 +175,16 @@ def _doubles(vocabulary: Vocabulary, doubles: Columns, names_F: Strings, file: s
     )
 
 
-def _gene_notes(vocabulary: Vocabulary, columns_of: Columns, n_columns: int, file: str) -> list[str]:
+def _gene_notes(vocabulary: Vocabulary, columns_of: Columns, schemes: Mapping[str, Strings], file: str) -> list[str]:
     n_genes, n_found = len(vocabulary), len(columns_of)
+    n_columns = sum(any(names) for names in zip(*schemes.values(), strict=True))
     notes = []
     if n_found < ENOUGH_GENES * n_genes:
         notes.append(f"Warning: {file} holds only {n_found:,} of the model's {n_genes:,} genes; expect poor results.")
     if lacking := [g for g in range(n_genes) if g not in columns_of]:
         named = some(vocabulary.label(g) for g in lacking)
         notes.append(f"{file} lacks {len(lacking):,} of the model's {n_genes:,} genes, which count as 0: {named}.")
+        notes += r_note(vocabulary, lacking, schemes)
     if n_columns > (n_used := sum(map(len, columns_of.values()))):
         notes.append(f"{n_columns - n_used:,} of the {n_columns:,} genes of {file} are not the model's: dropped.")
     return notes

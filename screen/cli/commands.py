@@ -238,7 +238,8 @@ def verify(arguments: argparse.Namespace, console: Console) -> int:
         console.error(f"damaged: {fault}")
     for folder, wrong in tables.items():
         console.error(f"damaged: tables in {folder}: " + "; ".join(f"{name} {what}" for name, what in wrong.items()))
-    console.say(f"{store.n_committed} of {store.n_units} units finished, {len(faults)} damaged, {n_missing} missing")
+    of_units = f"{store.n_committed} of {store.n_units} units finished, {len(faults)} damaged, {n_missing} missing"
+    console.say(f"{of_units}; {sum(map(len, tables.values()))} of the tables damaged")
     if (faults or tables) and arguments.discard:
         with only_writer(arguments.directory, scratch_of(store.path)):
             n_units = audit.discard(store, faults)

@@ -173,12 +173,14 @@ def _compute(screen: Screen, store: ScreenStore, decision: Decision, workers: _W
         if not store.is_consolidated:
             store.finish()
         return
+    record = decision.record
     if store.n_committed:
         listener.say(f"continuing {store.path}: {store.n_committed} of {store.n_units} units are done")
-        for sentence in other_executors(store, decision.record):
+        for sentence in other_executors(store, record):
             listener.note(f"{sentence}: results agree as far as docs/exactness.md says, not bit for bit")
+    listener.say(f"  computing on {record['device']} in {record['precision']}")
     _warn_of_full_disk(screen, store, listener)
-    with recorded(store.path.parent, decision.record) as counting:
+    with recorded(store.path.parent, record) as counting:
         for block, part in left(screen, store):
             n_left = part.plan.n_items - sum(r.stop - r.start for r in map(block.rows, block.committed()))
             with listener.progress(n_left) as progress:

@@ -164,7 +164,8 @@ def test_a_slice_of_the_demo_runs_end_to_end(tmp_path: Path, capsys: pytest.Capt
     assert set(hits["target_symbol"]) == {"ISG15", "CCL2", "B2M", "FTH1"}
     assert hits["target"].str.contains(r"^ENSG\d{11}$").all()
     assert pl.read_parquet(tmp_path / "out/deg/*.parquet").height == 1500 * hits.filter(pl.col("n_cells") > 0).height
-    assert "The strongest of mode" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "The strongest of mode" in said and "  computing on cpu in float32\n" in said
     name_N = ad.read_h5ad(DATA / "cells.h5ad", backed="r").obs_names.to_numpy()
     for options in ([], ["--with-control"]):
         assert main(["export", str(tmp_path / "out"), "--h5ad", str(tmp_path / "all.h5ad"), *options]) == 0
