@@ -1,5 +1,6 @@
 """RealCells: the cells of a real perturbation screen that are compared, and their counts, read in blocks."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,12 +101,12 @@ def open_real(
 
 
 def _check_control(control: str, label_C: Strings, distinct: Sequence[str], column: str, file: str) -> None:
-    n_controls = int(np.count_nonzero(label_C == control))
+    n_of = Counter(label_C.tolist())
+    n_controls = n_of[control]
     if control not in distinct:
-        n_of = {d: int(np.count_nonzero(label_C == d)) for d in distinct}
         raise CellError(
             f'{file} has no control cells: column "{column}" never says "{control}" (--control); it says '
-            f"{some(distinct, 10) or 'nothing'}{suggested(control, n_of)}"
+            f"{some(distinct, 10) or 'nothing'}{suggested(control, {d: n_of[d] for d in distinct})}"
         )
     if n_controls < FEWEST_CELLS:
         raise CellError(

@@ -17,8 +17,9 @@ from screen.stats.deg import Names
 from screen.stats.moments import Rounding
 from screen.stats.parts import Means, each
 from screen.stats.relations.items import Items
-from screen.stats.relations.kinds import KIND, WHICH, Values, joined, typed
+from screen.stats.relations.kinds import KIND, WHICH, joined, typed
 from screen.stats.relations.pairs import Compared, Joint, compared, joint_edits, on_means
+from screen.stats.tail import counted_p
 
 ADDITIVE, SYNERGY, SUPPRESSION, OTHER, UNCLEAR = "additive", "synergy", "suppression", "other response", "unclear"
 MARGIN, MUCH_OTHER, MAX_P = 0.1, 0.5, 0.05
@@ -146,8 +147,10 @@ def judge(part: pl.DataFrame, min_cells: int) -> pl.DataFrame:
     centre, p_M, p_other_M = 0.0, np.full(len(part), np.nan), np.full(len(part), np.nan)
     if n_null >= FEWEST_NULLS:
         centre = float(np.median(interaction_M[null_M]))
-        p_M = np.where(is_enough_M, _counted(np.abs(interaction_M - centre), null_M), np.nan)
-        p_other_M = np.where(is_enough_M, _counted(other_M, null_M), np.nan)
+        p_M, p_other_M = (
+            np.where(is_enough_M, counted_p(x_M, x_M[null_M], null_M), np.nan)
+            for x_M in (np.abs(interaction_M - centre), other_M)
+        )
     can_M, can_other_M = (~(x_M >= MAX_P) for x_M in (p_M, p_other_M))
     away_M = np.abs(interaction_M - centre)
     classes = [
@@ -163,13 +166,6 @@ def judge(part: pl.DataFrame, min_cells: int) -> pl.DataFrame:
         null_p_value=pl.Series(p_M), null_other_p_value=pl.Series(p_other_M), n_null=pl.lit(n_null),
         **{"class": pl.Series([str(c) if is_told else None for c, is_told in zip(named, is_told_M, strict=True)], dtype=pl.String)},
     )  # fmt: skip
-
-
-def _counted(size_M: Values, null_M: Any) -> Values:
-    """How often one of the null ones, its own apart, is as large."""
-    null_N = np.sort(size_M[null_M])
-    larger_M = len(null_N) - np.searchsorted(null_N, size_M, side="left") - null_M
-    return np.asarray((1 + larger_M) / (1 + len(null_N) - null_M))
 
 
 def _genes(row: pl.DataFrame, c: Compared, names: Names) -> pl.DataFrame:

@@ -28,7 +28,7 @@ def test_units_are_smaller_where_cpus_compute(sections: dict[str, Any], is_cpu: 
     assert unit_flops(config) == (CPU_UNIT_FLOPS if is_cpu else UNIT_FLOPS)
 
 
-def test_a_unit_is_at_most_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_less_work_a_unit_may_be_the_fewer_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of ever less work, down to the fewest rows."""
     config, sizes = parse_config(tiny() | {"compute": {"device": "cpu"}}, Path("screen.yaml")), []
     for work in (CPU_UNIT_FLOPS, 1e9, 1e6):
