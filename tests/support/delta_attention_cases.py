@@ -38,7 +38,7 @@ class Case:
     moves   chance that a key leaves where it was kept, and joins where it was not
     anew    chance that the caller marks a row
     size    how large differences are; queries, keys and values are about 1 times `spread`
-    control, change  what the control's queries and keys, and what values and differences, are kept in
+    control, change  what the control's queries, keys and values, and what differences are kept in
     """
 
     n_rows_C: tuple[int, ...]
@@ -71,7 +71,7 @@ MIXED = Case((5, 18, 1), (20, 7, 1), (1, 2, 0))
 CASES = {
     "rows and keys of other states": MIXED,
     "the same in float32": full(MIXED),
-    "float16 queries and keys, float32 differences": replace(
+    "a control in float16, float32 differences": replace(
         MIXED, control=torch.float16, change=torch.float32, seed=1
     ),
     "all in float16": replace(MIXED, control=torch.float16, seed=25),
@@ -167,8 +167,7 @@ def control_rows(case: Case, draw: torch.Generator) -> AttentionRows:
         for pieces, x in zip(found, kept, strict=True):
             pieces.append(x[0].transpose(0, 1).flatten(1) * lost)
     joined = [torch.cat(pieces) for pieces in found]
-    operands = [x.to(kind) for x, kind in zip(joined, (case.control, case.control, case.change), strict=False)]
-    control = AttentionRows(*operands, *(x.float() for x in joined[3:]), keep_N)
+    control = AttentionRows(*(x.to(case.control) for x in joined[:3]), *(x.float() for x in joined[3:]), keep_N)
     # of a cell without keys any mean will do; the definition adds it
     control.value_mean_CI[control.value_mean_CI == 0] = 0.5
     return control
@@ -229,7 +228,25 @@ def check_attention_flags_what_changes_too_much(device: str, backend: str) -> No
         assert bool((whole_T == is_flagged).all()), name
 
 
-CHECKS: tuple[Callable[[str, str], None], ...] = (check_attention, check_attention_of_no_change_is_none)
+def check_attention_takes_values_of_moving_keys_as_they_are(device: str, backend: str) -> None:
+    """Where they are rounded all rows err alike: the mean over rows of the error is several times as large."""
+    case = Case((200,), (40,), (0,), 1, changes="", keeps=1.0, moves=0.05, anew=0.0, seed=28)
+    given = batch(case, device)
+    assert 0 < int((~given.keep_U).sum()) < 5
+    rounded = replace(given, control=replace(given.control, value_NI=given.control.value_NI.half().float()))
+    exact = given.exactly()
+    errors = []
+    for one in (given, rounded):
+        ours = attention_change_rows(*one.arguments(), scale=256.0, backend=backend)
+        errors.append(float((ours.unscaled().double() - exact).mean(0).square().mean().sqrt()))
+    assert 3 * errors[0] < errors[1], errors
+
+
+CHECKS: tuple[Callable[[str, str], None], ...] = (
+    check_attention,
+    check_attention_of_no_change_is_none,
+    check_attention_takes_values_of_moving_keys_as_they_are,
+)
 TRITON_CHECKS: tuple[Callable[[str, str], None], ...] = (check_attention_flags_what_changes_too_much,)
 
 if __name__ == "__main__":

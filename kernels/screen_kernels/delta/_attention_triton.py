@@ -148,6 +148,12 @@ def change_kernel(
         rise += tl.sum(weight, axis=1)
         most = tl.maximum(most, tl.max(tl.maximum(tl.abs(weight), shift * (MOST / MOST_SHIFT)), axis=1))
         mixed += product(weight * WEIGHT_SCALE, value, HALF)
+        if HAS_PAIRS:
+            moved = was != now
+            # rare; an error of such a value is the same in every row, and no mean makes it smaller
+            if tl.sum(moved.to(tl.int32), axis=0) > 0:
+                low = tl.where(moved[:, None], value - value.to(tl.float16).to(tl.float32), 0.0)
+                mixed += product(weight * WEIGHT_SCALE, low, HALF)
         if HAS_DV:
             dv_at = dv_ptr + (start_kb * dv_stride + h * A) + column[:, None] * dv_stride + a
             dv = tl.where(now[:, None], tl.load(dv_at, mask=in_k, other=0.0), 0.0)
@@ -191,9 +197,9 @@ def launch(
     numbers = width**-0.5, *units, change.scale
     has = {f"HAS_D{x}": d is not None for x, (d, _) in zip("QKV", differences, strict=True)}
     sizes = {"H": n_heads, "A": width, "BLOCK_A": max(triton.next_power_of_2(width), 16)}
-    read = [v, *(d.values for d, _ in differences if d is not None)]
-    is_half = all(x.dtype == torch.float16 for x in read)
-    has_pairs = is_half and torch.float32 in (q.dtype, k.dtype)
+    kept = [change.values, *(d.values for d, _ in differences if d is not None)]
+    is_half = all(x.dtype == torch.float16 for x in kept)
+    has_pairs = is_half and torch.float32 in (q.dtype, k.dtype, v.dtype)
     tile = tile_of(is_half, has_pairs)
     block, log_sum_MH = min(tile.n_rows, queries.tile), control.log_sum_MH.contiguous()
     change_kernel[(n_tiles, n_heads, queries.tile // block)](

@@ -66,13 +66,15 @@ def attention_change(
     keep_BK     which keys are kept afterwards
     anew_BL     rows of the edits themselves: computed whole, as are those whose weights change too much
     operand     rounds what tensor cores would read as half precision; the control's scores are made of its queries and keys
-                as they are
+                as they are, and so are the values of keys that come or leave: an error of theirs is the same in every row
     With P = exp(q k' - log sum) of the control, S the change of the scaled scores and w = P expm1(S) (leaving keys: -P;
     joining ones: exp(q k' + S - log sum)), Z = sum w: the change is (w (v + dv) + P dv - Z out) / (1 + Z).
     """
     c, joins = control, (~control.keep_CK & keep_BK)[:, None, None]
     q, k, v = (operand(x) for x in (c.query_CHLA, c.key_CHKA, c.value_CHKA))
     k1, v1 = operand(k if dk is None else k + dk), operand(v if dv is None else v + dv)
+    moved_v = c.value_CHKA if dv is None else torch.where(keep_BK[:, None, :, None], c.value_CHKA + dv, c.value_CHKA)
+    v1 = torch.where((c.keep_CK & keep_BK)[:, None, :, None], v1, moved_v)
     scale, n_items = q.shape[-1] ** -0.5, len(keep_BK)
     # an error of a score is one of its share, and grows with the score: half precision is not enough here
     score = c.query_CHLA @ c.key_CHKA.mT * scale
@@ -92,7 +94,7 @@ def attention_change(
     if bool(joins.any()):
         weight = torch.where(joins, torch.exp(score + shift - c.log_sum_CHL1), weight)
     total = weight.sum(-1, keepdim=True)
-    mixed = _rounded(weight, operand) @ torch.where(keep_BK[:, None, :, None], v1, v)
+    mixed = _rounded(weight, operand) @ v1
     if dv is not None:
         mixed = mixed + _rounded(before, operand) @ torch.where(keep_BK[:, None, :, None], dv, 0.0)
     change = (mixed - total * c.out_CHLA) / (1 + total)
@@ -148,7 +150,8 @@ class AttentionRows:
     """`AttentionControl` of C cells with ragged rows: M rows ask, N rows are keys, I = heads times the width of a head.
 
     query_MI, key_NI, value_NI  float16 or float32, keys and values centred; rows may lie apart. An error of a score grows with
-                                the score: queries and keys are better float32, also where values are float16
+                                the score, and one of the value of a key that comes or leaves is the same in every row: they
+                                are better float32, also where changes are float16
     out_MI, log_sum_MH, value_mean_CI  float32
     keep_N                      bool
     """
@@ -193,8 +196,8 @@ def attention_change_rows(
     T rows ask, U rows are keys; both are of the same items. dq is (T, I), dk and dv (U, I), rows may lie apart; None: no change.
     keep_U   bool, which keys are kept afterwards
     anew_T   bool, rows computed whole, besides those whose weights change too much; None: none
-    Products are float16 where values and all changes are, but for the scores of float32 queries and keys, which are products
-    of pairs of float16; else as good as float32. Sums are float32.
+    Products are float16 where all changes are, but for the scores and the values of keys that come or leave of a float32
+    control, which are products of pairs of float16; else as good as float32. Sums are float32.
     -> (T, I) of the dtype, times the scale. Raises ValueError for shapes that do not match, TypeError for masks not bool.
     """
     _check(queries, keys, control, (dq, dk, dv), keep_U, anew_T)
@@ -256,17 +259,17 @@ def attention_change_rows_reference(
 
 def attention_change_rows_bytes(
     n_queries: int, n_keys: int, n_control_queries: int, n_control_keys: int, width: int, n_heads: int,
-    n_changes: tuple[int, int] = (1, 2), itemsize: int = 2, score_itemsize: int = 4,
+    n_changes: tuple[int, int] = (1, 2), itemsize: int = 2, control_itemsize: int = 4,
 ) -> int:  # fmt: skip
     """Bytes moved at least: changes of T queries and U keys and the control's rows read once, the result written once.
 
-    n_changes       how many of dq, and of dk and dv, there are
-    score_itemsize  of the control's queries and keys; itemsize: of values and all changes
+    n_changes         how many of dq, and of dk and dv, there are
+    control_itemsize  of the control's queries, keys and values; itemsize: of all changes
     Masks and flags are a byte a row, flags being written and read again; the control's output and sums are float32.
     """
     changes = (n_queries * (n_changes[0] + 1) + n_keys * n_changes[1]) * width * itemsize
-    of_query = width * (score_itemsize + 4) + n_heads * 4
-    control = n_control_queries * of_query + n_control_keys * (width * (score_itemsize + itemsize) + 1)
+    of_query = width * (control_itemsize + 4) + n_heads * 4
+    control = n_control_queries * of_query + n_control_keys * (width * 2 * control_itemsize + 1)
     return changes + control + 2 * n_queries + n_keys
 
 

@@ -24,7 +24,7 @@ ATTENTIONS = (
     ("float16", "float16", 64, "QKV"),
     ("float32", "float32", 48, "QKV"),
 )
-"""What the control's queries and keys are kept in, its values and all changes; the width of a head; what changes."""
+"""What the control's queries, keys and values are kept in, all changes; the width of a head; what changes."""
 KINDS = ("float16", "float32")
 """Of differences and of what the control gives to products."""
 
@@ -85,8 +85,8 @@ def _pool(kind: str) -> Variant:
 
 def _attention(asked: str, kind: str, width: int, changes: str) -> list[Variant]:
     types = _pointers(
-        (TYPES[asked], "query key"),
-        (TYPES[kind], "value dq dk dv change"),
+        (TYPES[asked], "query key value"),
+        (TYPES[kind], "dq dk dv change"),
         ("*fp32", "out log_sum value_mean"),
         ("*i8", "before after whole"),
         ("*i32", "tile"),

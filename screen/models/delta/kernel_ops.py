@@ -136,9 +136,9 @@ class KernelOps(Ops[CellsChange]):
         q, k, v = (c.x.view(*c.x.shape[:2], n_heads, -1).transpose(1, 2) for c in asked)
         c = attention_control(q, k, v, keep_CK)
         there = torch.where(keep_CK.any(1)[:, None, None, None], c.out_CHLA + c.value_mean_CH1A, 0.0)
-        # scores are made of queries and keys as they are
+        # scores are made of queries and keys as they are, and keys that come or leave have their values as they are
         key, value, out = (merged(x).flatten(0, 1) for x in (c.key_CHKA, c.value_CHKA, c.out_CHLA))
-        value, mean = self._control(value), merged(c.value_mean_CH1A)[:, 0]
+        mean = merged(c.value_mean_CH1A)[:, 0]
         log_sum_MH = c.log_sum_CHL1[..., 0].transpose(1, 2).flatten(0, 1)
         rows = AttentionRows(asked[0].x.flatten(0, 1), key, value, out, log_sum_MH, mean, keep_CK.flatten())
         return rows, merged(there)

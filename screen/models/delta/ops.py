@@ -79,14 +79,15 @@ class DeltaOps(Ops[Change]):
     def product(self, x: Change, linear: Weights) -> Change:
         key = self._places.next("product")
         there = self._recording.once(key, lambda: self._plain.product(x.x, linear))
-        weight = self._rounding.weight(linear.weight)
         if x.few is not None:
-            few, control = x.few
+            # a few vectors per head: too little work to round for
+            (few, control), weight = x.few, linear.weight
             out_LHD = self._recording.once((*key, "of out"), lambda: product_of_out(control, weight))
-            return Change(there, self._stored(key, few.product(weight, out_LHD)), x.anew_BL)
+            return Change(there, self._rounding.passed_on(key, few.product(weight, out_LHD)), x.anew_BL)
         if x.d is None:
             return Change(there, None, x.anew_BL)
-        return Change(there, self._stored(key, F.linear(x.d, weight)), x.anew_BL, None, x.at_BM)
+        d = F.linear(x.d, self._rounding.weight(linear.weight))
+        return Change(there, self._stored(key, d), x.anew_BL, None, x.at_BM)
 
     def split(self, x: Change, n_parts: int) -> tuple[Change, ...]:
         x = x if x.few is None else x.whole()

@@ -33,6 +33,10 @@ class Rounding:
         """A change as the operation `key` keeps it."""
         return d
 
+    def passed_on(self, key: tuple[object, ...], d: Tensor) -> Tensor:
+        """A change that is used as it is computed, though the operation has it stored where more rows change."""
+        return d
+
     def weight(self, weight: Tensor) -> Tensor:
         """A weight as products read it."""
         return weight
@@ -58,6 +62,8 @@ class LargestSeen(Rounding):
         finite = torch.nan_to_num(d, nan=0.0, posinf=0.0, neginf=0.0)
         self.largest[name] = max(self.largest.get(name, 0.0), float(finite.abs().max()) if d.numel() else 0.0)
         return d
+
+    passed_on = stored
 
     def scales(self) -> dict[str, int]:
         """Exponent of the power of two by operation: HEADROOM times the largest change is within float16."""

@@ -2,7 +2,9 @@
 
 import copy
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -24,10 +26,12 @@ from tests.support.golden import golden
 
 CPU = torch.device("cpu")
 MOST_MEDIAN = {
-    "src:mask": 1.2e-3, "src:pad": 9e-4, "src:delete": 2e-3, "src:overexpress": 4e-3,
+    "src:mask": 1.2e-3, "src:pad": 8e-4, "src:delete": 2e-3, "src:overexpress": 4e-3,
     "tgt:mask": 1.6e-3, "tgt:pad": 1.6e-3, "tgt:delete": 4e-3, "tgt:overexpress": 1e-2,
 }  # fmt: skip
-"""Twice what differences in float16 cost at the published size with random weights; pads an eighth more, these models being 24 wide."""
+"""Twice what differences in float16 cost at the published size with random weights (these models are 24 wide)."""
+SEEDS = range(5)
+"""Of the shaking: of a few dozen items the median is a matter of luck, from 6 to 10 times 1e-4 of pads."""
 
 
 def errors_of(case: dict[str, Any], network: torch.nn.Module, at_once: bool) -> list[float]:
@@ -73,15 +77,19 @@ def predicted(model: DeltaForward, resident: Resident, lengths: RowLengths, batc
 
 @pytest.mark.long
 @pytest.mark.parametrize("at_once", [False, True], ids=["cell by cell", "at once"])
-def test_half_precision_is_near_on_golden_cases_with_shaken_weights(at_once: bool, golden_model: Any) -> None:
+def test_half_precision_is_near_on_golden_cases_with_shaken_weights(
+    at_once: bool, golden_model: Any, record_testsuite_property: Callable[[str, object], None]
+) -> None:
     found = defaultdict[str, list[float]](list)
-    for case in CASES:
-        network, noise = copy.deepcopy(golden_model(case["variant"])), torch.Generator().manual_seed(0)
+    for case, seed in product(CASES, SEEDS):
+        network, noise = copy.deepcopy(golden_model(case["variant"])), torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for weight in network.parameters():
                 weight *= 1 + 1e-2 * torch.randn(weight.shape, generator=noise)
         p = perturbation(case)
         found["+".join(p.sites) + ":" + p.mode] += errors_of(case, network, at_once)
     for name, errors in found.items():
-        assert np.median(errors) <= MOST_MEDIAN.get(name, 1e-2), name
-        assert np.quantile(errors, 0.9) <= 2e-2, name
+        median, most = np.quantile(errors, [0.5, 0.9]).tolist()
+        record_testsuite_property(f"{name} {'at once' if at_once else 'cell by cell'}", f"{median:.2e}, {most:.2e}")
+        assert median <= MOST_MEDIAN.get(name, 1e-2), name
+        assert most <= 2e-2, name
