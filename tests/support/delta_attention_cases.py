@@ -71,9 +71,7 @@ MIXED = Case((5, 18, 1), (20, 7, 1), (1, 2, 0))
 CASES = {
     "rows and keys of other states": MIXED,
     "the same in float32": full(MIXED),
-    "a control in float16, float32 differences": replace(
-        MIXED, control=torch.float16, change=torch.float32, seed=1
-    ),
+    "a control in float16, float32 differences": replace(MIXED, control=torch.float16, change=torch.float32, seed=1),
     "all in float16": replace(MIXED, control=torch.float16, seed=25),
     "a head of 48": small(Case((18,), (40,), (0, 0), width=48, seed=2)),
     "a head of 24": full(Case((9,), (17,), (0,), 3, 24, seed=3)),
