@@ -26,6 +26,8 @@ GPU_BATCH_TOKENS = 65_536
 class Executor:
     """Device, precision of the model's products, what multiplies and attends on a CPU, tokens per batch, lanes (None: all).
 
+    `n_parts` is into how many a block of cells is cut, whose controls are held one part after another: twice as many with every
+    rung.
     `attention_from` has an entry for every kind of attention of the model, as `Arithmetic` reads it; `scales` one for every
     operation of the model, where changes are stored as float16 (delta16): the power of two that they are multiplied by.
     """
@@ -37,6 +39,7 @@ class Executor:
     batch_tokens: int = CPU_BATCH_TOKENS
     n_lanes: int | None = None
     scales: Mapping[str, int] = field(default_factory=dict)
+    n_parts: int = 1
 
     @staticmethod
     def of_store(device: torch.device, decided: Mapping[str, Any], n_lanes: int | None) -> "Executor":
@@ -63,10 +66,10 @@ class Executor:
         """One rung down after running out of memory, for this reason. Raises MemoryError at the last one."""
         if self.batch_tokens <= 1:
             raise MemoryError(
-                "not even one item at a time fits into memory, beside the weights and the controls of a block of cells; "
+                "not even one item at a time fits into memory, beside the weights and the controls of a few cells; "
                 f"use a machine with more memory, or fewer lanes (compute.lanes). The last error was {reason}"
             )
-        return replace(self, batch_tokens=self.batch_tokens // 2)
+        return replace(self, batch_tokens=self.batch_tokens // 2, n_parts=2 * self.n_parts)
 
     def decided(self) -> dict[str, Any]:
         """What is chosen once, when a store is created, so that every unit rounds alike."""
@@ -86,6 +89,7 @@ class Executor:
             "precision": self.precision,
             **(on_cpu if self.device.type == "cpu" else {}),
             "batch_tokens": self.batch_tokens,
+            **({"parts_per_block": self.n_parts} if self.n_parts > 1 else {}),
             "torch": torch.__version__,
             "threads_per_lane": 1,
             "perturbscreen": own_version(),

@@ -27,10 +27,16 @@ def default_lanes(device: torch.device) -> int:
 
 
 class Lanes:
-    """A pool of lanes on one device. Each has one torch thread, so that bytes do not depend on how many there are."""
+    """A pool of lanes on one device. Each has one torch thread, so that bytes do not depend on how many there are.
 
-    def __init__(self, device: torch.device, n_lanes: int | None = None) -> None:
+    has_first_lane  a lane more, for what comes first and others wait for; None: on a GPU, whose streams share it, not on a CPU,
+                    whose cores are all taken
+    """
+
+    def __init__(self, device: torch.device, n_lanes: int | None = None, has_first_lane: bool | None = None) -> None:
         self.device, self.n_lanes = device, n_lanes or default_lanes(device)
+        has_one = device.type == "cuda" if has_first_lane is None else has_first_lane
+        self._first_lane = ThreadPoolExecutor(1, initializer=self._enter) if has_one else None
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(1)
         self._pool = ThreadPoolExecutor(self.n_lanes, initializer=self._enter)
@@ -48,8 +54,11 @@ class Lanes:
 
     def submit_first(self, task: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """As `submit`, before everything that waits: what others need to go on."""
+        first = partial(task, *args, **kwargs)
+        if self._first_lane is not None:
+            return self._first_lane.submit(self._run, first)
         found = Future[R]()
-        self._first.append((found, partial(task, *args, **kwargs)))
+        self._first.append((found, first))
         # for a lane that has nothing else to do
         self._pool.submit(self._first_ones)
         return found
@@ -87,7 +96,9 @@ class Lanes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._first_lane, self._pool):
+            if pool is not None:
+                pool.shutdown(wait=True, cancel_futures=True)
         torch.set_num_threads(self._threads_before)
 
 

@@ -1,9 +1,8 @@
 """PackedEngine: the units of a plan in packed batches, lanes busy, the control of a cell once."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, wait
-from dataclasses import replace
 from functools import partial
 from threading import Lock
 
@@ -17,34 +16,39 @@ from screen.engine.executor import Executor
 from screen.engine.lanes import Lanes, is_out_of_memory
 from screen.engine.screen import Screen
 from screen.engine.unit import BegunUnit, Columns, Progress, Unit
-from screen.planning.batches import Batch, pack_controls, pack_unit
+from screen.planning.batches import Batch, pack_controls, pack_parts
 from screen.planning.plan import Plan
 
 BLOCKS_ALIVE = 2
-"""Blocks of cells whose controls are held at once: those that batches still need, and the next."""
+"""Blocks of cells, or parts of them, whose controls are held at once: those that batches still need, and the next."""
 UNITS_AHEAD = 1
 """Units whose batches are handed out before the one in front is finished."""
 
 
 class PackedEngine:
-    """Computes units of a prepared screen. `executor` says where and how; it steps down a rung where memory runs out."""
+    """Computes units of a prepared screen. `executor` says where and how; it steps down a rung where memory runs out.
 
-    def __init__(self, screen: Screen, executor: Executor) -> None:
-        self.screen, self.executor = screen, executor
+    The controls of a block are computed beside the items of the block before, on a GPU in a lane and a stream of their own
+    (`has_control_lane` None: the device decides).
+    """
+
+    def __init__(self, screen: Screen, executor: Executor, has_control_lane: bool | None = None) -> None:
+        self.screen, self.executor, self._has_control_lane = screen, executor, has_control_lane
         self.name = "delta" if executor.is_delta else "packed"
         self.plan: Plan = screen.plan
         self.computer = BatchComputer(screen, executor)
-        self._control: tuple[int, Control] | None = None
+        self._control: Control | None = None
+        self._begun: dict[int, NDArray[np.int32]] = {}
         self._in_flight: deque[list[Future[None]]] = deque()
         self._lock = Lock()
 
     def units(self, numbers: Iterable[int], progress: Progress) -> Generator[Unit, None, None]:
         """The units, in order, with the controls of every cell of theirs. Raises PredictionError at the first NaN."""
-        self._control = None
+        self._control, self._begun = None, {}
         if self.executor.device.type == "cuda":
             # weights and token rows were copied on another stream than the lanes'
             torch.cuda.synchronize(self.executor.device)
-        with float32_products(self.executor), Lanes(self.executor.device, self.executor.n_lanes) as lanes:
+        with float32_products(self.executor), self._lanes() as lanes:
             begun: deque[BegunUnit] = deque()
             for number in numbers:
                 try:
@@ -67,11 +71,14 @@ class PackedEngine:
         batches = pack_controls(self.screen.lengths, cell_C, self.executor.batch_tokens)
         if self.executor.device.type == "cuda":
             torch.cuda.synchronize(self.executor.device)
-        with float32_products(self.executor), Lanes(self.executor.device, self.executor.n_lanes) as lanes:
+        with float32_products(self.executor), self._lanes() as lanes:
             done = [lanes.submit(self._control_columns, b) for b in batches]
             parts = [d.result() for d in done]
         order = np.argsort(np.concatenate([cells for cells, _ in parts]))
         return {n: np.concatenate([columns[n] for _, columns in parts])[order] for n in parts[0][1]}
+
+    def _lanes(self) -> Lanes:
+        return Lanes(self.executor.device, self.executor.n_lanes, self._has_control_lane)
 
     def _control_columns(self, batch: Batch) -> tuple[NDArray[np.int64], Columns]:
         control = join([self.computer.controls(batch)], self.screen.bank.cell_id_C)
@@ -80,28 +87,50 @@ class PackedEngine:
     def _begin(self, number: int, lanes: Lanes, progress: Progress) -> BegunUnit:
         """Packs a unit and hands its batches to the lanes, the controls of its cells first."""
         while True:
-            unit = BegunUnit(number, self.plan.unit(number), self.executor.batch_tokens)
+            unit = BegunUnit(number, self.plan.unit(number), self.executor)
             if self._fits(unit, partial(self._hand_out, unit, lanes, progress)):
                 return unit
 
     def _hand_out(self, unit: BegunUnit, lanes: Lanes, progress: Progress) -> None:
-        by_cell = self.executor.is_delta
-        for block, batches in pack_unit(self.screen.lengths, self.plan, unit.number, unit.batch_tokens, by_cell):
-            control = self._control_of(block, unit, lanes)
-            handed_out = [lanes.submit(self._batch, b, control, unit, progress) for b in batches]
-            unit.tasks += handed_out
-            self._in_flight[-1] += handed_out
+        e = unit.executor
+        packed = pack_parts(self.screen.lengths, self.plan, unit.number, e.batch_tokens, e.is_delta, e.n_parts)
+        for block, parts in packed:
+            self._hand_out_block(block, parts, unit, lanes, progress)
         rank, length = self.screen.lengths.rank(self.plan.cell_I[unit.rows], self.plan.perturbation_I[unit.rows])
         unit.write(
             np.arange(unit.rows.start, unit.rows.stop),
             {"items/rank": rank.astype(np.int16), "items/length": length.astype(np.int16)},
         )
 
+    def _hand_out_block(
+        self, block: int, parts: Mapping[int, list[Batch]], unit: BegunUnit, lanes: Lanes, progress: Progress
+    ) -> None:
+        """One block of cells: part by part the controls, then the batches; a block that is new puts them into the unit."""
+        is_new, columns = block not in self._begun, []
+        if is_new:
+            self._begun = {block: self.plan.cells_of_block(block)}
+        cell_C = self._begun[block]
+        part_C = self.plan.part_of(cell_C, unit.executor.n_parts)
+        for part in np.unique(part_C).tolist():
+            batches = parts.get(part, [])
+            if not batches and not is_new:
+                continue
+            control = self._control_of(cell_C[part_C == part], unit, lanes)
+            if is_new:
+                columns.append(lanes.submit_first(self.computer.control_columns, control).result())
+            handed_out = [lanes.submit(self._batch, b, control, unit, progress) for b in batches]
+            unit.tasks += handed_out
+            self._in_flight[-1] += handed_out
+        if is_new:
+            unit.controls.append(
+                (cell_C.astype(np.int64), {n: np.concatenate([c[n] for c in columns]) for n in columns[0]})
+            )
+
     def _finish(self, unit: BegunUnit, lanes: Lanes) -> Unit:
         """Waits for a unit; one that ran out of memory is computed once more from its start, one rung down."""
         while not self._fits(unit, unit.wait):
             unit = self._begin(unit.number, lanes, _no_progress)
-        record = {**replace(self.executor, batch_tokens=unit.batch_tokens).record(), "engine": self.name}
+        record = {**unit.executor.record(), "engine": self.name}
         if unit.recomputed:
             record["recomputed"] = dict(sorted(unit.recomputed.items()))
         return Unit(unit.number, unit.rows, unit.columns, unit.controls, record)
@@ -117,32 +146,29 @@ class PackedEngine:
         else:
             return True
         unit.drop()
-        self._control = None
+        self._control, self._begun = None, {}
         self._in_flight.clear()
-        if self.executor.batch_tokens >= unit.batch_tokens:
-            self.executor = replace(self.executor, batch_tokens=unit.batch_tokens).smaller(reason)
+        if self.executor.batch_tokens >= unit.executor.batch_tokens:
+            self.executor = unit.executor.smaller(reason)
         if self.executor.device.type == "cuda":
             torch.cuda.empty_cache()
         return False
 
-    def _control_of(self, block: int, unit: BegunUnit, lanes: Lanes) -> Control:
-        """The controls of a block of cells: those of the block before are dropped, new ones go into the unit."""
-        if self._control is not None and self._control[0] == block:
-            return self._control[1]
+    def _control_of(self, cell_C: NDArray[np.int32], unit: BegunUnit, lanes: Lanes) -> Control:
+        """The controls of cells of a block; those of before the last are dropped when their batches are done."""
+        if self._control is not None and np.array_equal(self._control.cell_C, cell_C):
+            return self._control
         self._control = None
         while len(self._in_flight) >= BLOCKS_ALIVE:
             wait(self._in_flight.popleft())
         self._in_flight.append([])
-        batches = pack_controls(self.screen.lengths, self.plan.cells_of_block(block), unit.batch_tokens)
+        batches = pack_controls(self.screen.lengths, cell_C, unit.executor.batch_tokens)
         done = [lanes.submit_first(self.computer.controls, b) for b in batches]
         unit.tasks += done
-        control = lanes.submit_first(join, [d.result() for d in done], self.screen.bank.cell_id_C).result()
+        self._control = lanes.submit_first(join, [d.result() for d in done], self.screen.bank.cell_id_C).result()
         # their results must not outlive the block
         del unit.tasks[len(unit.tasks) - len(done) :]
-        columns = lanes.submit_first(self.computer.control_columns, control).result()
-        unit.controls.append((control.cell_C, columns))
-        self._control = block, control
-        return control
+        return self._control
 
     def _batch(self, batch: Batch, control: Control, unit: BegunUnit, progress: Progress) -> None:
         """Computes a batch and writes it into the unit's columns."""

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from screen.engine.executor import Executor
+
 Progress = Callable[[int, int, int], None]
 """Called as items are done, with (items, tokens read, of these padding)."""
 Columns = dict[str, NDArray[Any]]
@@ -28,11 +30,11 @@ class Unit:
 
 @dataclass
 class BegunUnit:
-    """A unit whose batches are on their way; they write into its columns."""
+    """A unit whose batches are on their way, as the executor of then has it; they write into its columns."""
 
     number: int
     rows: slice
-    batch_tokens: int
+    executor: Executor
     columns: Columns = field(default_factory=dict)
     controls: list[tuple[NDArray[np.int64], Columns]] = field(default_factory=list)
     tasks: list[Future[Any]] = field(default_factory=list)

@@ -165,13 +165,26 @@ def pack_unit(
     lengths: RowLengths, plan: Plan, number: int, budget_tokens: int, by_cell: bool = False
 ) -> list[tuple[int, list[Batch]]]:
     """(block of cells, its batches) of a unit, in order. Items that edit other states never share a batch."""
-    packed: list[tuple[int, list[Batch]]] = []
+    return [(block, parts[0]) for block, parts in pack_parts(lengths, plan, number, budget_tokens, by_cell)]
+
+
+def pack_parts(
+    lengths: RowLengths, plan: Plan, number: int, budget_tokens: int, by_cell: bool = False, n_parts: int = 1
+) -> list[tuple[int, dict[int, list[Batch]]]]:
+    """(block of cells, the unit's batches by part of the block) of a unit, in order.
+
+    A part is an n-th of the block's cells, by number: no batch holds items of two, and the controls of a part need as much
+    less memory.
+    """
+    packed = []
     for rows in plan.blocks(number):
         item_I, cell_I, perturbation_I = np.arange(rows.start, rows.stop), plan.cell_I[rows], plan.perturbation_I[rows]
-        kind_I = lengths.kind_P[perturbation_I]
-        batches = []
-        for kind in np.unique(kind_I):
-            at = kind_I == kind
-            batches += pack(lengths, item_I[at], cell_I[at], perturbation_I[at], budget_tokens, by_cell)
-        packed.append((int(cell_I[0]) // plan.cells_per_block, batches))
+        kind_I, part_I = lengths.kind_P[perturbation_I], plan.part_of(cell_I, n_parts)
+        parts: dict[int, list[Batch]] = {}
+        for part in np.unique(part_I).tolist():
+            parts[part] = []
+            for kind in np.unique(kind_I):
+                at = (kind_I == kind) & (part_I == part)
+                parts[part] += pack(lengths, item_I[at], cell_I[at], perturbation_I[at], budget_tokens, by_cell)
+        packed.append((int(cell_I[0]) // plan.cells_per_block, parts))
     return packed

@@ -59,6 +59,11 @@ class Plan:
         has_item_C[self.cell_I[start:stop] - block * self.cells_per_block] = True
         return (np.flatnonzero(has_item_C) + block * self.cells_per_block).astype(np.int32)
 
+    def part_of(self, cell_N: NDArray[np.integer], n_parts: int) -> Ints:
+        """Which n-th of its block every cell is in."""
+        part_N: Ints = cell_N % self.cells_per_block * np.int64(n_parts) // self.cells_per_block
+        return part_N
+
     @property
     def n_blocks(self) -> int:
         """Blocks of cells, those without an item included."""

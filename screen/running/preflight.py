@@ -250,19 +250,26 @@ def _memory(screen: Screen, executor: Executor) -> tuple[int, int]:
     arrays = sum(x.nbytes for x in (plan.perturbation_I, plan.cell_I, plan.n_edited_I, plan.is_screened_IT))
     unit = min(plan.unit_rows, plan.n_items) * screen.layout.held_bytes(len(screen.vocabulary))
     host = PROCESS_BYTES + cost.weight_bytes() + 4 * tokens + counts + arrays + (UNITS_AHEAD + 3) * unit
-    mean = {
-        s: float(np.minimum(state.tokens.length_C, screen.window.max_len).mean()) for s, state in bank.states.items()
-    }
+    n_blocks = min(BLOCKS_ALIVE, plan.n_blocks * executor.n_parts)
+    device = n_lanes * cost.working_bytes(executor.batch_tokens) + n_blocks * control_bytes(screen, executor)
     if executor.is_delta:
         # the head, and what checks it, is float64
-        shared = n_lanes * recorded_bytes(screen, executor) + 2 * cost.weight_bytes()
-    else:
-        per_cell = cost.shared_bytes(screen.edits, mean[SOURCE], {t: n for t, n in mean.items() if t != SOURCE})
-        shared = BLOCKS_ALIVE * int(per_cell * min(plan.cells_per_block, bank.n_cells))
-    device = n_lanes * cost.working_bytes(executor.batch_tokens) + shared
+        device += n_lanes * recorded_bytes(screen, executor) + 2 * cost.weight_bytes()
     if executor.device.type == "cpu":
         return host + device, 0
-    return host, device + cost.weight_bytes() + 2 * tokens
+    # controls have a lane of their own
+    return host, device + cost.working_bytes(executor.batch_tokens) + cost.weight_bytes() + 2 * tokens
+
+
+def control_bytes(screen: Screen, executor: Executor) -> int:
+    """Bytes of the controls of a block of cells, or of the part of it that is held at once."""
+    max_len, states = screen.window.max_len, screen.bank.states
+    mean = {s: float(np.minimum(state.tokens.length_C, max_len).mean()) for s, state in states.items()}
+    # where changes are carried items take over no activations: what they need of the network is recorded by their lane
+    edits = () if executor.is_delta else screen.edits
+    n_target = {t: n + screen.rows.n_conditions(t) for t, n in mean.items() if t != SOURCE}
+    n_cells = min(-(-screen.plan.cells_per_block // executor.n_parts), screen.bank.n_cells)
+    return int(screen.adapter.cost.shared_bytes(edits, mean[SOURCE], n_target) * n_cells)
 
 
 def recorded_bytes(screen: Screen, executor: Executor) -> int:

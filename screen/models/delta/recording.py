@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -24,20 +24,19 @@ class Recording:
         found: T = self.kept[key]
         return found
 
-    def tensors(self) -> Iterator[Tensor]:
-        """All that is kept."""
-        return _tensors(self.kept.values())
 
-
-def _tensors(x: object) -> Iterator[Tensor]:
+def tensors_of(x: object) -> Iterator[Tensor]:
+    """All tensors of what holds them."""
     if isinstance(x, Tensor):
         yield x
+    elif isinstance(x, Mapping):
+        yield from tensors_of(x.values())
     elif is_dataclass(x):
         for part in fields(x):
-            yield from _tensors(getattr(x, part.name))
+            yield from tensors_of(getattr(x, part.name))
     elif isinstance(x, Iterable) and not isinstance(x, str):
         for one in x:
-            yield from _tensors(one)
+            yield from tensors_of(one)
 
 
 class Places:
@@ -76,5 +75,5 @@ class LatestRecordings(threading.local):
     @property
     def n_bytes(self) -> int:
         """Of this thread's, memory that several tensors are views of counted once."""
-        kept = [t.untyped_storage() for recording in self._found.values() for t in recording.tensors()]
+        kept = [t.untyped_storage() for t in tensors_of(self._found)]
         return sum({storage.data_ptr(): storage.nbytes() for storage in kept}.values())

@@ -121,17 +121,46 @@ def test_packed_equals_reference(case: Any) -> None:
 
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
-@given(st.integers(20, 300), st.integers(1, 8), st.integers(1, 400), st.permutations(range(3)), st.integers(1, 3))
+@given(
+    st.integers(20, 300), st.integers(1, 8), st.integers(1, 400), st.permutations(range(3)), st.integers(1, 3),
+    st.sampled_from([1, 2, 4]), st.sampled_from(["float32", "delta16"]),
+)  # fmt: skip
 def test_bytes_depend_on_the_executor_record_alone(
-    unit_rows: int, cells_per_block: int, budget: int, start: list[int], n_lanes: int
+    unit_rows: int, cells_per_block: int, budget: int, start: list[int], n_lanes: int, n_parts: int, precision: Any
 ) -> None:
     screen = screen_of(("mask", "overexpress"), ("src",), (), False, unit_rows, cells_per_block)
-    executor = Executor(CPU, batch_tokens=budget, n_lanes=n_lanes)
+    executor = Executor(CPU, precision, batch_tokens=budget, n_lanes=n_lanes, n_parts=n_parts)
     whole = all_units(PackedEngine(screen, executor), screen)
     first = [n for n in start if n < screen.plan.n_units]
     numbers = [*first, *(n for n in range(screen.plan.n_units) if n not in first)]
-    again = all_units(PackedEngine(screen, replace(executor, n_lanes=2)), screen, numbers)
+    again = all_units(PackedEngine(screen, replace(executor, n_lanes=2), has_control_lane=True), screen, numbers)
     assert_same(whole, again)
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(20, 300), st.integers(1, 8), st.integers(2, 9), st.sampled_from(["float32", "delta32"]))
+def test_blocks_in_parts_are_the_same_screen_with_fewer_controls_at_once(
+    unit_rows: int, cells_per_block: int, n_parts: int, precision: Any
+) -> None:
+    screen = screen_of(("mask", "delete"), ("src",), (), False, unit_rows, cells_per_block)
+    executor = Executor(CPU, precision, batch_tokens=200)
+    whole = all_units(PackedEngine(screen, executor), screen)
+    engine, n_cells_of = PackedEngine(screen, replace(executor, n_parts=n_parts)), list[int]()
+    compute = engine.computer.items
+
+    def items(batch: Any, control: Any) -> Any:
+        n_cells_of.append(len(control.cell_C))
+        return compute(batch, control)
+
+    engine.computer.items = items  # type: ignore[method-assign]
+    parts = all_units(engine, screen)
+    assert max(n_cells_of) <= -(-cells_per_block // n_parts)
+    for number, unit in whole.items():
+        assert_close(unit, parts[number])
+        assert [cells.tolist() for cells, _ in unit.controls] == [cells.tolist() for cells, _ in parts[number].controls]
+        for (_, before), (_, columns) in zip(unit.controls, parts[number].controls, strict=True):
+            for name, values in columns.items():
+                assert scale_error(values, before[name]) <= 1e-5, name
 
 
 def test_every_control_is_computed_once_per_run_of_its_block() -> None:
@@ -186,6 +215,7 @@ resource.setrlimit(resource.RLIMIT_AS, (in_use + 160 * 2**20, hard))
 # what is compared below has room
 resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 assert unit.record["batch_tokens"] < 2**16, unit.record
+assert unit.record["batch_tokens"] * unit.record["parts_per_block"] == 2**16, unit.record
 assert engine.executor.batch_tokens == unit.record["batch_tokens"]
 assert np.abs(unit.columns["delta/t1"].astype(float) - small.columns["delta/t1"]).max() / 4096 < 1e-5
 print("RUNG", unit.record["batch_tokens"])

@@ -42,6 +42,17 @@ def test_a_lane_without_work_takes_it_at_once() -> None:
         assert lanes.submit_first(lambda: 3).result(10) == 3
 
 
+def test_a_lane_of_its_own_does_not_wait_for_the_others() -> None:
+    order = list[str]()
+    with Lanes(CPU, 1, has_first_lane=True) as lanes:
+        may_go = kept_busy(lanes)
+        item = lanes.submit(order.append, "item")
+        lanes.submit_first(order.append, "control").result(10)
+        may_go.set()
+        item.result(10)
+    assert order == ["control", "item"]
+
+
 @pytest.mark.parametrize("error", [MemoryError("no room"), ValueError("wrong")])
 def test_errors_reach_who_asked_and_leave_the_lane(error: Exception) -> None:
     def fail() -> None:

@@ -17,6 +17,7 @@ from screen.planning.batches import (
     Batch,
     pack,
     pack_controls,
+    pack_parts,
     pack_unit,
     padded_share,
 )
@@ -180,6 +181,14 @@ def test_a_unit_is_packed_block_by_block_and_apart_by_what_is_edited(bank, libra
             for b in batches:
                 assert set((b.cell_B // per_block).tolist()) == {block}
                 assert len({edited_states(library.perturbations[i]) for i in b.perturbation_B}) == 1
+        in_parts = pack_parts(lengths, plan, number, 40, n_parts=3)
+        assert [block for block, _ in in_parts] == [block for block, _ in packed]
+        assert sorted(
+            i for _, parts in in_parts for bs in parts.values() for b in bs for i in b.item_B.tolist()
+        ) == sorted(items)
+        for _, parts in in_parts:
+            for part, batches in parts.items():
+                assert {(c % per_block) * 3 // per_block for b in batches for c in b.cell_B.tolist()} == {part}
 
 
 @given(banks, libraries)

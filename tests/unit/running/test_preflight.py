@@ -14,9 +14,11 @@ from screen.directory import PREDICTIONS
 from screen.engine.batch import BatchComputer
 from screen.engine.control import join
 from screen.engine.executor import Executor
+from screen.engine.packed import PackedEngine
 from screen.models.delta.forward import DeltaForward
+from screen.models.delta.recording import tensors_of
 from screen.running.configuration import load_config
-from screen.running.preflight import disk_bytes, forecast, h5ad_bytes, n_files, recorded_bytes
+from screen.running.preflight import control_bytes, disk_bytes, forecast, h5ad_bytes, n_files, recorded_bytes
 from screen.running.prepare import prepare
 from screen.running.workload import batches_by_block, total_flops
 from screen.store.store import ScreenStore
@@ -102,6 +104,27 @@ def test_what_a_lane_keeps_of_controls_is_forecast(tmp_path: Path) -> None:
     assert 0.5 * recorded_bytes(screen, executor) <= most <= 2 * recorded_bytes(screen, executor)
     one, two = (forecast(screen, replace(executor, n_lanes=n)).host_bytes for n in (1, 2))
     assert two - one == screen.adapter.cost.working_bytes(300) + recorded_bytes(screen, executor)
+
+
+@pytest.mark.parametrize("precision", ["float32", "delta32"])
+@pytest.mark.parametrize("n_parts", [1, 2])
+def test_what_controls_take_is_forecast(precision: Any, n_parts: int, tmp_path: Path) -> None:
+    screen = prepare(load_config(write(tiny(library=LIBRARY), tmp_path / "s.yaml")))
+    executor, most = Executor(torch.device("cpu"), precision, batch_tokens=300, n_parts=n_parts), 0
+    engine = PackedEngine(screen, executor)
+    compute = engine.computer.items
+
+    def items(batch: Any, control: Any) -> Any:
+        nonlocal most
+        parts = control.shared_C, control.embedding_CD, [e.log_BG for e in control.expression.values()]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors_of(parts)}
+        most = max(most, sum(storages.values()))
+        return compute(batch, control)
+
+    engine.computer.items = items  # type: ignore[method-assign]
+    for _ in engine.units(range(screen.plan.n_units), lambda *_: None):
+        pass
+    assert 0.5 * most <= control_bytes(screen, executor) <= 2 * most
 
 
 def test_the_forecast_is_machine_readable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
