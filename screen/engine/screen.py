@@ -15,6 +15,7 @@ from screen.engine.rows import RowBuilder
 from screen.models.adapter import Batching, ModelAdapter, PackedModel
 from screen.models.delta.forward import DeltaForward
 from screen.models.delta.rounding import HalfRounding, Rounding
+from screen.models.ops import Arithmetic, product_ops
 from screen.planning.index import BankIndex
 from screen.planning.layout import Layout
 from screen.planning.perturbations import Library, edited_states
@@ -81,7 +82,8 @@ class Screen:
         )
         is_gpu = executor.device.type == "cuda"
         n_ids = {s: self.rows.n_ids(site_of(s)) for s in self.bank.states}
-        return DeltaForward(own, exact, packed, batching, self._slots(), n_ids, rounding, at_once=is_gpu)
+        ops = product_ops(Arithmetic(), executor.device)
+        return DeltaForward(own, exact, packed, batching, self._slots(), n_ids, rounding, ops, at_once=is_gpu)
 
     def _slots(self) -> dict[int, int]:
         """State -> most genes that an edit brings into its rows."""

@@ -206,9 +206,7 @@ def attention_change_rows(
         return scaled(change_TI, scale, dtype)
     from screen_kernels.delta import _attention_triton
 
-    whole_T = torch.zeros(queries.n_rows, dtype=torch.int8, device=keep_U.device)
-    if anew_T is not None:
-        whole_T.copy_(anew_T)
+    whole_T = keep_U.new_zeros(queries.n_rows, dtype=torch.int8) if anew_T is None else anew_T.to(torch.int8)
     change = Scaled(whole_T.new_empty((queries.n_rows, control.query_MI.shape[1]), dtype=dtype), scale)
     _attention_triton.launch(queries, keys, control, dq, dk, dv, keep_U, whole_T, change)
     return change

@@ -4,6 +4,7 @@ What `DeltaOps` defines for one cell: the numbers are the same in real arithmeti
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -42,12 +43,20 @@ class ItemsOfCells:
         """An item of every cell."""
         self._zero: dict[torch.dtype, Tensor] = {}
         self._rows: dict[int, RaggedRows] = {}
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def zero(self, dtype: torch.dtype) -> Tensor:
         """The number, on their device: made once."""
         if dtype not in self._zero:
             self._zero[dtype] = torch.zeros((), dtype=dtype, device=self.cell_B.device)
         return self._zero[dtype]
+
+    def kept_afterwards(self, keep_BK: Tensor) -> Tensor:
+        """(B K,) which keys are kept after the edits, one behind the other; all blocks of a network ask for the same."""
+        if id(keep_BK) not in self._kept:
+            # the mask is kept beside it: its address stands for it
+            self._kept[id(keep_BK)] = keep_BK, keep_BK[..., 1].flatten().contiguous()
+        return self._kept[id(keep_BK)][1]
 
     def rows(self, length: int) -> RaggedRows:
         """Their rows in flat tensors, every item and every cell with so many."""
@@ -100,15 +109,24 @@ class KernelOps(Ops[CellsChange]):
         return CellsChange(factor * x.x, d, x.anew_BL, x.places_BL2)
 
     def product(self, x: CellsChange, linear: Weights) -> CellsChange:
-        key = self._places.next("product")
-        there = self._recording.once(key, lambda: self._plain.product(x.x, linear))
+        return self.products(x, linear)[0]
+
+    def products(self, x: CellsChange, *linears: Weights) -> tuple[CellsChange, ...]:
+        """As one product, whose numbers are kept at the scale that holds all."""
+        keys = [self._places.next("product") for _ in linears]
+        there = [
+            self._recording.once(key, partial(self._plain.product, x.x, linear))
+            for key, linear in zip(keys, linears, strict=True)
+        ]
         if x.d is None:
-            return CellsChange(there, None, x.anew_BL)
-        d, weight, scale = self._operand(x.d), self._rounding.kept_weight(linear.weight), self._rounding.scale(key)
-        flat = d.values.reshape(-1, d.values.shape[-1])
+            return tuple(CellsChange(one, None, x.anew_BL) for one in there)
+        d, weight = self._operand(x.d), self._rounding.kept_weight(*(linear.weight for linear in linears))
+        flat, scale = d.values.reshape(-1, d.values.shape[-1]), min(self._rounding.scale(key) for key in keys)
         # sums are scaled before they are rounded
         values = torch.addmm(self._items.zero(flat.dtype), flat, weight.T, beta=0, alpha=scale / d.scale)
-        return CellsChange(there, Scaled(values.view(*d.values.shape[:2], -1), scale), x.anew_BL)
+        widths = [len(linear.weight) for linear in linears]
+        parts = torch.split(values.view(*d.values.shape[:2], -1), widths, dim=-1)
+        return tuple(CellsChange(one, Scaled(v, scale), x.anew_BL) for one, v in zip(there, parts, strict=True))
 
     def split(self, x: CellsChange, n_parts: int) -> tuple[CellsChange, ...]:
         changes = [None] * n_parts if x.d is None else [Scaled(v, x.d.scale) for v in x.d.values.chunk(n_parts, -1)]
@@ -125,9 +143,8 @@ class KernelOps(Ops[CellsChange]):
         dq, dk, dv = (None if c.d is None else _flat(self._operand(c.d)) for c in asked)
         queries, keys = (self._items.rows(c.x.shape[1]) for c in (query, key))
         anew_T = None if query.anew_BL is None else query.anew_BL.flatten()
-        found = attention_change_rows(
-            queries, keys, control, dq, dk, dv, keep_BK[..., 1].flatten(), anew_T, **self._kept_as(place)
-        )
+        keep_U = self._items.kept_afterwards(keep_BK)
+        found = attention_change_rows(queries, keys, control, dq, dk, dv, keep_U, anew_T, **self._kept_as(place))
         return CellsChange(there, self._whole(found), query.anew_BL)
 
     def _attention(self, asked: Sequence[CellsChange], n_heads: int, keep_BK: Tensor) -> tuple[AttentionRows, Tensor]:

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from screen_kernels.delta.attention import Round, as_they_are
@@ -20,14 +20,16 @@ class Rounding:
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         self.dtype = dtype
         """What memory keeps."""
+        self._laid_out: dict[tuple[torch.dtype, tuple[int, ...]], tuple[Sequence[Tensor], Tensor]] = {}
+        self._lock = threading.Lock()
 
     def scale(self, key: tuple[object, ...]) -> float:
         """What the operation `key` multiplies changes by before memory keeps them."""
         return 1.0
 
-    def kept_weight(self, weight: Tensor) -> Tensor:
-        """A weight as memory keeps it for products."""
-        return weight
+    def kept_weight(self, *weights: Tensor) -> Tensor:
+        """Weights as memory keeps them for products, one below the other."""
+        return self._as(self.dtype, weights, as_they_are)
 
     def stored(self, key: tuple[object, ...], d: Tensor) -> Tensor:
         """A change as the operation `key` keeps it."""
@@ -45,6 +47,18 @@ class Rounding:
     def operand(self) -> Round:
         """What attention's products read."""
         return as_they_are
+
+    def _as(self, dtype: torch.dtype, weights: Sequence[Tensor], round_to: Round) -> Tensor:
+        """Made the first time that a lane meets them; the weights are kept beside it: their addresses stand for them."""
+        key = dtype, tuple(id(w) for w in weights)
+        with self._lock:
+            if key not in self._laid_out:
+                made = round_to(torch.cat(list(weights)) if len(weights) > 1 else weights[0]).to(dtype)
+                if made.is_cuda:
+                    # other lanes read it on other streams
+                    torch.cuda.current_stream(made.device).synchronize()
+                self._laid_out[key] = weights, made
+            return self._laid_out[key][1]
 
 
 EXACT = Rounding()
@@ -82,8 +96,6 @@ class HalfRounding(Rounding):
     def __init__(self, exponents: Mapping[str, int]) -> None:
         super().__init__(torch.float16)
         self._exponents = exponents
-        self._weights: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
-        self._lock = threading.Lock()
 
     def scale(self, key: tuple[object, ...]) -> float:
         return float(2 ** self._exponents.get(name_of(key), UNSEEN_EXPONENT))
@@ -93,22 +105,7 @@ class HalfRounding(Rounding):
         return (d * scale).half().float() / scale
 
     def weight(self, weight: Tensor) -> Tensor:
-        return self._half(weight, torch.float32)
-
-    def kept_weight(self, weight: Tensor) -> Tensor:
-        return self._half(weight, torch.float16)
-
-    def _half(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """Rounded the first time that a lane meets it; the weight is kept beside it: its address stands for it."""
-        key = id(weight), dtype
-        with self._lock:
-            if key not in self._weights:
-                made = weight.half().to(dtype)
-                if made.is_cuda:
-                    # other lanes read it on other streams
-                    torch.cuda.current_stream(made.device).synchronize()
-                self._weights[key] = weight, made
-            return self._weights[key][1]
+        return self._as(torch.float32, [weight], to_half)
 
     @property
     def operand(self) -> Round:
