@@ -3,7 +3,8 @@
 PYTHONPATH=.:kernels python -m benchmarks.gpu                        # a CUDA device; laid out for five minutes of an H100
 PYTHONPATH=.:kernels python -m benchmarks.gpu --device cpu --quick   # every code path anywhere, in seconds
 
-Needs torch >= 2.11, triton >= 3.6, numpy, pydantic, yaml and rich. Exit code 1 if any check or part failed.
+Needs torch >= 2.11, triton >= 3.6, numpy, pydantic, yaml and rich; the part `demo` needs perturbscreen installed, and is
+skipped where it is not. Exit code 1 if any check or part failed.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import torch
 from benchmarks.gpu.bandwidth import bandwidth
 from benchmarks.gpu.changes import changes
 from benchmarks.gpu.checks import engines, kernels, real_items
+from benchmarks.gpu.demo import demo
 from benchmarks.gpu.job import Job, say
 from benchmarks.gpu.precisions import precisions, table
 from benchmarks.gpu.upstream import upstream
@@ -28,7 +30,7 @@ from screen.engine.executor import find_device
 from screen.engine.precision import LIMITS
 from screen.errors import ConfigError
 
-PARTS = (kernels, engines, changes, upstream, bandwidth, real_items, precisions)
+PARTS = (kernels, engines, changes, upstream, demo, bandwidth, real_items, precisions)
 
 
 def driver() -> str:
@@ -75,18 +77,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     job.figures |= {"device": name, "driver": driver(), "quick": asked.quick, **circumstances()}
     say(", ".join(f"{key} {job.figures[key]}" for key in ("device", "driver", "versions", "commit")) + "\n")
-    start = time.perf_counter()
-    for part in PARTS if asked.only is None else [p for p in PARTS if p.__name__ in asked.only]:
-        with job.part(part.__name__):
-            part(job)
-        job.figures["total seconds"] = round(time.perf_counter() - start, 1)
-        asked.out.write_text(json.dumps(job.figures, indent=2) + "\n")
+    run_parts(job, asked)
     table(job)
+    seconds_of_parts(job)
+    write(job, asked.out)
     for failure in job.figures["failures"]:
         say(f"FAILED: {failure}")
     passed = [check["passed"] for check in job.figures["checks"]]
     say(f"\n{sum(passed)} of {len(passed)} checks passed; {asked.out}")
     return 1 if job.figures["failures"] else 0
+
+
+def run_parts(job: Job, asked: argparse.Namespace) -> None:
+    """Every part that is asked for, in order, and what became of each; the file is written after each."""
+    start, failures = time.perf_counter(), job.figures["failures"]
+    for part in PARTS if asked.only is None else [p for p in PARTS if p.__name__ in asked.only]:
+        name, n_before = part.__name__, len(failures)
+        with job.part(name):
+            part(job)
+        skipped = job.figures.get("skipped", {}).get(name)
+        became = "failed" if len(failures) > n_before else "done" if skipped is None else f"skipped: {skipped}"
+        job.figures.setdefault("parts", {})[name] = became
+        job.figures["total seconds"] = round(time.perf_counter() - start, 1)
+        write(job, asked.out)
+    if asked.only is None and "skipped" not in job.figures:
+        job.figures["seconds of all parts"] = job.figures["total seconds"]
+
+
+def seconds_of_parts(job: Job) -> None:
+    """What each part cost, and what became of it: skipped is neither done nor failed."""
+    say(f"\n{'part':<12}{'seconds':>8}")
+    for name, became in job.figures["parts"].items():
+        say(f"{name:<12}{job.figures['seconds'][name]:>8.1f}  {became}")
+    say(f"{'all':<12}{job.figures['total seconds']:>8.1f}")
+
+
+def write(job: Job, path: Path) -> None:
+    """The figures so far."""
+    path.write_text(json.dumps(job.figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":
