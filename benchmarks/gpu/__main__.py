@@ -4,7 +4,7 @@ PYTHONPATH=.:kernels python -m benchmarks.gpu                        # a CUDA de
 PYTHONPATH=.:kernels python -m benchmarks.gpu --device cpu --quick   # every code path anywhere, in seconds
 
 Needs torch >= 2.11, triton >= 3.6, numpy, pydantic, yaml and rich; the part `demo` needs perturbscreen installed, and is
-skipped where it is not. Exit code 1 if any check or part failed.
+skipped where it is not. Exit code 1 if any check or part failed; targets that are not reached do not count.
 """
 
 import argparse
@@ -24,13 +24,15 @@ from benchmarks.gpu.checks import engines, kernels, real_items
 from benchmarks.gpu.demo import demo
 from benchmarks.gpu.job import Job, say
 from benchmarks.gpu.precisions import precisions, table
+from benchmarks.gpu.projection import projection
+from benchmarks.gpu.targets import compared, targets
 from benchmarks.gpu.upstream import upstream
 from benchmarks.record import circumstances
 from screen.engine.executor import find_device
 from screen.engine.precision import LIMITS
 from screen.errors import ConfigError
 
-PARTS = (kernels, engines, changes, upstream, demo, bandwidth, real_items, precisions)
+PARTS = (kernels, engines, changes, upstream, demo, bandwidth, real_items, precisions, projection)
 
 
 def driver() -> str:
@@ -79,7 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say(", ".join(f"{key} {job.figures[key]}" for key in ("device", "driver", "versions", "commit")) + "\n")
     run_parts(job, asked)
     table(job)
+    compared(job)
     seconds_of_parts(job)
+    targets(job)
     write(job, asked.out)
     for failure in job.figures["failures"]:
         say(f"FAILED: {failure}")

@@ -186,6 +186,7 @@ def test_the_gpu_script_runs_all_its_parts_on_a_bare_node_without_a_gpu(tmp_path
     errors = found["changes"]["errors against float64"]
     assert 0 < errors["float32"] < errors["fp16x2"] < 0.01
     assert 0 < errors["delta16"] < 0.01
+    assert set(found["projection"]) == {"edits", "bytes", "float32", "fp16x2", "delta16"}
     assert set(found["skipped"]) == {"demo"}
     assert "zarr" in found["skipped"]["demo"]
     assert f"skipped: {found['skipped']['demo']}" in run.stdout
