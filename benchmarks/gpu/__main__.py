@@ -1,9 +1,10 @@
 """What only a GPU can show, in one command on a bare node: kernels and engines checked, then speed and precision.
 
-PYTHONPATH=.:kernels python -m benchmarks.gpu                        # a CUDA device, about ten minutes
+PYTHONPATH=.:kernels python -m benchmarks.gpu                        # a CUDA device; laid out for five minutes of an H100
 PYTHONPATH=.:kernels python -m benchmarks.gpu --device cpu --quick   # every code path anywhere, in seconds
 
-Needs torch >= 2.11, triton >= 3.6, numpy, pydantic, yaml and rich. Exit code 1 if any check or part failed.
+Needs torch >= 2.11, triton >= 3.6, numpy, pydantic, yaml and rich; the part `demo` needs perturbscreen installed, and is
+skipped where it is not. Exit code 1 if any check or part failed; targets that are not reached do not count.
 """
 
 import argparse
@@ -20,15 +21,18 @@ import torch
 from benchmarks.gpu.bandwidth import bandwidth
 from benchmarks.gpu.changes import changes
 from benchmarks.gpu.checks import engines, kernels, real_items
+from benchmarks.gpu.demo import demo
 from benchmarks.gpu.job import Job, say
 from benchmarks.gpu.precisions import precisions, table
+from benchmarks.gpu.projection import projection
+from benchmarks.gpu.targets import compared, targets
 from benchmarks.gpu.upstream import upstream
 from benchmarks.record import circumstances
 from screen.engine.executor import find_device
 from screen.engine.precision import LIMITS
 from screen.errors import ConfigError
 
-PARTS = (kernels, engines, changes, upstream, bandwidth, real_items, precisions)
+PARTS = (kernels, engines, changes, upstream, demo, bandwidth, real_items, precisions, projection)
 
 
 def driver() -> str:
@@ -46,7 +50,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, cpu (default: cuda)")
     parser.add_argument("--only", nargs="+", choices=[p.__name__ for p in PARTS], help="some parts (default: all)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
-    parser.add_argument("--seconds", type=float, help="to measure each precision, about (default: 20; quick: 0.5)")
+    parser.add_argument("--seconds", type=float, help="to measure each precision, about (default: 4; quick: 0.5)")
     out = Path(os.environ.get("OUT", "."), "gpu.json")
     parser.add_argument("--out", type=Path, default=out, help="JSON file (default: $OUT/gpu.json, or here)")
     parser.add_argument("--readout", type=float, default=1e-5, help="largest error of a readout, of its scale")
@@ -67,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     limits = {"readout": asked.readout, "delta rms": asked.delta_rms, "delta worst": asked.delta_worst}
     limits |= {"delta relative": asked.delta_relative, "integers that differ": 0, "columns missing": 0}
     limits |= {"change, median": LIMITS["median_error"], "change, 90 %": LIMITS["p90_error"]}
-    job = Job(device, asked.quick, asked.seconds or (0.5 if asked.quick else 20.0), limits)
+    job = Job(device, asked.quick, asked.seconds or (0.5 if asked.quick else 4.0), limits)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
@@ -75,18 +79,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     job.figures |= {"device": name, "driver": driver(), "quick": asked.quick, **circumstances()}
     say(", ".join(f"{key} {job.figures[key]}" for key in ("device", "driver", "versions", "commit")) + "\n")
-    start = time.perf_counter()
-    for part in PARTS if asked.only is None else [p for p in PARTS if p.__name__ in asked.only]:
-        with job.part(part.__name__):
-            part(job)
-        job.figures["total seconds"] = round(time.perf_counter() - start, 1)
-        asked.out.write_text(json.dumps(job.figures, indent=2) + "\n")
+    run_parts(job, asked)
     table(job)
+    compared(job)
+    seconds_of_parts(job)
+    targets(job)
+    write(job, asked.out)
     for failure in job.figures["failures"]:
         say(f"FAILED: {failure}")
     passed = [check["passed"] for check in job.figures["checks"]]
     say(f"\n{sum(passed)} of {len(passed)} checks passed; {asked.out}")
     return 1 if job.figures["failures"] else 0
+
+
+def run_parts(job: Job, asked: argparse.Namespace) -> None:
+    """Every part that is asked for, in order, and what became of each; the file is written after each."""
+    start, failures = time.perf_counter(), job.figures["failures"]
+    for part in PARTS if asked.only is None else [p for p in PARTS if p.__name__ in asked.only]:
+        name, n_before = part.__name__, len(failures)
+        with job.part(name):
+            part(job)
+        skipped = job.figures.get("skipped", {}).get(name)
+        became = "failed" if len(failures) > n_before else "done" if skipped is None else f"skipped: {skipped}"
+        job.figures.setdefault("parts", {})[name] = became
+        job.figures["total seconds"] = round(time.perf_counter() - start, 1)
+        write(job, asked.out)
+    if asked.only is None and "skipped" not in job.figures:
+        job.figures["seconds of all parts"] = job.figures["total seconds"]
+
+
+def seconds_of_parts(job: Job) -> None:
+    """What each part cost, and what became of it: skipped is neither done nor failed."""
+    say(f"\n{'part':<12}{'seconds':>8}")
+    for name, became in job.figures["parts"].items():
+        say(f"{name:<12}{job.figures['seconds'][name]:>8.1f}  {became}")
+    say(f"{'all':<12}{job.figures['total seconds']:>8.1f}")
+
+
+def write(job: Job, path: Path) -> None:
+    """The figures so far."""
+    path.write_text(json.dumps(job.figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,25 @@
 """Changes that are carried: how exact, how fast by mode, site and length of the list, and what keeps the device busy."""
 
+import math
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.checks import EDITS, TINY
-from benchmarks.gpu.job import Job, say, twin
+from benchmarks.gpu.job import Job, results, say, twin
 from screen import edits
 from screen.engine.executor import AnyPrecision, Executor
 from screen.engine.packed import PackedEngine
 from screen.engine.precision import find_scales, pilot
+from screen.engine.reference import ReferenceEngine
 from screen.engine.screen import Screen
 from screen.models.delta.forward import DeltaForward
 from screen.models.perturbgen.random import random_model, sizes_of
@@ -22,12 +27,16 @@ from screen.models.synthetic import SyntheticSizes
 
 PRECISIONS: tuple[AnyPrecision, ...] = ("float32", "fp16x2", "delta16")
 MODES = tuple(mode.name for mode in edits.TABLE if mode.parameter is None)
-N_CELLS, LISTS = 48, (20, 100, 0)
-"""Cells of the screens that are timed, and lengths of their lists of genes; 0: every gene of the model."""
-MOST_ITEMS, QUICK_ITEMS, N_KERNELS = 20_000, 16, 12
-QUICK_CASES = ("src mask, all genes", "tgt mask at two times, all genes")
-N_EXACT = 8
-"""Genes of the screens that are compared with float64 at the real size."""
+LISTS = (20, 100, 0)
+"""Lengths of the lists of genes; 0: every gene of the model."""
+TIMED_S, WARM_ITEMS, MOST_ITEMS, QUICK_ITEMS = 1.5, 1_500, 20_000, 16
+"""A run that is timed takes about so long, however fast it is: the pace of a few edits says of how many, at most so many."""
+MIN_CELLS, MOST_CELLS = 8, 1_000
+PROFILED_ITEMS, N_KERNELS = 4_000, 12
+ALL_GENES, BOTH_TIMES = "src mask, all genes", "tgt mask at two times, all genes"
+QUICK_CASES = (ALL_GENES, BOTH_TIMES)
+N_EXACT, EXACT_CELLS = 8, 4
+"""Genes at the real size, and cells, of the screens that are compared with float64: 48 edits each, which the CPU computes."""
 
 
 def executor_of(screen: Screen, precision: AnyPrecision, job: Job) -> Executor:
@@ -36,9 +45,9 @@ def executor_of(screen: Screen, precision: AnyPrecision, job: Job) -> Executor:
     return replace(one, scales=find_scales(screen, one)) if precision == "delta16" else one
 
 
-def engine_of(screen: Screen, precision: AnyPrecision, job: Job) -> PackedEngine:
+def engine_of(screen: Screen, executor: Executor) -> PackedEngine:
     """Its changes carried for all cells of a batch at once, as a GPU does it, wherever this runs."""
-    engine = PackedEngine(screen, executor_of(screen, precision, job))
+    engine = PackedEngine(screen, executor)
     if isinstance(engine.computer.model, DeltaForward):
         engine.computer.model = replace(engine.computer.model, at_once=True)
     return engine
@@ -57,14 +66,17 @@ def exactness(job: Job) -> None:
     for name, edits_of in list(EDITS.items())[-1 if job.is_quick else 0 :]:
         for precision in ("delta32", "delta16"):
             with job.part(f"{precision} = float64, {name}"):
-                screen = twin(TINY, 3 if job.is_quick else 8, genes, modes=MODES, **edits_of)
+                screen = twin(TINY, 3 if job.is_quick else EXACT_CELLS, genes, modes=MODES, **edits_of)
                 agreement(job, f"{precision} = float64, {name}", screen, precision)
     for site in () if job.is_quick else ("src", "tgt"):
         with job.part(f"delta16 = float64, real size, {site}"):
             genes = range(0, job.sizes.n_genes, job.sizes.n_genes // N_EXACT)
-            edits_of: dict[str, Any] = {"sites": (site,), "pert_tps": (1,) if site == "tgt" else ()}
-            screen = twin(job.sizes, 8, genes, modes=MODES, **edits_of)
+            screen = twin(
+                job.sizes, EXACT_CELLS, genes, modes=MODES, sites=(site,), pert_tps=(1,) if site == "tgt" else ()
+            )
             agreement(job, f"delta16 = float64, real size, {site}", screen, "delta16")
+    with job.part("errors against float64"):
+        against_float64(job)
 
 
 def agreement(job: Job, name: str, screen: Screen, precision: AnyPrecision) -> None:
@@ -75,28 +87,45 @@ def agreement(job: Job, name: str, screen: Screen, precision: AnyPrecision) -> N
     job.check(name, {"change, median": median, "change, 90 %": p90})
 
 
-def cases(job: Job) -> dict[str, Callable[[], Screen]]:
-    """Name -> what makes a screen: lists of genes, masked in the source; every mode at every site, at one time and at two."""
-    one, two = (replace(job.sizes, n_times=n) for n in (1, 2))
-    n_cells, models = 6 if job.is_quick else N_CELLS, {s: random_model(sizes_of(s)) for s in (one, two)}
+def against_float64(job: Job) -> None:
+    """Rms error of a change over its rms, median over masks in the source: every precision beside the plain model in float64."""
+    genes, cpu = range(0, job.sizes.n_genes, job.sizes.n_genes // N_EXACT), Executor(torch.device("cpu"), "float64")
+    exact = results(ReferenceEngine(twin(job.sizes, EXACT_CELLS, genes), cpu))["delta/t1"]
+    found = job.figures.setdefault("changes", {}).setdefault("errors against float64", {"edits": len(exact)})
+    for precision in PRECISIONS:
+        # each has a model of its own, wherever it is moved
+        screen = twin(job.sizes, EXACT_CELLS, genes)
+        ours = results(engine_of(screen, executor_of(screen, precision, job)))["delta/t1"]
+        sizes_I = np.sqrt(np.mean(np.square(exact, dtype=np.float64), axis=1))
+        errors_I = np.sqrt(np.mean(np.square(ours - exact, dtype=np.float64), axis=1))[sizes_I > 0]
+        found[precision] = float(np.median(errors_I / sizes_I[sizes_I > 0]))
+    said = ", ".join(f"{p} {found[p]:.2g}" for p in PRECISIONS)
+    say(f"errors against float64, of the change (median of {len(exact)} edits): {said}")
 
-    def screen(n_genes: int, sizes: SyntheticSizes = one, **edits_of: Any) -> Screen:
-        step = sizes.n_genes // n_genes if n_genes else 1
-        found = twin(sizes, n_cells, range(0, sizes.n_genes, step), models[sizes], **edits_of)
-        return first_items(found, QUICK_ITEMS if job.is_quick else MOST_ITEMS)
+
+def cases(job: Job) -> dict[str, Callable[[int], Screen]]:
+    """Name -> what makes a screen of about so many edits: lists of genes; every mode at every site, at one time and at two."""
+    one, two = (replace(job.sizes, n_times=n) for n in (1, 2))
+    models = {s: random_model(sizes_of(s)) for s in (one, two)}
+
+    def screen(n_genes: int, n_items: int, sizes: SyntheticSizes = one, **edits_of: Any) -> Screen:
+        genes = range(0, sizes.n_genes, sizes.n_genes // n_genes if n_genes else 1)
+        few = twin(sizes, MIN_CELLS, genes, models[sizes], **edits_of)
+        n_cells = min(max(round(n_items * MIN_CELLS / few.plan.n_items), MIN_CELLS), MOST_CELLS)
+        return first_items(twin(sizes, n_cells, genes, models[sizes], **edits_of), n_items)
 
     found = {f"src mask, {n or 'all'} genes": partial(screen, n) for n in LISTS}
     found |= {f"src {mode}, all genes": partial(screen, 0, modes=(mode,)) for mode in MODES[1:]}
     at_one: dict[str, Any] = {"sites": ("tgt",), "pert_tps": (1,)}
     found |= {f"tgt {mode} at one time, all genes": partial(screen, 0, modes=(mode,), **at_one) for mode in MODES}
-    found["tgt mask at two times, all genes"] = partial(screen, 0, two, sites=("tgt",), pert_tps=(1, 2))
+    found[BOTH_TIMES] = partial(screen, 0, sizes=two, sites=("tgt",), pert_tps=(1, 2))
     return {name: found[name] for name in (QUICK_CASES if job.is_quick else found)}
 
 
 def first_items(screen: Screen, n_most: int) -> Screen:
-    """A screen's units, or as many of them as hold so many items; of the first unit, if that holds more, its first items."""
+    """A screen of its first items, so many at most."""
     plan = screen.plan
-    n = min(plan.n_items, max(n_most // plan.unit_rows * plan.unit_rows, min(n_most, plan.unit_rows)))
+    n = min(plan.n_items, n_most)
     cut = replace(
         plan, perturbation_I=plan.perturbation_I[:n], cell_I=plan.cell_I[:n], n_edited_I=plan.n_edited_I[:n],
         is_screened_IT=plan.is_screened_IT[:n],
@@ -115,24 +144,38 @@ def seconds(engine: PackedEngine) -> tuple[float, int]:
 
 
 def speed(job: Job) -> None:
-    """Edits per second of the engine, controls and effects included; the second of two runs."""
+    """Edits per second of the engine, controls and effects included, and which share was computed otherwise."""
     found = job.figures.setdefault("changes", {}).setdefault("edits/s", {})
     for name, made in cases(job).items():
-        screen = made()
         for precision in PRECISIONS:
             # the others are measured on the case that everything is compared on
-            if precision != "delta16" and name != "src mask, all genes":
+            if precision != "delta16" and name != ALL_GENES:
                 continue
             with job.part(f"speed of {precision}, {name}"):
-                engine, n = engine_of(screen, precision, job), screen.plan.n_items
-                seconds(engine)
-                taken, n_others = seconds(engine)
-                found.setdefault(name, {})[precision] = {
-                    "edits": n,
-                    "edits/s": n / taken,
-                    "computed otherwise": n_others,
-                }
-                say(f"{name:<36} {precision:<8} {n / taken:>10,.0f} edits/s of {n:,}; {n_others} computed otherwise")
+                n, taken, n_others = timed(made, precision, job)
+                rate, share = n / taken, n_others / n
+                figures = {"edits": n, "seconds": taken, "edits/s": rate}
+                figures |= {"computed otherwise": n_others, "share computed otherwise": share}
+                found.setdefault(name, {})[precision] = figures
+                say(f"{name:<36} {precision:<8} {rate:>10,.0f} edits/s of {n:,}; {share:.2%} computed otherwise")
+
+
+def timed(made: Callable[[int], Screen], precision: AnyPrecision, job: Job) -> tuple[int, float, int]:
+    """(edits, seconds, edits that were computed otherwise) of as many edits as take about TIMED_S, the second of two runs."""
+    screen = made(QUICK_ITEMS if job.is_quick else WARM_ITEMS)
+    executor = executor_of(screen, precision, job)
+    taken, n_others = second_run(engine_of(screen, executor))
+    n_items = round(min(TIMED_S * screen.plan.n_items / taken, MOST_ITEMS))
+    if not job.is_quick and n_items > screen.plan.n_items:
+        screen = made(n_items)
+        taken, n_others = second_run(engine_of(screen, executor))
+    return screen.plan.n_items, taken, n_others
+
+
+def second_run(engine: PackedEngine) -> tuple[float, int]:
+    """What `seconds` gives once kernels are compiled for these shapes, and memory is taken."""
+    seconds(engine)
+    return seconds(engine)
 
 
 def profiled(job: Job) -> None:
@@ -141,16 +184,38 @@ def profiled(job: Job) -> None:
         say("no profile: kernels are those of a GPU")
         return
     found = job.figures.setdefault("changes", {}).setdefault("profile", {})
-    screen = cases(job)["src mask, all genes"]()
+    screen = cases(job)[ALL_GENES](QUICK_ITEMS if job.is_quick else PROFILED_ITEMS)
     for precision in ("fp16x2", "delta16"):
         with job.part(f"profile of {precision}"):
-            engine = engine_of(screen, precision, job)
+            engine = engine_of(screen, executor_of(screen, precision, job))
             seconds(engine)
-            with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as of_run:
+            # hearing of the CPU's calls too would slow the host down, and count every kernel twice
+            with profile(activities=[ProfilerActivity.CUDA]) as of_run:
                 taken, _ = seconds(engine)
-            time_of = {e.key: e.self_device_time_total / 1e6 for e in of_run.key_averages() if e.self_device_time_total}
-            most, busy = sorted(time_of.items(), key=lambda x: -x[1])[:N_KERNELS], sum(time_of.values()) / taken
+            busy_s, time_of = kernel_seconds(of_run.events())
+            busy = busy_s / taken
+            most = time_of.most_common(N_KERNELS)
             found[precision] = {"seconds": taken, "busy": busy, "kernels": dict(most)}
-            say(f"\n{precision}: kernels take {busy:.0%} of {taken:.2f} s, under the profiler; lanes may overlap")
+            say(
+                f"\n{precision}: kernels run for {busy:.0%} of {taken:.2f} s, under the profiler; shares of their time:"
+            )
             for key, spent in most:
-                say(f"  {key[:70]:<70} {spent / sum(time_of.values()):>6.1%}")
+                say(f"  {key[:70]:<70} {spent / time_of.total():>6.1%}")
+
+
+def kernel_seconds(events: Iterable[Any]) -> tuple[float, Counter[str]]:
+    """(seconds in which at least one kernel ran, kernel -> seconds) of a profiler's events; copies are no kernels."""
+    ran = [e for e in events if e.device_type == DeviceType.CUDA and not e.name.startswith(("Memcpy", "Memset"))]
+    time_of = Counter[str]()
+    for e in ran:
+        time_of[e.name] += e.time_range.elapsed_us() / 1e6
+    return union([(e.time_range.start, e.time_range.end) for e in ran]) / 1e6, time_of
+
+
+def union(spans: Sequence[tuple[float, float]]) -> float:
+    """How long at least one of the spans (start, end) lasts: kernels of several lanes run at once."""
+    total, until = 0.0, -math.inf
+    for start, end in sorted(spans):
+        total += max(end - max(start, until), 0.0)
+        until = max(until, end)
+    return total

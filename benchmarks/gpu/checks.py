@@ -42,7 +42,7 @@ def engines(job: Job) -> None:
     """PackedEngine on the device against ReferenceEngine on the CPU: all modes, sites, context mode, several units."""
     from tests.support.modes import EVERY
 
-    n_cells, genes = (3, range(0, TINY.n_genes, 100)) if job.is_quick else (5, range(0, TINY.n_genes, 40))
+    n_cells, genes = (3, range(0, TINY.n_genes, 100)) if job.is_quick else (5, range(0, TINY.n_genes, 60))
     for name, edits in EDITS.items():
         with job.part(f"engine = reference, {name}"):
             # each has a model of its own, wherever the other one is moved

@@ -55,6 +55,11 @@ class Job:
         for kind, error in wrong.items():
             self.figures["failures"].append(f"{name}: {kind} is {error:.3g}, allowed {self.limits[kind]:.3g}")
 
+    def skip(self, name: str, reason: str) -> None:
+        """Records what could not be measured here: neither passed nor failed."""
+        self.figures.setdefault("skipped", {})[name] = reason
+        say(f"skipped {name}: {reason}")
+
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """What fails inside is recorded and does not stop the rest."""

@@ -183,6 +183,15 @@ def test_the_gpu_script_runs_all_its_parts_on_a_bare_node_without_a_gpu(tmp_path
     assert set(of_changes) == set(changes.QUICK_CASES)
     assert all(case["delta16"]["computed otherwise"] == 0 < case["delta16"]["edits/s"] for case in of_changes.values())
     assert set(found["upstream-shaped, edits/s"]) == {"float32, 64", "tf32, 64", "autocast, 64"}
+    errors = found["changes"]["errors against float64"]
+    assert 0 < errors["float32"] < errors["fp16x2"] < 0.01
+    assert 0 < errors["delta16"] < 0.01
+    assert set(found["projection"]) == {"edits", "bytes", "float32", "fp16x2", "delta16"}
+    assert set(found["skipped"]) == {"demo"}
+    assert "zarr" in found["skipped"]["demo"]
+    assert f"skipped: {found['skipped']['demo']}" in run.stdout
+    assert list(found["parts"]) == [part.__name__ for part in gpu.PARTS]
+    assert {name for name, became in found["parts"].items() if became != "done"} == {"demo"}
 
 
 @pytest.mark.parametrize("limit", ["--readout", "--delta-rms", "--delta-worst", "--delta-relative"])
