@@ -127,7 +127,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def check_drawn_frames(device: str, backend: str) -> None:
-    @settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=[*HealthCheck])
+    @settings(max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=[*HealthCheck])
     @given(cases())
     def check(case: Case) -> None:
         inputs = case.inputs(device)
