@@ -110,7 +110,7 @@ def compiled(variant: Variant, arch: int) -> Resources:
     divisible = [["tt.divisibility", 16]]
     attributes = {(i,): divisible for i, n in enumerate(names) if signature[n] != "constexpr" and n not in variant.odd}
     source = ASTSource(variant.function, signature=signature, constexprs=dict(variant.constants), attrs=attributes)
-    options = {"num_warps": variant.n_warps, "num_stages": variant.n_stages}
+    options = {"num_warps": variant.n_warps, "num_stages": variant.n_stages, "maxnreg": variant.most_registers}
     with knobs.nvidia.scope(), knobs.compilation.scope(), redirect_stdout(StringIO()) as assembler:
         knobs.nvidia.dump_ptxas_log = knobs.compilation.always_compile = True
         binary = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)

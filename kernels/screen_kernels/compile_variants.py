@@ -20,3 +20,4 @@ class Variant:
     n_warps: int = 4
     odd: frozenset[str] = field(default=frozenset())
     n_stages: int = 3
+    most_registers: int | None = None

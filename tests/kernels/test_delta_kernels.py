@@ -14,11 +14,13 @@ from screen_kernels import delta
 from tests.kernels.test_kernels import python
 from tests.support import delta_attention_cases as attention
 from tests.support import delta_cases as rows_cases
+from tests.support import delta_frame_cases as frames
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton has no wheel for this platform")
 MODULES = {
     "tests.support.delta_cases": len(rows_cases.CHECKS + rows_cases.TRITON_CHECKS),
     "tests.support.delta_attention_cases": len(attention.CHECKS + attention.TRITON_CHECKS),
+    "tests.support.delta_frame_cases": len(frames.CHECKS + frames.TRITON_CHECKS),
     "tests.support.delta_drawn": 2,
 }
 
@@ -90,6 +92,36 @@ def test_what_does_not_fit_is_infinite() -> None:
     assert delta.scaled(torch.tensor([100.0, 1e-3]), 1024.0, torch.float16).unscaled().isinf().tolist() == [True, False]
 
 
+def test_a_column_of_an_id_is_the_last_where_it_stands() -> None:
+    control_CL = torch.tensor([[2, 6, 1, 4, 6, 0], [5, 0, 0, 0, 0, 0]], dtype=torch.int32)
+    column_CV = delta.columns_by_id(control_CL, 8)
+    assert column_CV.dtype == torch.int32
+    assert column_CV.tolist() == [[-1, -1, 0, -1, 3, -1, 4, -1], [-1, -1, -1, -1, -1, 0, -1, -1]]
+    # a MASK has a place in the table even where all ids are pads
+    assert delta.columns_by_id(torch.zeros(1, 0, dtype=torch.int32), 1).tolist() == [[-1, -1]]
+
+
+def test_the_last_of_several_tokens_stands_in_their_column() -> None:
+    control_CL, edited_BW = torch.tensor([[10, 11]]), torch.tensor([[11, 10, 11]])
+    counted_BW = torch.tensor([[True, True, False]])
+    column_CV, cell_B = delta.columns_by_id(control_CL, 12), torch.zeros(1, dtype=torch.long)
+    frame = delta.frame_rows(control_CL, column_CV, control_CL > 0, cell_B, edited_BW, counted_BW, 0)
+    assert frame.column_BW.tolist() == [[1, 0, 1]]
+    assert frame.ids_BF4.tolist() == [[[10, 0, 10, 1], [11, 1, 11, 2]]]
+    assert frame.counted_BF2.tolist() == [[[True, True], [True, False]]]
+    assert frame.is_carried_B.tolist() == [False]
+
+
+def test_rows_that_make_no_frame_are_refused_by_name() -> None:
+    control_CL, column_CV, counted_CL, cell_B, edited_BW, counted_BW, n = frames.CASES["masks"].inputs("cpu")
+    with pytest.raises(ValueError, match=r"they must be \(C, L\), \(B, W\), these twice or once, \(C, V\), \(B,\)"):
+        delta.frame_rows(control_CL, column_CV, counted_CL, cell_B[1:], edited_BW, counted_BW, n)
+    with pytest.raises(ValueError, match="what is counted of each or of neither"):
+        delta.frame_rows(control_CL, column_CV, counted_CL, cell_B, edited_BW, None, n)
+    with pytest.raises(TypeError, match=r"what is counted is \[torch.bool, torch.int64\]; both must be torch.bool"):
+        delta.frame_rows(control_CL, column_CV, counted_CL, cell_B, edited_BW, edited_BW.long(), n)
+
+
 def test_wrong_arguments_are_refused_by_name() -> None:
     case = rows_cases.CASES["cells in any order"]
     rows = case.rows("cpu")
@@ -140,6 +172,15 @@ def test_declared_bytes_are_those_of_the_arrays() -> None:
         )
     )
     assert delta.pool_change_rows_bytes(8, n_counted, n_moved, 2, 2, 64) == moved
+
+    *rows_in, n_slots = frames.Case([[2, 10, 11], [4, 5, 6]], [(0, [2, 20, 10, 11]), (1, [4, 5, 6, 7])], 3).inputs(
+        "cpu"
+    )
+    frame = delta.frame_rows(*rows_in, n_slots)
+    moved = sum(x.nbytes for x in (*rows_in[:1], *rows_in[2:], *vars(frame).values()))
+    # one of them joins and two move on; one joins
+    n_looked_up = 3 + 1
+    assert delta.frame_rows_bytes(n_looked_up, 2, 2, 3, 4, n_slots) == moved + n_looked_up * rows_in[1].itemsize
 
     given = attention.batch(attention.Case((5, 3), (7, 2), (1, 0)), "cpu")
     changed = delta.attention_change_rows(*given.arguments(), scale=64.0)

@@ -35,7 +35,7 @@ def test_no_kernel_spills_and_all_read_and_write_sixteen_bytes_at_once(tmp_path:
     found = json.loads(run.stdout)
     n_variants = {"edit_tokens": 4, "pool_shift": 3, "add_norm": 1, "split_half": 2}
     n_variants |= {"norm_change": 2, "activation_change": 4, "pool_change": 2}
-    n_variants |= {"attention_change": 4, "attention_whole_rows": 2}
+    n_variants |= {"attention_change": 4, "attention_whole_rows": 2, "frame_rows": 2}
     assert {k: len({r["variant"] for r in found if r["kernel"] == k}) for k in n_variants} == n_variants
     met = Counter((r["kernel"], r["arch"]) for r in found)
     # in brief half of the pairs, but each kernel on both

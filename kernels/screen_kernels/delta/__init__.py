@@ -1,7 +1,8 @@
 """Kernels of differences: what an operation's output changes by, given its input in the control and by how much that changes.
 
 Throughout x is the control's, d the difference, and exact means in real arithmetic. C cells (1 serves every item), B items.
-`..._rows` work on ragged rows and have Triton kernels; the rest are their definitions, in plain torch.
+`..._rows` work on ragged rows, `frame_rows` on rows filled up with pads, and have Triton kernels; the rest are their definitions,
+in plain torch.
 """
 
 from screen_kernels.delta.activation import (
@@ -23,6 +24,13 @@ from screen_kernels.delta.attention import (
     attention_control,
 )
 from screen_kernels.delta.few_keys import FewKeys, few_keys_change, product_of_out
+from screen_kernels.delta.frame import (
+    Frame,
+    columns_by_id,
+    frame_rows,
+    frame_rows_bytes,
+    frame_rows_reference,
+)
 from screen_kernels.delta.norm import (
     NormControl,
     norm_change,
@@ -54,6 +62,7 @@ __all__ = [
     "AttentionControl",
     "AttentionRows",
     "FewKeys",
+    "Frame",
     "NormControl",
     "RaggedRows",
     "Scaled",
@@ -67,8 +76,12 @@ __all__ = [
     "attention_change_rows_flops",
     "attention_change_rows_reference",
     "attention_control",
+    "columns_by_id",
     "even_rows",
     "few_keys_change",
+    "frame_rows",
+    "frame_rows_bytes",
+    "frame_rows_reference",
     "gelu_change",
     "norm_change",
     "norm_change_rows",

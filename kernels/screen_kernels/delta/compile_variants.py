@@ -11,6 +11,7 @@ from screen_kernels.compile_variants import TYPES, WIDTH, Variant
 from screen_kernels.delta import (
     _activation_triton,
     _attention_triton,
+    _frame_triton,
     _norm_triton,
     _pool_triton,
     _whole_rows_triton,
@@ -32,7 +33,7 @@ KINDS = ("float16", "float32")
 def delta_variants() -> list[Variant]:
     """Every kernel of differences, in the variants that a screen meets."""
     rows = [v for kind in KINDS for v in (_norm(kind), *_activations(kind), _pool(kind))]
-    return rows + [v for of_attention in ATTENTIONS for v in _attention(*of_attention)]
+    return rows + [v for of_attention in ATTENTIONS for v in _attention(*of_attention)] + _frames()
 
 
 def _pointers(*of_type: tuple[str, str]) -> dict[str, str]:
@@ -109,3 +110,25 @@ def _attention(asked: str, kind: str, width: int, changes: str) -> list[Variant]
     if width == 48:
         found.append(Variant("attention_whole_rows", name, whole_kernel, types, second, warps, odd, stages))
     return found
+
+
+def _frames() -> list[Variant]:
+    types = _pointers(("*i32", "control column_of last"), ("*i64", "cell ids column"))
+    types |= _pointers(("*i8", "counted_control counted is_carried"), ("*i16", "keep is_counted"))
+    types |= dict.fromkeys(("n_control", "n_columns", "width", "n_ids"), "i32")
+    kernel, warps, stages = _frame_triton.frame_kernel, _frame_triton.WARPS, _frame_triton.STAGES
+    odd = frozenset({"n_control", "n_columns", "n_ids"})
+    return [
+        Variant(
+            "frame_rows",
+            f"{name} {'counted' if has_counted else 'not counted'}",
+            kernel,
+            types | {"edited_ptr": kind},
+            {"HAS_COUNTED": has_counted, "CHUNK": _frame_triton.CHUNK},
+            warps,
+            odd,
+            stages,
+            _frame_triton.MOST_REGISTERS,
+        )
+        for name, kind, has_counted in (("int32", "*i32", False), ("int64", "*i64", True))
+    ]

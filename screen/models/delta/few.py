@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
+from screen_kernels.delta import Frame
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from screen.models.adapter import Row
 from screen.models.delta.change import Change
-from screen.models.delta.frame import Frame, frame_of
+from screen.models.delta.frame import frame_of
 from screen.models.delta.ops import MOST_FEW, DeltaOps
 from screen.models.delta.recording import Recording
 from screen.models.ops import Ops, PlainOps
@@ -36,8 +37,7 @@ def few_rows(
         # most edits that move tokens are told from this alone
         return None
     control_CL, cell_B = control_L[None], torch.zeros(len(edited_BW), dtype=torch.long, device=edited_BW.device)
-    nothing_CL, nothing_BW = (torch.zeros_like(x, dtype=torch.bool) for x in (control_CL, edited_BW))
-    frame = frame_of(control_CL, nothing_CL, cell_B, edited_BW, nothing_BW, 0)
+    frame = frame_of(control_CL, None, cell_B, edited_BW, None, 0)
     if not _is_in_place(frame):
         return None
     found = plain(run(FewOps(ops, DeltaOps(ops, recording)), Row(frame.ids_BF4, frame.keep_BF2)))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
+from screen_kernels.delta import Frame
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
@@ -13,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from screen.cells.bank import SOURCE
 from screen.models.adapter import Batching, BatchRows, ModelAdapter, PackedModel, Readout, Row, Rows
 from screen.models.delta.change import AnyChange
-from screen.models.delta.frame import Frame, frame_of, same_frame
+from screen.models.delta.frame import Controls, controls_of
 from screen.models.delta.group import CellRow, Group, cell_row, padded
 from screen.models.delta.kernel_ops import ItemsOfCells, KernelOps
 from screen.models.delta.ops import DeltaOps
@@ -124,21 +125,20 @@ class DeltaForward:
         yield from [batch] if self.at_once else [batch.of(index_B == c) for c in range(len(shared))]
 
     def _frames(self, group: Group, rows: BatchRows) -> dict[int, Frame]:
-        """By state."""
-        found = {}
+        """By state. Rows of a state that nobody edits are the cells' own, and so is their frame."""
+        recording, found = self._recordings.of(group.cells, "frames"), {}
+        # all items are taken without a copy
+        at = slice(None) if len(group.at_B) == len(rows) else group.at_B
         for s in (SOURCE, *rows.target):
-            control_CL, ids_BL = padded(c.ids_L[s] for c in group.cells), rows.row(s).ids_BL[group.at_B]
-            if s in rows.counted_BL:
-                counted_CL, counted_BL = padded(c.counted_L[s] for c in group.cells), rows.counted_BL[s][group.at_B]
-            else:
-                counted_CL, counted_BL = (torch.zeros_like(x, dtype=torch.bool) for x in (control_CL, ids_BL))
-            if s not in rows.edited:
-                found[s] = same_frame(control_CL, counted_CL, group.cell_B, counted_BL, self.n_slots[s])
-                continue
-            found[s] = frame_of(
-                control_CL, counted_CL, group.cell_B, ids_BL, counted_BL, self.n_slots[s], self.n_ids[s]
-            )
+            controls = recording.once(("controls", s), partial(self._controls, group.cells, s, s in rows.counted_BL))
+            counted_BL = rows.counted_BL[s][at] if s in rows.counted_BL else None
+            ids_BL = rows.row(s).ids_BL[at]
+            found[s] = controls.frame(group.cell_B, ids_BL, counted_BL, self.n_slots[s], self.backend)
         return found
+
+    def _controls(self, cells: Sequence[CellRow], state: int, is_counted: bool) -> Controls:
+        counted_CL = padded(c.counted_L[state] for c in cells) if is_counted else None
+        return controls_of(padded(c.ids_L[state] for c in cells), counted_CL, self.n_ids[state])
 
     def _carried(
         self, group: Group, rows: BatchRows, frames: Mapping[int, Frame], after: Mapping[int, Tensor],

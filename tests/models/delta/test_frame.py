@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from screen_kernels import PAD, edit_row_reference
+from screen_kernels import MASK, PAD, edit_row_reference
+from screen_kernels.delta import Frame
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from screen.models.delta.frame import Frame, frame_of, same_frame
+from screen.models.delta.frame import frame_of
 from tests.support.modes import EVERY
 
 GENES = range(4, 30)
@@ -106,10 +107,17 @@ def test_a_state_that_nobody_edits_has_the_frame_of_rows_as_they_are(
     edited = F.pad(control[cell_B], (0, n_more))
     # pooling may leave out the genes that are edited elsewhere
     counted = (edited > 3) & (edited != 7)
-    whole = frame_of(control, control > 3, cell_B, edited, counted, n_slots)
-    same = same_frame(control, control > 3, cell_B, counted, n_slots)
-    for name in ("ids_BF4", "keep_BF2", "counted_BF2", "column_BW", "is_carried_B"):
-        assert torch.equal(getattr(same, name), getattr(whole, name)), name
+    frame = frame_of(control, control > 3, cell_B, edited, counted, n_slots)
+    assert frame.is_carried_B.all()
+    place, length = torch.arange(control.shape[1]), control.shape[1]
+    for x in (frame.ids_BF4[..., :2], frame.ids_BF4[..., 2:]):
+        assert torch.equal(x[..., 0], F.pad(control[cell_B], (0, n_slots), value=MASK).long())
+        assert torch.equal(x[..., 1], F.pad(place, (0, n_slots)).expand(5, -1))
+    is_token = F.pad(control[cell_B] != PAD, (0, n_slots))
+    assert torch.equal(frame.keep_BF2, torch.stack([is_token, is_token], -1))
+    before, after = (F.pad(x, (0, n_slots)) for x in ((control > 3)[cell_B], counted[:, :length]))
+    assert torch.equal(frame.counted_BF2, torch.stack([before, after], -1))
+    assert torch.equal(frame.column_BW, F.pad(torch.where(control[cell_B] != PAD, place, -1), (0, n_more), value=-1))
 
 
 def test_a_mask_stays_in_its_column_and_a_moved_gene_keeps_its_own() -> None:
