@@ -218,6 +218,9 @@ assert unit.record["batch_tokens"] < 2**16, unit.record
 assert unit.record["batch_tokens"] * unit.record["parts_per_block"] == 2**16, unit.record
 assert engine.executor.batch_tokens == unit.record["batch_tokens"]
 assert np.abs(unit.columns["delta/t1"].astype(float) - small.columns["delta/t1"]).max() / 4096 < 1e-5
+lower = replace(executor, batch_tokens=unit.record["batch_tokens"], n_parts=unit.record["parts_per_block"])
+(same,) = PackedEngine(screen, lower).units([0], quiet)
+assert all(np.array_equal(same.columns[name], x) for name, x in unit.columns.items())
 print("RUNG", unit.record["batch_tokens"])
 """
 
