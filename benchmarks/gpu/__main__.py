@@ -104,7 +104,7 @@ def run_parts(job: Job, asked: argparse.Namespace) -> None:
         job.figures.setdefault("parts", {})[name] = became
         job.figures["total seconds"] = round(time.perf_counter() - start, 1)
         write(job, asked.out)
-    if asked.only is None and "skipped" not in job.figures:
+    if asked.only is None and set(job.figures["parts"].values()) == {"done"}:
         job.figures["seconds of all parts"] = job.figures["total seconds"]
 
 

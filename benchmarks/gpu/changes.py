@@ -36,7 +36,7 @@ PROFILED_ITEMS, N_KERNELS = 4_000, 12
 ALL_GENES, BOTH_TIMES = "src mask, all genes", "tgt mask at two times, all genes"
 QUICK_CASES = (ALL_GENES, BOTH_TIMES)
 N_EXACT, EXACT_CELLS = 8, 4
-"""Genes at the real size, and cells, of the screens that are compared with float64: 48 edits each, which the CPU computes."""
+"""Genes at the real size, and cells, of the screens that are compared with float64, which the CPU computes."""
 
 
 def executor_of(screen: Screen, precision: AnyPrecision, job: Job) -> Executor:

@@ -27,11 +27,13 @@ EDITS: dict[str, dict[str, Any]] = {
 
 
 def kernels(job: Job) -> None:
-    """Every kernel against its definition: by Triton on a GPU, by torch on a CPU."""
-    from tests.support.kernel_cases import CHECKS, TRITON_CHECKS
+    """Every kernel, those of changes too, against its definition: by Triton on a GPU, by torch on a CPU."""
+    from tests.support import delta_attention_cases, delta_cases, delta_frame_cases, kernel_cases
 
-    backend = "triton" if job.device.type == "cuda" else "torch"
-    for check in (*CHECKS, *(TRITON_CHECKS if backend == "triton" else ())):
+    backend, modules = "triton" if job.device.type == "cuda" else "torch", [kernel_cases, delta_cases]
+    modules += [delta_attention_cases, delta_frame_cases]
+    checks = [check for m in modules for check in (*m.CHECKS, *(m.TRITON_CHECKS if backend == "triton" else ()))]
+    for check in checks:
         name = f"{check.__name__.removeprefix('check_')} by {backend}"
         with job.part(name):
             check(str(job.device), backend)

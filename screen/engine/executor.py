@@ -26,8 +26,8 @@ GPU_BATCH_TOKENS = 65_536
 class Executor:
     """Device, precision of the model's products, what multiplies and attends on a CPU, tokens per batch, lanes (None: all).
 
-    `n_parts` is into how many a block of cells is cut, whose controls are held one part after another: twice as many with every
-    rung.
+    `n_parts` is into how many a block of cells is cut, whose controls are held one part after another, and computed
+    again by the next unit of the block: twice as many with every rung.
     `attention_from` has an entry for every kind of attention of the model, as `Arithmetic` reads it; `scales` one for every
     operation of the model, where changes are stored as float16 (delta16): the power of two that they are multiplied by.
     """

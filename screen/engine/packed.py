@@ -1,4 +1,4 @@
-"""PackedEngine: the units of a plan in packed batches, lanes busy, the control of a cell once."""
+"""PackedEngine: the units of a plan in packed batches, lanes busy, the control of a cell once while memory has room."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -45,6 +45,7 @@ class PackedEngine:
     def units(self, numbers: Iterable[int], progress: Progress) -> Generator[Unit, None, None]:
         """The units, in order, with the controls of every cell of theirs. Raises PredictionError at the first NaN."""
         self._control, self._begun = None, {}
+        self._in_flight.clear()
         if self.executor.device.type == "cuda":
             # weights and token rows were copied on another stream than the lanes'
             torch.cuda.synchronize(self.executor.device)
@@ -90,6 +91,7 @@ class PackedEngine:
             unit = BegunUnit(number, self.plan.unit(number), self.executor)
             if self._fits(unit, partial(self._hand_out, unit, lanes, progress)):
                 return unit
+            progress = _no_progress
 
     def _hand_out(self, unit: BegunUnit, lanes: Lanes, progress: Progress) -> None:
         e = unit.executor
@@ -147,7 +149,6 @@ class PackedEngine:
             return True
         unit.drop()
         self._control, self._begun = None, {}
-        self._in_flight.clear()
         if self.executor.batch_tokens >= unit.executor.batch_tokens:
             self.executor = unit.executor.smaller(reason)
         if self.executor.device.type == "cuda":
@@ -160,7 +161,8 @@ class PackedEngine:
             return self._control
         self._control = None
         while len(self._in_flight) >= BLOCKS_ALIVE:
-            wait(self._in_flight.popleft())
+            # those of a unit that was dropped are done, or cancelled
+            wait([batch for batch in self._in_flight.popleft() if not batch.done()])
         self._in_flight.append([])
         batches = pack_controls(self.screen.lengths, cell_C, unit.executor.batch_tokens)
         done = [lanes.submit_first(self.computer.controls, b) for b in batches]

@@ -30,6 +30,8 @@ from screen.running.workload import batches_by_block, item_flops, total_flops
 
 SAMPLED_UNITS = 24
 CALIBRATION_S = 2.0
+TOKEN_BYTES = 9
+"""Of a cell's own rows beside its control: an id, and whether it is pooled."""
 PROCESS_BYTES = 500 * 2**20
 """Python with torch and the other libraries loaded (measured: 450-550 MB)."""
 
@@ -269,7 +271,8 @@ def control_bytes(screen: Screen, executor: Executor) -> int:
     edits = () if executor.is_delta else screen.edits
     n_target = {t: n + screen.rows.n_conditions(t) for t, n in mean.items() if t != SOURCE}
     n_cells = min(-(-screen.plan.cells_per_block // executor.n_parts), screen.bank.n_cells)
-    return int(screen.adapter.cost.shared_bytes(edits, mean[SOURCE], n_target) * n_cells)
+    per_cell = float(screen.adapter.cost.shared_bytes(edits, mean[SOURCE], n_target))
+    return int((per_cell + TOKEN_BYTES * sum((mean[SOURCE], *n_target.values()))) * n_cells)
 
 
 def recorded_bytes(screen: Screen, executor: Executor) -> int:

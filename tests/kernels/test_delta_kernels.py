@@ -21,7 +21,7 @@ MODULES = {
     "tests.support.delta_cases": len(rows_cases.CHECKS + rows_cases.TRITON_CHECKS),
     "tests.support.delta_attention_cases": len(attention.CHECKS + attention.TRITON_CHECKS),
     "tests.support.delta_frame_cases": len(frames.CHECKS + frames.TRITON_CHECKS),
-    "tests.support.delta_drawn": 2,
+    "tests.support.delta_drawn": 3,
 }
 
 

@@ -1,4 +1,4 @@
-"""Checks of `frame_rows` against its definition, integer for integer: named cases, and what hypothesis draws.
+"""Checks of `frame_rows` against its definition, integer for integer.
 
 `TRITON_INTERPRET=1 python -m tests.support.delta_frame_cases cpu triton` in Triton's interpreter, `cuda triton` on a GPU node.
 """
@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from screen_kernels import MASK, PAD
 from screen_kernels.delta import Frame, columns_by_id, frame_rows, frame_rows_reference
 from torch import Tensor
@@ -109,33 +107,6 @@ def check_named_frames(device: str, backend: str) -> None:
         assert_same(frame_rows(*inputs, backend=backend), frame_rows_reference(*inputs), name)
 
 
-@st.composite
-def cases(draw: st.DrawFn) -> Case:
-    """Rows of any ids, pads, masks and repeats among them; items that are edits of their cells' rows, or any."""
-    row = st.lists(st.sampled_from([PAD, MASK, *range(4, 14)]), max_size=7)
-    control = draw(st.lists(row, min_size=1, max_size=3))
-    items = []
-    for c in draw(st.lists(st.integers(0, len(control) - 1), max_size=4)):
-        ids = list(control[c]) if draw(st.booleans()) else draw(row)
-        for _ in range(draw(st.integers(0, 3))):
-            ids.insert(draw(st.integers(0, len(ids))), draw(st.integers(4, 20)))
-        n_cut = draw(st.integers(0, 2))
-        items.append((c, ids[n_cut:]))
-    kind = st.sampled_from([torch.int32, torch.int64])
-    kinds, n_slots = (draw(kind), draw(kind)), draw(st.integers(0, 3))
-    return Case(control, items, n_slots, kinds, draw(st.booleans()), draw(st.integers(0, 99)))
-
-
-def check_drawn_frames(device: str, backend: str) -> None:
-    @settings(max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=[*HealthCheck])
-    @given(cases())
-    def check(case: Case) -> None:
-        inputs = case.inputs(device)
-        assert_same(frame_rows(*inputs, backend=backend), frame_rows_reference(*inputs), str(case))
-
-    check()
-
-
 def check_frames_write_nothing_else(device: str, backend: str) -> None:
     """Chunks of 4 columns, so that rows have several; memory for the stages starts as what columns could be."""
     from screen_kernels.delta import _frame_triton
@@ -161,7 +132,7 @@ def check_frames_write_nothing_else(device: str, backend: str) -> None:
         assert SENTINEL not in ours.is_carried_B.view(torch.int8)
 
 
-CHECKS = (check_named_frames, check_drawn_frames)
+CHECKS = (check_named_frames,)
 TRITON_CHECKS = (check_frames_write_nothing_else,)
 
 if __name__ == "__main__":

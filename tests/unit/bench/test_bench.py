@@ -217,7 +217,8 @@ def test_a_part_that_breaks_is_reported_and_the_others_run(
     assert gpu.main(["--device", "cpu", "--quick", "--only", "kernels", "--out", str(path)]) == 1
     found = json.loads(path.read_text())
     assert found["failures"] == ["broken by torch: AssertionError: off by one"]
-    assert [check["passed"] for check in found["checks"]] == [False, True]
+    first, *others = [check["passed"] for check in found["checks"]]
+    assert not first and all(others) and len(others) > 5
     assert "FAILED: broken by torch: AssertionError: off by one" in capsys.readouterr().out
 
 

@@ -24,6 +24,7 @@ from screen.running.workload import batches_by_block, total_flops
 from screen.store.store import ScreenStore
 from tests.support.store_fixture import GENES
 from tests.support.tiny import tiny, write
+from tests.unit.engine.test_engine import screen_of
 
 LIBRARY = {"genes": "all", "modes": ["mask", "overexpress"], "perturbation_sequence": ["src", "tgt"], "pert_tps": [2]}
 
@@ -107,24 +108,25 @@ def test_what_a_lane_keeps_of_controls_is_forecast(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "delta32"])
-@pytest.mark.parametrize("n_parts", [1, 2])
-def test_what_controls_take_is_forecast(precision: Any, n_parts: int, tmp_path: Path) -> None:
-    screen = prepare(load_config(write(tiny(library=LIBRARY), tmp_path / "s.yaml")))
-    executor, most = Executor(torch.device("cpu"), precision, batch_tokens=300, n_parts=n_parts), 0
+@pytest.mark.parametrize("n_parts", [1, 2, 4])
+def test_what_controls_take_is_forecast(precision: Any, n_parts: int) -> None:
+    screen = screen_of(("mask", "delete"), ("src",), (), False, 40, 4)
+    screen = screen.altered(layout=replace(screen.layout, keep_gene_cosine=False))
+    executor, held = Executor(torch.device("cpu"), precision, batch_tokens=300, n_parts=n_parts), dict[int, int]()
     engine = PackedEngine(screen, executor)
     compute = engine.computer.items
 
     def items(batch: Any, control: Any) -> Any:
-        nonlocal most
         parts = control.shared_C, control.embedding_CD, [e.log_BG for e in control.expression.values()]
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors_of(parts)}
-        most = max(most, sum(storages.values()))
+        held[len(control.cell_C)] = max(held.get(len(control.cell_C), 0), sum(storages.values()))
         return compute(batch, control)
 
     engine.computer.items = items  # type: ignore[method-assign]
     for _ in engine.units(range(screen.plan.n_units), lambda *_: None):
         pass
-    assert 0.5 * most <= control_bytes(screen, executor) <= 2 * most
+    assert max(held) == 4 // n_parts
+    assert held[max(held)] / 1.5 <= control_bytes(screen, executor) <= 1.5 * held[max(held)]
 
 
 def test_the_forecast_is_machine_readable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
