@@ -5,8 +5,9 @@ python -m benchmarks.engine.launches --device cuda     # the same, and how long 
 
 Counted where operations are dispatched: an operation that computes is one launch, a call of one of our kernels one more,
 a view none. The host waits where it reads a number back; the copy of the results, one per batch, is not counted.
-Time per launch is that of a batch of one edit of the shortest cell, which computes next to nothing, on a CPU with kernels of
-changes that give their result as it was allocated: what Python and torch take, and nothing of what a kernel's own launch does.
+Time per launch is that of a batch of one edit of the shortest cell: what Python and torch take, and what so little computes. On a CPU
+kernels of changes give zeros meanwhile, so that nothing is in it of their definitions, or of what a kernel's own launch takes.
+Batches of changes are of whole cells, others of one shape: cells differ between precisions.
 """
 
 import sys
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from screen_kernels.delta import Scaled
+from screen_kernels.delta import Frame, Scaled
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -35,7 +36,7 @@ from screen.engine.precision import find_scales
 from screen.engine.sample import sample
 from screen.engine.screen import Screen
 from screen.models.adapter import Batching
-from screen.models.delta import kernel_ops
+from screen.models.delta import frame, kernel_ops
 from screen.models.delta.forward import DeltaForward
 from screen.models.perturbgen.packed import PackedPerturbGen
 from screen.planning.batches import Batch, pack_controls, pack_unit
@@ -191,7 +192,7 @@ def host_microseconds(screen: Screen, executor: Executor) -> float:
 
 @contextmanager
 def kernels_that_compute_nothing() -> Iterator[None]:
-    """Those of changes allocate what they give: a device that takes no time."""
+    """Those of changes give zeros: a device that takes next to no time."""
 
     def like_queries(queries: Any, *rest: Any, scale: float, dtype: torch.dtype, **_: Any) -> Scaled:
         return Scaled(rest[1].out_MI.new_zeros((queries.n_rows, rest[1].out_MI.shape[1]), dtype=dtype), scale)
@@ -199,15 +200,28 @@ def kernels_that_compute_nothing() -> Iterator[None]:
     def like_rows(rows: Any, control_MD: Tensor, *_: Any, scale: float, dtype: torch.dtype, **__: Any) -> Scaled:
         return Scaled(control_MD.new_zeros((rows.n_rows, control_MD.shape[1]), dtype=dtype), scale)
 
-    null = {"attention_change_rows": like_queries, "norm_change_rows": like_rows, "activation_change_rows": like_rows}
-    before = {name: getattr(kernel_ops, name) for name in null}
+    def pooled(rows: Any, x_MD: Tensor, *_: Any) -> Tensor:
+        return x_MD.new_zeros((len(rows.cell_B), x_MD.shape[1]), dtype=torch.float64)
+
+    def frames(control_CL: Tensor, *rest: Any) -> Frame:
+        (n_items, width), n_columns = rest[3].shape, control_CL.shape[1] + rest[5]
+        ids, column = (
+            control_CL.new_zeros(shape, dtype=torch.long) for shape in ((n_items, n_columns, 4), (n_items, width))
+        )
+        keep, counted = (control_CL.new_ones((n_items, n_columns, 2), dtype=torch.bool) for _ in range(2))
+        return Frame(ids, keep, counted, column, control_CL.new_ones(n_items, dtype=torch.bool))
+
+    null = [(kernel_ops, "attention_change_rows", like_queries), (kernel_ops, "norm_change_rows", like_rows)]
+    null += [(kernel_ops, "activation_change_rows", like_rows), (kernel_ops, "pool_change_rows", pooled)]
+    null += [(frame, "frame_rows", frames)]
+    before = [(module, name, getattr(module, name)) for module, name, _ in null]
     try:
-        for name, kernel in null.items():
-            setattr(kernel_ops, name, kernel)
+        for module, name, kernel in null:
+            setattr(module, name, kernel)
         yield
     finally:
-        for name, kernel in before.items():
-            setattr(kernel_ops, name, kernel)
+        for module, name, kernel in before:
+            setattr(module, name, kernel)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -226,7 +240,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 n_edits=batch.n_items, n_cells=n_cells, per_edit=round(found.launches / batch.n_items, 2),
                 n_waits=found.waits.total(), waits=dict(found.waits), n_kernels=found.kernels.total(),
                 most=dict(found.operations.most_common(6)), mb_per_edit=round(found.n_bytes / batch.n_items / 1e6, 2),
-                mflop_per_edit=round(item_flops(screen, batch) / batch.n_items / 1e6, 1),
+                tokens_per_edit=round(batch.n_tokens / batch.n_items, 1),
+                # carrying changes multiplies more in attention, and nothing in the first one of a masked row
+                mflop_per_edit_packed=round(item_flops(screen, batch) / batch.n_items / 1e6, 1),
                 host_us_per_launch=round(host_microseconds(screen, executor), 1), device=given.device,
             )  # fmt: skip
             faults.append(reported(line))
