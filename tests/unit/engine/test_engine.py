@@ -4,6 +4,7 @@ import itertools
 import resource
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -188,6 +189,39 @@ def test_the_engines_agree_on_the_demo() -> None:
     ).units([0], quiet)
     assert len(exact.columns["items/rank"]) == 36
     assert_close(exact, packed)
+
+
+def test_an_engine_that_was_left_can_be_used_again() -> None:
+    screen, found = screen_of(("mask", "delete"), ("src",), (), False, 20, 2), list[dict[int, Unit]]()
+    engine = PackedEngine(screen, Executor(CPU, n_lanes=1))
+    left = engine.units(range(screen.plan.n_units), quiet)
+    next(left)
+    left.close()
+    again = threading.Thread(target=lambda: found.append(all_units(engine, screen)), daemon=True)
+    again.start()
+    again.join(120)
+    assert not again.is_alive()
+    assert_same(found[0], all_units(PackedEngine(screen, Executor(CPU)), screen))
+
+
+@pytest.mark.parametrize("has_control_lane", [False, True])
+def test_progress_counts_no_item_twice_where_controls_run_out_of_memory(has_control_lane: bool) -> None:
+    screen, counts, calls = screen_of(("mask",), ("src",), (), False, 10_000, 2), list[int](), itertools.count()
+    engine = PackedEngine(screen, Executor(CPU, batch_tokens=200, n_lanes=1), has_control_lane)
+    compute = engine.computer.control_columns
+
+    def control_columns(control: Any) -> Any:
+        # of the second block, when the items of the first are on their way
+        if next(calls) == 1:
+            raise MemoryError("no room")
+        return compute(control)
+
+    engine.computer.control_columns = control_columns  # type: ignore[method-assign]
+    (unit,) = engine.units([0], lambda n_items, *_: counts.append(n_items))
+    assert unit.record["parts_per_block"] == 2
+    assert sum(counts) <= screen.plan.n_items
+    (whole,) = PackedEngine(screen, Executor(CPU)).units([0], quiet)
+    assert_close(whole, unit)
 
 
 OUT_OF_MEMORY = """
