@@ -177,12 +177,7 @@ def host_microseconds(screen: Screen, executor: Executor) -> float:
     length_C = screen.bank.states[0].tokens.length_C
     shortest = min(np.unique(screen.plan.cell_I).tolist(), key=lambda c: int(length_C[c]))
     row = int(np.flatnonzero(screen.plan.cell_I == shortest)[0])
-    plan = screen.plan
-    one = replace(
-        plan, perturbation_I=plan.perturbation_I[row : row + 1], cell_I=plan.cell_I[row : row + 1],
-        n_edited_I=plan.n_edited_I[row : row + 1], is_screened_IT=plan.is_screened_IT[row : row + 1], unit_rows=1,
-    )  # fmt: skip
-    few = screen.altered(plan=one)
+    few = screen.altered(plan=screen.plan.only(np.array([row])))
     found, _, seconds = counted(few, executor, BATCH_TOKENS)
     if executor.device.type == "cpu" and executor.is_delta:
         with kernels_that_compute_nothing():

@@ -106,13 +106,12 @@ def pilot(screen: Screen, executor: Executor) -> Agreement:
     """
     small = _sample_of(screen)
     if executor.is_delta:
-        exact = _changes(
-            small, ReferenceEngine(small, replace(executor, device=torch.device("cpu"), precision="float64"))
-        )
+        on_cpu = replace(executor, device=torch.device("cpu"), precision="float64")
+        exact = changes_by_group(small, ReferenceEngine(small, on_cpu))
     else:
-        exact = _changes(small, PackedEngine(small, replace(executor, precision="float32")))
+        exact = changes_by_group(small, PackedEngine(small, replace(executor, precision="float32")))
     try:
-        rough = _changes(small, PackedEngine(small, executor))
+        rough = changes_by_group(small, PackedEngine(small, executor))
     except PredictionError:
         # float32 gave numbers, this precision NaN or infinity: nothing agrees
         return Agreement(executor.precision, sum(map(len, exact.values())), MOST, MOST, 0.0, 0.0, {})
@@ -129,14 +128,14 @@ def find_scales(screen: Screen, executor: Executor) -> dict[str, int]:
     model, seen = engine.computer.model, LargestSeen()
     assert isinstance(model, DeltaForward)
     engine.computer.model = replace(model, rounding=seen, at_once=False)
-    _changes(small, engine)
+    changes_by_group(small, engine)
     return seen.scales()
 
 
 def _sample_of(screen: Screen) -> Screen:
     keeps = screen.layout.expression_scale is None
     layout = replace(screen.layout, dtype="float32", keep_gene_cosine=False, keep_embeddings=keeps)
-    return sample(screen.altered(layout=layout), N_CELLS, ITEMS_PER_CELL)
+    return sample(screen.altered(layout=layout), N_CELLS, ITEMS_PER_CELL, is_even=True)
 
 
 def agreement(precision: str, exact: Groups, rough: Groups) -> Agreement:
@@ -224,8 +223,8 @@ def _ranks(x_I: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.argsort(np.argsort(x_I)).astype(np.float64)
 
 
-def _changes(screen: Screen, engine: PackedEngine | ReferenceEngine) -> dict[str, NDArray[np.float64]]:
-    """Log-expression changes, or embedding changes without counts, by mode, site and time point."""
+def changes_by_group(screen: Screen, engine: PackedEngine | ReferenceEngine) -> dict[str, NDArray[np.float64]]:
+    """Log-expression changes, or embedding changes without counts, of the first unit, by mode, site and time point."""
     (unit,) = engine.units([0], lambda n, tokens, padded: None)
     ps = screen.library.perturbations
     kind_I = np.array([f"{ps[p].mode} {'+'.join(ps[p].sites)}" for p in screen.plan.perturbation_I.tolist()])

@@ -8,31 +8,37 @@ from numpy.typing import NDArray
 from screen.engine.screen import Screen
 
 
-def sample(screen: Screen, n_cells: int, items_per_cell: int) -> Screen:
+def sample(screen: Screen, n_cells: int, items_per_cell: int, is_even: bool = False) -> Screen:
     """The screen of a few of its cells, spread over the first, middle and last, and a few items of each; one unit.
 
-    Items are spread evenly over each cell's items in the first block that holds it.
+    Items are spread evenly over each cell's items in the first block that holds it; `is_even`: as many of every mode and site,
+    at least one, as far as the cell has them.
     """
     plan = screen.plan
     n_blocks = int(plan.cell_I[-1]) // plan.cells_per_block + 1 if plan.n_items else 0
     candidates = [c for b in _spread(n_blocks, n_cells) for c in _spread_of(plan.cells_of_block(b), n_cells)]
     chosen = np.unique(np.array(candidates)[_spread(len(candidates), n_cells)])
+    kind_P = _kinds(screen) if is_even else np.zeros(len(screen.library.perturbations), np.int64)
     rows = []
     for cell in chosen:
         of_cell = np.flatnonzero(plan.cell_I == cell)
-        rows.append(of_cell[_spread(len(of_cell), items_per_cell)])
-    row_I = np.concatenate(rows)
+        kind_N = kind_P[plan.perturbation_I[of_cell]]
+        by_kind = sorted((of_cell[kind_N == k] for k in np.unique(kind_N)), key=len)
+        n_left = items_per_cell
+        for i, of_kind in enumerate(by_kind):
+            # what a kind lacks is given to those that have more
+            picked = _spread_of(of_kind, max(n_left // (len(by_kind) - i), 1))
+            rows += picked
+            n_left -= len(picked)
+    row_I = np.array(rows)
     row_I = row_I[np.lexsort((plan.cell_I[row_I], plan.perturbation_I[row_I]))]
-    cut = replace(
-        plan,
-        perturbation_I=plan.perturbation_I[row_I],
-        cell_I=plan.cell_I[row_I],
-        n_edited_I=plan.n_edited_I[row_I],
-        is_screened_IT=plan.is_screened_IT[row_I],
-        unit_rows=len(row_I),
-        cells_per_block=screen.bank.n_cells,
-    )
-    return screen.altered(plan=cut)
+    return screen.altered(plan=replace(plan.only(row_I), cells_per_block=screen.bank.n_cells))
+
+
+def _kinds(screen: Screen) -> NDArray[np.int64]:
+    """(P,) a number for every mode and site."""
+    label_P = [f"{p.mode} {p.site_label}" for p in screen.library.perturbations]
+    return np.unique(label_P, return_inverse=True)[1]
 
 
 def _spread(n: int, n_wanted: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -76,6 +76,17 @@ class Plan:
         start_BP = start_N[:-1].reshape(self.n_blocks, n_perturbations)
         end_B1 = np.append(start_BP[1:, :1], [[self.n_items]], axis=0)
         return np.concatenate([start_BP, end_B1], axis=1)
+
+    def only(self, row_I: NDArray[np.integer]) -> "Plan":
+        """The plan of some of its rows, in this order, as one unit."""
+        return replace(
+            self,
+            perturbation_I=self.perturbation_I[row_I],
+            cell_I=self.cell_I[row_I],
+            n_edited_I=self.n_edited_I[row_I],
+            is_screened_IT=self.is_screened_IT[row_I],
+            unit_rows=max(len(row_I), 1),
+        )
 
     def fingerprint(self) -> str:
         """SHA-256 over the items, their order, and how they are cut into units and blocks."""
