@@ -1,6 +1,6 @@
 """What only a GPU can show, in one command on a bare node: kernels and engines checked, then speed and precision.
 
-PYTHONPATH=.:kernels python -m benchmarks.gpu                        # a CUDA device; five to six minutes of an H100, by counting
+PYTHONPATH=.:kernels python -m benchmarks.gpu                        # a CUDA device; about four minutes of an H100, by counting
 PYTHONPATH=.:kernels python -m benchmarks.gpu --device cpu --quick   # every code path anywhere, in seconds
 
 Needs torch >= 2.11, triton >= 3.6, numpy, pydantic, yaml and rich; the part `demo` needs perturbscreen installed, and is
@@ -50,7 +50,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, cpu (default: cuda)")
     parser.add_argument("--only", nargs="+", choices=[p.__name__ for p in PARTS], help="some parts (default: all)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
-    parser.add_argument("--seconds", type=float, help="to measure each precision, about (default: 4; quick: 0.5)")
+    parser.add_argument("--seconds", type=float, help="to measure each precision, about (default: 2.5; quick: 0.5)")
     out = Path(os.environ.get("OUT", "."), "gpu.json")
     parser.add_argument("--out", type=Path, default=out, help="JSON file (default: $OUT/gpu.json, or here)")
     parser.add_argument("--readout", type=float, default=1e-5, help="largest error of a readout, of its scale")
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     limits = {"readout": asked.readout, "delta rms": asked.delta_rms, "delta worst": asked.delta_worst}
     limits |= {"delta relative": asked.delta_relative, "integers that differ": 0, "columns missing": 0}
     limits |= {"change, median": LIMITS["median_error"], "change, 90 %": LIMITS["p90_error"]}
-    job = Job(device, asked.quick, asked.seconds or (0.5 if asked.quick else 4.0), limits)
+    job = Job(device, asked.quick, asked.seconds or (0.5 if asked.quick else 2.5), limits)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:

@@ -13,13 +13,14 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.checks import EDITS, TINY
-from benchmarks.gpu.job import Job, results, say, twin
+from benchmarks.gpu.checks import CPU, EDITS, TINY
+from benchmarks.gpu.job import Job, say, twin
 from screen import edits
-from screen.engine.executor import AnyPrecision, Executor
+from screen.engine.executor import DELTA, AnyPrecision, Executor
 from screen.engine.packed import PackedEngine
-from screen.engine.precision import find_scales, pilot
+from screen.engine.precision import agreement, changes_by_group, find_scales
 from screen.engine.reference import ReferenceEngine
+from screen.engine.sample import sample
 from screen.engine.screen import Screen
 from screen.models.delta.forward import DeltaForward
 from screen.models.perturbgen.random import random_model, sizes_of
@@ -29,14 +30,15 @@ PRECISIONS: tuple[AnyPrecision, ...] = ("float32", "fp16x2", "delta16")
 MODES = tuple(mode.name for mode in edits.TABLE if mode.parameter is None)
 LISTS = (20, 100, 0)
 """Lengths of the lists of genes; 0: every gene of the model."""
-TIMED_S, WARM_ITEMS, MOST_ITEMS, QUICK_ITEMS = 1.5, 1_500, 20_000, 16
+TIMED_S, WARM_ITEMS, MOST_ITEMS, QUICK_ITEMS = 1.0, 1_500, 20_000, 16
 """A run that is timed takes about so long, however fast it is: the pace of a few edits says of how many, at most so many."""
 MIN_CELLS, MOST_CELLS = 8, 1_000
 PROFILED_ITEMS, N_KERNELS = 4_000, 12
 ALL_GENES, BOTH_TIMES = "src mask, all genes", "tgt mask at two times, all genes"
 QUICK_CASES = (ALL_GENES, BOTH_TIMES)
-N_EXACT, EXACT_CELLS = 8, 8
-"""Genes at the real size, and cells, of the screens that are compared with float64, which the CPU computes."""
+EXACT_CELLS, N_EXACT, QUICK_EXACT, EVERY_NTH = 8, 8, 4, 5
+"""Cells, and edits of each, of every mode and site that is compared with float64, which the CPU computes; which genes."""
+TINY_EXACT: tuple[AnyPrecision, ...] = ("delta32", "delta16")
 
 
 def executor_of(screen: Screen, precision: AnyPrecision, job: Job) -> Executor:
@@ -61,46 +63,38 @@ def changes(job: Job) -> None:
 
 
 def exactness(job: Job) -> None:
-    """delta32 and delta16 against the plain model in float64 on the CPU, as a run's pilot does, by mode, site and time."""
-    genes = range(0, TINY.n_genes, 100 if job.is_quick else 20)
+    """Against the plain model in float64 on the CPU, by mode, site and time: tiny models at every site, then the real size."""
+    n_cells = 3 if job.is_quick else EXACT_CELLS
     for name, edits_of in list(EDITS.items())[-1 if job.is_quick else 0 :]:
-        for precision in ("delta32", "delta16"):
-            with job.part(f"{precision} = float64, {name}"):
-                screen = twin(TINY, 3 if job.is_quick else EXACT_CELLS, genes, modes=MODES, **edits_of)
-                agreement(job, f"{precision} = float64, {name}", screen, precision)
-    for site in () if job.is_quick else ("src", "tgt"):
-        with job.part(f"delta16 = float64, real size, {site}"):
-            genes = range(0, job.sizes.n_genes, job.sizes.n_genes // N_EXACT)
-            screen = twin(
-                job.sizes, EXACT_CELLS, genes, modes=MODES, sites=(site,), pert_tps=(1,) if site == "tgt" else ()
-            )
-            agreement(job, f"delta16 = float64, real size, {site}", screen, "delta16")
-    with job.part("errors against float64"):
-        against_float64(job)
+        with job.part(f"errors of a tiny model, {name}"):
+            screen = twin(TINY, n_cells, range(0, TINY.n_genes, EVERY_NTH), modes=MODES, **edits_of)
+            against_float64(job, f"tiny model, {name}", screen, TINY_EXACT)
+    sites: dict[str, dict[str, Any]] = {"src": {"sites": ("src",)}, "tgt": {"sites": ("tgt",), "pert_tps": (1,)}}
+    for site, edits_of in list(sites.items())[: 1 if job.is_quick else None]:
+        with job.part(f"errors at the real size, {site}"):
+            screen = twin(job.sizes, n_cells, range(0, job.sizes.n_genes, EVERY_NTH), modes=MODES, **edits_of)
+            against_float64(job, f"real size, {site}", screen, PRECISIONS)
 
 
-def agreement(job: Job, name: str, screen: Screen, precision: AnyPrecision) -> None:
-    """Records the pilot's figures as a check."""
-    found = pilot(screen, executor_of(screen, precision, job))
-    _, (median, p90) = found.worst
-    job.figures.setdefault("changes", {}).setdefault("errors", {})[name] = found.figures()
-    job.check(name, {"change, median": median, "change, 90 %": p90})
-
-
-def against_float64(job: Job) -> None:
-    """Rms error of a change over its rms, median over masks in the source: every precision beside the plain model in float64."""
-    genes, cpu = range(0, job.sizes.n_genes, job.sizes.n_genes // N_EXACT), Executor(torch.device("cpu"), "float64")
-    exact = results(ReferenceEngine(twin(job.sizes, EXACT_CELLS, genes), cpu))["delta/t1"]
-    found = job.figures.setdefault("changes", {}).setdefault("errors against float64", {"edits": len(exact)})
-    for precision in PRECISIONS:
-        # each has a model of its own, wherever it is moved
-        screen = twin(job.sizes, EXACT_CELLS, genes)
-        ours = results(engine_of(screen, executor_of(screen, precision, job)))["delta/t1"]
-        sizes_I = np.sqrt(np.mean(np.square(exact, dtype=np.float64), axis=1))
-        errors_I = np.sqrt(np.mean(np.square(ours - exact, dtype=np.float64), axis=1))[sizes_I > 0]
-        found[precision] = float(np.median(errors_I / sizes_I[sizes_I > 0]))
-    said = ", ".join(f"{p} {found[p]:.2g}" for p in PRECISIONS)
-    say(f"errors against float64, of the change (median of {len(exact)} edits): {said}")
+def against_float64(job: Job, name: str, screen: Screen, precisions: Sequence[AnyPrecision]) -> None:
+    """Rms error of a change over its rms, median and 90 %, in every precision; of those that carry changes it is checked."""
+    n_each = QUICK_EXACT if job.is_quick else N_EXACT
+    few = sample(screen, screen.bank.n_cells, len(MODES) * n_each, is_even=True)
+    exact = changes_by_group(few, ReferenceEngine(few, Executor(CPU, "float64")))
+    found = job.figures.setdefault("changes", {}).setdefault("errors against float64", {}).setdefault(name, {})
+    found["edits"] = {group: len(x) for group, x in exact.items()}
+    for precision in precisions:
+        ours = changes_by_group(few, engine_of(few, executor_of(few, precision, job)))
+        agreed = agreement(precision, exact, ours)
+        found[precision] = agreed.figures()
+        if precision in DELTA:
+            _, (median, p90) = agreed.worst
+            job.check(f"{precision} = float64, {name}", {"change, median": median, "change, 90 %": p90})
+    say(f"\n{f'errors of the change, {name}: edits':<80}" + "".join(f"{p:>20}" for p in precisions))
+    for group, n in found["edits"].items():
+        of_group = (found[p]["by_group"].get(group) for p in precisions)
+        said = ["-" if errors is None else "{:.2g} / {:.2g}".format(*errors) for errors in of_group]
+        say(f"{group:<70}{n:>10}" + "".join(f"{errors:>20}" for errors in said))
 
 
 def cases(job: Job) -> dict[str, Callable[[int], Screen]]:
@@ -125,12 +119,7 @@ def cases(job: Job) -> dict[str, Callable[[int], Screen]]:
 def first_items(screen: Screen, n_most: int) -> Screen:
     """A screen of its first items, so many at most."""
     plan = screen.plan
-    n = min(plan.n_items, n_most)
-    cut = replace(
-        plan, perturbation_I=plan.perturbation_I[:n], cell_I=plan.cell_I[:n], n_edited_I=plan.n_edited_I[:n],
-        is_screened_IT=plan.is_screened_IT[:n],
-    )  # fmt: skip
-    return screen.altered(plan=cut)
+    return screen.altered(plan=replace(plan.only(np.arange(min(plan.n_items, n_most))), unit_rows=plan.unit_rows))
 
 
 def seconds(engine: PackedEngine) -> tuple[float, int]:

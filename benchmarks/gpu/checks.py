@@ -1,18 +1,27 @@
 """Kernels against their definitions, the packed engine against the reference engine."""
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
 from typing import Any
 
 import torch
+from screen_kernels.backend import Backend
 
 from benchmarks.gpu.job import Job, errors_of, results, twin
 from screen.engine.executor import Executor
 from screen.engine.packed import PackedEngine
 from screen.engine.reference import ReferenceEngine
 from screen.engine.screen import Screen
+from screen.machine import available_cores
 from screen.models.synthetic import SyntheticSizes
 
-CPU = torch.device("cpu")
+CPU, MOST_PROCESSES = torch.device("cpu"), 8
+Check = Callable[[str, str], None]
+"""Of a kernel, on a device, by a backend; raises AssertionError."""
 TINY = SyntheticSizes(
     width=64, n_heads=4, encoder_head_width=16, head_width=8, n_encoder_blocks=2, n_blocks=2, n_genes=300,
     n_source_tokens=903, max_len=256, n_times=2,
@@ -30,14 +39,27 @@ def kernels(job: Job) -> None:
     """Every kernel, those of changes too, against its definition: by Triton on a GPU, by torch on a CPU."""
     from tests.support import delta_attention_cases, delta_cases, delta_frame_cases, kernel_cases
 
-    backend, modules = "triton" if job.device.type == "cuda" else "torch", [kernel_cases, delta_cases]
-    modules += [delta_attention_cases, delta_frame_cases]
+    backend, n_processes = (
+        ("triton", min(available_cores(), MOST_PROCESSES)) if job.device.type == "cuda" else ("torch", 1)
+    )
+    # what takes longest to compile first
+    modules: tuple[Any, ...] = (delta_attention_cases, kernel_cases, delta_cases, delta_frame_cases)
     checks = [check for m in modules for check in (*m.CHECKS, *(m.TRITON_CHECKS if backend == "triton" else ()))]
-    for check in checks:
-        name = f"{check.__name__.removeprefix('check_')} by {backend}"
-        with job.part(name):
-            check(str(job.device), backend)
-            job.check(name, {})
+    run_checks(job, checks, backend, n_processes)
+
+
+def run_checks(job: Job, checks: Sequence[Check], backend: Backend, n_processes: int) -> None:
+    """Each on the device, in some processes side by side: where no kernel is compiled yet, compiling is most of the work."""
+    with ExitStack() as stack:
+        runs: list[Callable[[], None]] = [partial(check, str(job.device), backend) for check in checks]
+        if n_processes > 1:
+            pool = stack.enter_context(ProcessPoolExecutor(n_processes, get_context("spawn")))
+            runs = [pool.submit(run).result for run in runs]
+        for check, run in zip(checks, runs, strict=True):
+            name = f"{check.__name__.removeprefix('check_')} by {backend}"
+            with job.part(name):
+                run()
+                job.check(name, {})
 
 
 def engines(job: Job) -> None:

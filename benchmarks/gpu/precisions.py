@@ -56,13 +56,10 @@ def table(job: Job) -> None:
     if "precisions" not in job.figures:
         return
     head = f"\n{'precision':<10}{'edits/s':>12}{'TFLOP/s':>10}{'ceiling':>10}{'share':>8}{'outside':>9}{'peak GB':>9}"
-    say(head + "".join(f"{'error, ' + g:>30}" for g in GROUPS) + f"{'genome-wide, hours':>20}")
+    say(head + "".join(f"{'error, ' + g:>30}" for g in GROUPS))
     for precision, m in job.figures["precisions"].items():
         line = f"{precision:<10}{m['edits_per_s']:>12,.1f}{m['tflops']:>10.3g}{m['ceiling_tflops']:>10.3g}"
         line += f"{m['share_of_ceiling']:>8.0%}{m['outside_model_share']:>9.1%}{m['peak_memory_bytes'] / 1e9:>9.2f}"
         for error in (m.get("delta error", {}).get(g, {"n": 0}) for g in GROUPS):
             line += f"{'{median:.2e} ({n} edits)'.format(**error) if error['n'] else 'no edit':>30}"
-        say(f"{line}{m['projection']['device_hours']:>20,.2f}")
-    edits = "{n_edits:,} edits, {mean_gflop_per_edit:.1f} GFLOP each on average, rows as in the synthetic cells"
-    for m in list(job.figures["precisions"].values())[:1]:
-        say(f"genome-wide is projected, not run: {edits.format(**m['projection'])}; storing not included")
+        say(line)

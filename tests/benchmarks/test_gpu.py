@@ -11,8 +11,9 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import changes, demo, projection, targets
+from benchmarks.gpu import changes, checks, demo, projection, targets
 from benchmarks.gpu.job import Job
+from tests.support import kernel_cases
 
 REACHED, NOT_REACHED, NOT_MEASURED = "reached", "not reached", "not measured"
 
@@ -61,6 +62,20 @@ def test_a_demo_that_breaks_fails_with_what_it_said(tmp_path: Path, monkeypatch:
     assert len(found["failures"]) == len(demo.RUNS)
     assert "exit code 3" in found["failures"][0]
     assert "the disk is full" in found["failures"][0]
+
+
+def check_that_fails(device: str, backend: str) -> None:
+    raise AssertionError(f"off by one on {device} by {backend}")
+
+
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_checks_of_kernels_fail_one_by_one_however_many_run_at_once(n_processes: int) -> None:
+    job = job_on("cpu")
+    checks.run_checks(job, [check_that_fails, kernel_cases.check_add_norm], "torch", n_processes)
+    assert [(c["name"], c["passed"]) for c in job.figures["checks"]] == [
+        ("that_fails by torch", False), ("add_norm by torch", True),
+    ]  # fmt: skip
+    assert job.figures["failures"] == ["that_fails by torch: AssertionError: off by one on cpu by torch"]
 
 
 def test_without_its_packages_the_demo_is_skipped_which_is_no_failure_and_no_check(

@@ -184,8 +184,14 @@ def test_the_gpu_script_runs_all_its_parts_on_a_bare_node_without_a_gpu(tmp_path
     assert all(case["delta16"]["computed otherwise"] == 0 < case["delta16"]["edits/s"] for case in of_changes.values())
     assert set(found["upstream-shaped, edits/s"]) == {"float32, 64", "tf32, 64", "autocast, 64"}
     errors = found["changes"]["errors against float64"]
-    assert 0 < errors["float32"] < errors["fp16x2"] < 0.01
-    assert 0 < errors["delta16"] < 0.01
+    assert set(errors["real size, src"]["edits"]) == {f"{mode} src t1" for mode in changes.MODES}
+    for of_precision in (dict(e) for e in errors.values()):
+        assert set(of_precision.pop("edits").values()) == {3 * changes.QUICK_EXACT}
+        assert all(0 < p["median_error"] < p["limits"]["median_error"] for p in of_precision.values())
+    of_real = {name: p["median_error"] for name, p in errors.pop("real size, src").items() if name != "edits"}
+    assert list(of_real) == list(changes.PRECISIONS)
+    assert of_real["float32"] < of_real["fp16x2"]
+    assert all(tiny["delta32"]["median_error"] < tiny["delta16"]["median_error"] / 100 for tiny in errors.values())
     assert set(found["projection"]) == {"edits", "bytes", "float32", "fp16x2", "delta16"}
     assert set(found["skipped"]) == {"demo"}
     assert "zarr" in found["skipped"]["demo"]
@@ -217,8 +223,9 @@ def test_a_part_that_breaks_is_reported_and_the_others_run(
     assert gpu.main(["--device", "cpu", "--quick", "--only", "kernels", "--out", str(path)]) == 1
     found = json.loads(path.read_text())
     assert found["failures"] == ["broken by torch: AssertionError: off by one"]
-    first, *others = [check["passed"] for check in found["checks"]]
-    assert not first and all(others) and len(others) > 5
+    passed = {check["name"]: check["passed"] for check in found["checks"]}
+    assert [name for name, has_passed in passed.items() if not has_passed] == ["broken by torch"]
+    assert len(passed) > 5
     assert "FAILED: broken by torch: AssertionError: off by one" in capsys.readouterr().out
 
 
