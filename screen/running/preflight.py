@@ -19,6 +19,7 @@ from screen.engine.precision import yardstick
 from screen.engine.sample import sample
 from screen.engine.screen import Screen
 from screen.errors import CellError, ConfigError
+from screen.machine import available_cores
 from screen.models.delta.forward import DeltaForward
 from screen.planning.batches import pack_controls, pack_unit
 from screen.planning.layout import MOMENT_BYTES, SUMMARIES
@@ -34,6 +35,8 @@ TOKEN_BYTES = 9
 """Of a cell's own rows beside its control: an id, and whether it is pooled."""
 PROCESS_BYTES = 500 * 2**20
 """Python with torch and the other libraries loaded (measured: 450-550 MB)."""
+TABLES_BYTES, REPORT_BYTES = 100 * 2**20, 250 * 2**20
+"""Of the tables, per core (measured: 97 MB), and of the page with its figures (230 MB); what screening took is not given back before."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +254,8 @@ def _memory(screen: Screen, executor: Executor) -> tuple[int, int]:
     counts = sum(s.counts.data.nbytes + s.counts.indices.nbytes for s in bank.states.values() if s.counts is not None)
     arrays = sum(x.nbytes for x in (plan.perturbation_I, plan.cell_I, plan.n_edited_I, plan.is_screened_IT))
     unit = min(plan.unit_rows, plan.n_items) * screen.layout.held_bytes(len(screen.vocabulary))
-    host = PROCESS_BYTES + cost.weight_bytes() + 4 * tokens + counts + arrays + (UNITS_AHEAD + 3) * unit
+    after = min(available_cores(), len(screen.library)) * TABLES_BYTES + screen.output.report * REPORT_BYTES
+    host = PROCESS_BYTES + cost.weight_bytes() + 4 * tokens + counts + arrays + (UNITS_AHEAD + 3) * unit + after
     n_blocks = min(BLOCKS_ALIVE, plan.n_blocks * executor.n_parts)
     device = n_lanes * cost.working_bytes(executor.batch_tokens) + n_blocks * control_bytes(screen, executor)
     if executor.is_delta:

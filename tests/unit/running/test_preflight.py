@@ -1,6 +1,10 @@
 """What `plan` says before anything runs is what running then does."""
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +109,29 @@ def test_what_a_lane_keeps_of_controls_is_forecast(tmp_path: Path) -> None:
     assert 0.5 * recorded_bytes(screen, executor) <= most <= 2 * recorded_bytes(screen, executor)
     one, two = (forecast(screen, replace(executor, n_lanes=n)).host_bytes for n in (1, 2))
     assert two - one == screen.adapter.cost.working_bytes(300) + recorded_bytes(screen, executor)
+
+
+@pytest.fixture
+def two_cores() -> Iterator[None]:
+    """As many at most, for this process and its children."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:2])
+    yield
+    os.sched_setaffinity(0, before)
+
+
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize("has_report", [True, False])
+def test_the_memory_of_a_whole_run_tables_and_page_included_is_forecast(tmp_path: Path, has_report: bool) -> None:
+    config = write(tiny(output={"report": has_report}), tmp_path / "s.yaml")
+    expected = forecast(prepare(load_config(config)), Executor(torch.device("cpu"))).host_bytes
+    command = [sys.executable, "-m", "screen.cli", "run", str(config), "--out", str(tmp_path / "out")]
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, (tmp_path / "said").read_text()
+    assert 0.5 * expected < usage.ru_maxrss * 1024 < expected, (usage.ru_maxrss, expected)
 
 
 @pytest.mark.parametrize("precision", ["float32", "delta32"])
