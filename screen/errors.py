@@ -77,8 +77,11 @@ def nearest(name: str, allowed: Iterable[str], n: int = 3) -> str:
 
 def closest(name: str, allowed: Iterable[str], n: int = 3) -> list[str]:
     """The allowed names that are spelt most alike, the nearest first; letter case does not count."""
-    by_lower = {a.lower(): a for a in allowed}
-    return [by_lower[c] for c in difflib.get_close_matches(name.lower(), list(by_lower), n=n, cutoff=0.6)]
+    by_lower, low = {a.lower(): a for a in allowed}, name.lower()
+    # two letters the wrong way round are one slip, which matching blocks take for two
+    swapped = (low[:i] + low[i + 1] + low[i] + low[i + 2 :] for i in range(len(low) - 1))
+    near = difflib.get_close_matches(low, list(by_lower), n=n, cutoff=0.6)
+    return [by_lower[c] for c in dict.fromkeys([low, *swapped, *near]) if c in by_lower][:n]
 
 
 def some(names: Iterable[object], n: int = 5) -> str:
