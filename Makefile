@@ -86,7 +86,7 @@ demo-model: $(VENV)/.installed
 bench: $(VENV)/.installed
 	@$(BIN)/python -m benchmarks.run_all $(addprefix --only ,$(ONLY))
 
-# What only a GPU can show, five to six minutes of an H100 by counting: kernels and engine checked, then speed by case and precision,
+# What only a GPU can show, four to five minutes of an H100 by counting: kernels and engine checked, then speed by case and precision,
 # the demo, bandwidth, what is projected and what was to be reached. No installation: PYTHON, by default python3, has torch >= 2.11,
 # triton >= 3.6, numpy, pydantic, yaml and rich; the demo is skipped where perturbscreen is not installed. Writes $OUT/gpu.json.
 # By parts: make bench-gpu ONLY="changes upstream"

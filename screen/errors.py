@@ -80,8 +80,10 @@ def closest(name: str, allowed: Iterable[str], n: int = 3) -> list[str]:
     by_lower, low = {a.lower(): a for a in allowed}, name.lower()
     # two letters the wrong way round are one slip, which matching blocks take for two
     swapped = (low[:i] + low[i + 1] + low[i] + low[i + 2 :] for i in range(len(low) - 1))
+    slips = [s for s in swapped if s in by_lower and s != low]
+    itself = [low] if low in by_lower else []
     near = difflib.get_close_matches(low, list(by_lower), n=n, cutoff=0.6)
-    return [by_lower[c] for c in dict.fromkeys([low, *swapped, *near]) if c in by_lower][:n]
+    return [by_lower[c] for c in dict.fromkeys([*itself, *slips, *near])][:n]
 
 
 def some(names: Iterable[object], n: int = 5) -> str:

@@ -1,6 +1,6 @@
 """What only a GPU can show, in one command on a bare node: kernels and engines checked, then speed and precision.
 
-PYTHONPATH=.:kernels python -m benchmarks.gpu                        # a CUDA device; about four minutes of an H100, by counting
+PYTHONPATH=.:kernels python -m benchmarks.gpu                        # a CUDA device; four to five minutes of an H100, by counting
 PYTHONPATH=.:kernels python -m benchmarks.gpu --device cpu --quick   # every code path anywhere, in seconds
 
 Needs torch >= 2.11, triton >= 3.6, numpy, pydantic, yaml and rich; the part `demo` needs perturbscreen installed, and is

@@ -1,7 +1,7 @@
 """Kernels against their definitions, the packed engine against the reference engine."""
 
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -19,7 +19,7 @@ from screen.engine.screen import Screen
 from screen.machine import available_cores
 from screen.models.synthetic import SyntheticSizes
 
-CPU, MOST_PROCESSES = torch.device("cpu"), 8
+CPU, MOST_PROCESSES, CHECK_S = torch.device("cpu"), 8, 120.0
 Check = Callable[[str, str], None]
 """Of a kernel, on a device, by a backend; raises AssertionError."""
 TINY = SyntheticSizes(
@@ -49,17 +49,40 @@ def kernels(job: Job) -> None:
 
 
 def run_checks(job: Job, checks: Sequence[Check], backend: Backend, n_processes: int) -> None:
-    """Each on the device, in some processes side by side: where no kernel is compiled yet, compiling is most of the work."""
+    """Each on the device; by several processes side by side, each check in a new one.
+
+    Where no kernel is compiled yet, compiling is most of the work; and a kernel that breaks the device breaks no other's.
+    """
     with ExitStack() as stack:
-        runs: list[Callable[[], None]] = [partial(check, str(job.device), backend) for check in checks]
+        runs: list[Callable[[], float]] = [
+            partial(seconds_of_check, check, str(job.device), backend) for check in checks
+        ]
         if n_processes > 1:
-            pool = stack.enter_context(ProcessPoolExecutor(n_processes, get_context("spawn")))
-            runs = [pool.submit(run).result for run in runs]
+            pool = get_context("spawn").Pool(n_processes, alone, (str(job.device),), maxtasksperchild=1)
+            stack.enter_context(pool)
+            runs = [partial(pool.apply_async(run).get, CHECK_S) for run in runs]
         for check, run in zip(checks, runs, strict=True):
-            name = f"{check.__name__.removeprefix('check_')} by {backend}"
+            name, seconds = f"{check.__name__.removeprefix('check_')} by {backend}", None
             with job.part(name):
-                run()
+                seconds = run()
                 job.check(name, {})
+            if seconds is not None:
+                # not how long it was waited for
+                job.figures["seconds"][name] = round(seconds, 1)
+
+
+def alone(device: str) -> None:
+    """Makes a new process use this device, and one core."""
+    torch.set_num_threads(1)
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+
+
+def seconds_of_check(check: Check, device: str, backend: Backend) -> float:
+    """What it takes. Raises what the check does."""
+    start = time.perf_counter()
+    check(device, backend)
+    return time.perf_counter() - start
 
 
 def engines(job: Job) -> None:

@@ -21,6 +21,7 @@ from screen.models.delta.forward import DeltaForward
 from screen.models.delta.rounding import LargestSeen
 
 N_CELLS, ITEMS_PER_CELL, TOP = 8, 12, 10
+"""Of the sample, and how many of the strongest items are compared; a cell has an item of every mode and site at least."""
 MOST = 1e9
 """The error of a precision that gives no finite numbers."""
 LIMITS: Mapping[str, float] = {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from screen.cells.bank import SOURCE
+from screen.running.workload import most_rows
 
 if TYPE_CHECKING:
     from screen.engine.screen import Screen
@@ -55,13 +56,13 @@ def described_plan(screen: Screen) -> list[str]:
             "(`null: {n: 0}` for none)"
         )
     if layout.has_counts:
-        lines.append(f"  differential expression: up to {_n_rows(screen):,} rows before `deg --top` and thresholds")
+        lines.append(f"  differential expression: up to {most_rows(screen):,} rows before `deg --top` and thresholds")
     return lines
 
 
 def notes_of(screen: Screen) -> list[str]:
     """What the user should know of a plan."""
-    n_rows, notes = _n_rows(screen), list(screen.notes)
+    n_rows, notes = most_rows(screen), list(screen.notes)
     if screen.layout.has_counts and n_rows > MANY_ROWS and screen.deg.top is None:
         size = n_rows * ROW_BYTES / 1e9
         notes.insert(
@@ -70,12 +71,6 @@ def notes_of(screen: Screen) -> list[str]:
             "deg: {top: N} writes the N genes of each group that change most",
         )
     return notes
-
-
-def _n_rows(screen: Screen) -> int:
-    """Most rows of the table of genes."""
-    n_strata, n_times = len(screen.plan.coverage.stratum), len(screen.layout.pred_tps)
-    return len(screen.library) * len(screen.vocabulary) * n_strata * n_times
 
 
 def described_forecast(f: Forecast) -> list[str]:

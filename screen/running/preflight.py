@@ -27,7 +27,8 @@ from screen.planning.segments import Segments, has_moments
 from screen.running.described import described_forecast, described_plan, notes_of
 from screen.running.prepare import prepare
 from screen.running.unscreened import nothing_to_screen, reasons
-from screen.running.workload import batches_by_block, item_flops, total_flops
+from screen.running.workload import batches_by_block, item_flops, most_rows, total_flops
+from screen.stats.parts import count_parts
 
 SAMPLED_UNITS = 24
 CALIBRATION_S = 2.0
@@ -36,7 +37,10 @@ TOKEN_BYTES = 9
 PROCESS_BYTES = 500 * 2**20
 """Python with torch and the other libraries loaded (measured: 450-550 MB)."""
 TABLES_BYTES, REPORT_BYTES = 100 * 2**20, 250 * 2**20
-"""Of the tables, per core (measured: 97 MB), and of the page with its figures (230 MB); what screening took is not given back before."""
+"""Of the tables, per thread that works on a part (97 MB, measured on two cores), and of the page with its figures (230 MB).
+
+What screening took is not given back before.
+"""
 
 
 @dataclass(frozen=True)
@@ -254,7 +258,8 @@ def _memory(screen: Screen, executor: Executor) -> tuple[int, int]:
     counts = sum(s.counts.data.nbytes + s.counts.indices.nbytes for s in bank.states.values() if s.counts is not None)
     arrays = sum(x.nbytes for x in (plan.perturbation_I, plan.cell_I, plan.n_edited_I, plan.is_screened_IT))
     unit = min(plan.unit_rows, plan.n_items) * screen.layout.held_bytes(len(screen.vocabulary))
-    after = min(available_cores(), len(screen.library)) * TABLES_BYTES + screen.output.report * REPORT_BYTES
+    n_parts = count_parts(len(screen.library), most_rows(screen)) if screen.layout.has_counts else 1
+    after = min(available_cores(), n_parts) * TABLES_BYTES + screen.output.report * REPORT_BYTES
     host = PROCESS_BYTES + cost.weight_bytes() + 4 * tokens + counts + arrays + (UNITS_AHEAD + 3) * unit + after
     n_blocks = min(BLOCKS_ALIVE, plan.n_blocks * executor.n_parts)
     device = n_lanes * cost.working_bytes(executor.batch_tokens) + n_blocks * control_bytes(screen, executor)

@@ -47,3 +47,9 @@ def total_flops(screen: Screen, batch_tokens: int, by_cell: bool = False) -> flo
 def _target(screen: Screen, batch: Batch) -> dict[int, int]:
     """Width of every target row, condition tokens included."""
     return {t: n + screen.rows.n_conditions(t) for t, n in batch.n_target.items()}
+
+
+def most_rows(screen: Screen) -> int:
+    """Most rows of the table of genes: every perturbation, gene, stratum and time point."""
+    n_strata, n_times = len(screen.plan.coverage.stratum), len(screen.layout.pred_tps)
+    return len(screen.library) * len(screen.vocabulary) * n_strata * n_times

@@ -116,6 +116,13 @@ def each(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> 
     return on_threads([dask.delayed(function, pure=False, traverse=False)(*a) for a in arguments], lambda: None)
 
 
+def count_parts(n_perturbations: int, n_rows: int) -> int:
+    """How many parts a table of so many rows is made in: of whole perturbations."""
+    # so many that no core waits long for the last
+    n_shared = min(PARTS_PER_CORE * available_cores(), -(-n_rows // (2 * ROWS_PER_GROUP)))
+    return min(MAX_PARTS, n_perturbations, max(-(-n_rows // ROWS_PER_PART), n_shared))
+
+
 @contextmanager
 def gene_tables(
     store: StoreReader, directory: Path, strata: Strata, config: DegConfig,
@@ -136,9 +143,7 @@ def gene_tables(
     perturbations = np.concatenate([np.unique(b.read("items/perturbation")) + b.first for b in store.blocks])
     order = sorted((int(p) for p in perturbations), key=lambda p: (names.target[p], names.id[p]))
     n_rows = len(order) * len(names.feature) * len(strata.name_S) * len(store.layout.pred_tps)
-    # so many that no core waits long for the last
-    n_shared = min(PARTS_PER_CORE * available_cores(), -(-n_rows // (2 * ROWS_PER_GROUP)))
-    n_parts = min(MAX_PARTS, len(order), max(-(-n_rows // ROWS_PER_PART), n_shared))
+    n_parts = count_parts(len(order), n_rows)
     tables = {folder: schema_of(config)} if store.layout.has_counts else {}
     if config.compare:
         tables[directory / COMPARE] = pair_schema(config)

@@ -1,7 +1,9 @@
 """The benchmark of a GPU: the demo stamped, what is projected of its figures, and what it is meant to reach."""
 
 import json
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from torch.autograd.profiler_util import FunctionEvent
 
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import changes, checks, demo, projection, targets
-from benchmarks.gpu.job import Job
+from benchmarks.gpu.job import Job, twin
+from screen.engine.executor import Executor
+from screen.engine.screen import Screen
 from tests.support import kernel_cases
 
 REACHED, NOT_REACHED, NOT_MEASURED = "reached", "not reached", "not measured"
@@ -76,6 +80,50 @@ def test_checks_of_kernels_fail_one_by_one_however_many_run_at_once(n_processes:
         ("that_fails by torch", False), ("add_norm by torch", True),
     ]  # fmt: skip
     assert job.figures["failures"] == ["that_fails by torch: AssertionError: off by one on cpu by torch"]
+
+
+def check_that_takes_a_second(device: str, backend: str) -> None:
+    time.sleep(1)
+
+
+def test_seconds_of_a_check_are_its_own_not_those_it_was_waited_for() -> None:
+    job = job_on("cpu")
+    checks.run_checks(job, [check_that_takes_a_second] * 2 + [kernel_cases.check_add_norm], "torch", 2)
+    assert 1 <= job.figures["seconds"]["that_takes_a_second by torch"] < 5
+    assert [c["passed"] for c in job.figures["checks"]] == [True] * 3
+
+
+def check_that_kills_its_process(device: str, backend: str) -> None:
+    os._exit(1)
+
+
+def test_a_check_that_kills_its_process_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "CHECK_S", 20.0)
+    job = job_on("cpu")
+    checks.run_checks(job, [check_that_kills_its_process, kernel_cases.check_add_norm], "torch", 2)
+    assert [c["passed"] for c in job.figures["checks"]] == [False, True]
+
+
+def test_a_precision_that_fails_keeps_the_errors_of_the_others(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    plain = changes.executor_of
+
+    def broken(screen: Screen, precision: Any, job: Job) -> Executor:
+        if precision == "delta32":
+            raise RuntimeError("no such kernel")
+        return plain(screen, precision, job)
+
+    monkeypatch.setattr(changes, "executor_of", broken)
+    job = Job(torch.device("cpu"), True, 1.0, {"change, median": 0.01, "change, 90 %": 0.05})
+    screen = twin(checks.TINY, 3, range(0, 300, 5), modes=changes.MODES)
+    changes.against_float64(job, "tiny", screen, ("delta32", "delta16"))
+    assert job.figures["failures"] == ["delta32 = float64, tiny: RuntimeError: no such kernel"]
+    assert [(c["name"], c["passed"]) for c in job.figures["checks"]] == [
+        ("delta32 = float64, tiny", False), ("delta16 = float64, tiny", True),
+    ]  # fmt: skip
+    found = job.figures["changes"]["errors against float64"]["tiny"]
+    assert set(found) == {"edits", "delta16"}
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("mask src t1")]
+    assert line.split()[-4] == "-"
 
 
 def test_without_its_packages_the_demo_is_skipped_which_is_no_failure_and_no_check(
