@@ -28,7 +28,6 @@ from screen.running.described import described_forecast, described_plan, notes_o
 from screen.running.prepare import prepare
 from screen.running.unscreened import nothing_to_screen, reasons
 from screen.running.workload import batches_by_block, item_flops, most_rows, total_flops
-from screen.stats.parts import count_parts
 
 SAMPLED_UNITS = 24
 CALIBRATION_S = 2.0
@@ -258,9 +257,8 @@ def _memory(screen: Screen, executor: Executor) -> tuple[int, int]:
     counts = sum(s.counts.data.nbytes + s.counts.indices.nbytes for s in bank.states.values() if s.counts is not None)
     arrays = sum(x.nbytes for x in (plan.perturbation_I, plan.cell_I, plan.n_edited_I, plan.is_screened_IT))
     unit = min(plan.unit_rows, plan.n_items) * screen.layout.held_bytes(len(screen.vocabulary))
-    n_parts = count_parts(len(screen.library), most_rows(screen)) if screen.layout.has_counts else 1
-    after = min(available_cores(), n_parts) * TABLES_BYTES + screen.output.report * REPORT_BYTES
-    host = PROCESS_BYTES + cost.weight_bytes() + 4 * tokens + counts + arrays + (UNITS_AHEAD + 3) * unit + after
+    host = PROCESS_BYTES + cost.weight_bytes() + 4 * tokens + counts + arrays + (UNITS_AHEAD + 3) * unit
+    host += tables_bytes(screen)
     n_blocks = min(BLOCKS_ALIVE, plan.n_blocks * executor.n_parts)
     device = n_lanes * cost.working_bytes(executor.batch_tokens) + n_blocks * control_bytes(screen, executor)
     if executor.is_delta:
@@ -270,6 +268,15 @@ def _memory(screen: Screen, executor: Executor) -> tuple[int, int]:
         return host + device, 0
     # controls have a lane of their own
     return host, device + cost.working_bytes(executor.batch_tokens) + cost.weight_bytes() + 2 * tokens
+
+
+def tables_bytes(screen: Screen) -> int:
+    """Bytes of what follows screening: the tables, by as many threads as have a part, and the page."""
+    # polars is not loaded before it is needed
+    from screen.stats.parts import count_parts
+
+    n_parts = count_parts(len(screen.library), most_rows(screen)) if screen.layout.has_counts else 1
+    return min(available_cores(), n_parts) * TABLES_BYTES + screen.output.report * REPORT_BYTES
 
 
 def control_bytes(screen: Screen, executor: Executor) -> int:

@@ -22,7 +22,16 @@ from screen.engine.packed import PackedEngine
 from screen.models.delta.forward import DeltaForward
 from screen.models.delta.recording import tensors_of
 from screen.running.configuration import load_config
-from screen.running.preflight import control_bytes, disk_bytes, forecast, h5ad_bytes, n_files, recorded_bytes
+from screen.running.preflight import (
+    TABLES_BYTES,
+    control_bytes,
+    disk_bytes,
+    forecast,
+    h5ad_bytes,
+    n_files,
+    recorded_bytes,
+    tables_bytes,
+)
 from screen.running.prepare import prepare
 from screen.running.workload import batches_by_block, total_flops
 from screen.store.store import ScreenStore
@@ -109,6 +118,19 @@ def test_what_a_lane_keeps_of_controls_is_forecast(tmp_path: Path) -> None:
     assert 0.5 * recorded_bytes(screen, executor) <= most <= 2 * recorded_bytes(screen, executor)
     one, two = (forecast(screen, replace(executor, n_lanes=n)).host_bytes for n in (1, 2))
     assert two - one == screen.adapter.cost.working_bytes(300) + recorded_bytes(screen, executor)
+
+
+def test_memory_of_tables_is_that_of_threads_that_have_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = prepare(load_config(write(tiny(output={"report": False}), tmp_path / "s.yaml")))
+    found = []
+    for n_cores, most_rows in ((2, 10**8), (64, 10**8), (64, 10), (64, 5 * 2**17)):
+        monkeypatch.setattr("screen.running.preflight.available_cores", lambda n=n_cores: n)
+        monkeypatch.setattr("screen.stats.parts.available_cores", lambda n=n_cores: n)
+        monkeypatch.setattr("screen.running.preflight.most_rows", lambda _, n=most_rows: n)
+        found.append(tables_bytes(screen) // TABLES_BYTES)
+    # as many parts as perturbations at most
+    assert len(screen.library) == 60
+    assert found == [2, 60, 1, 5]
 
 
 RUN_AND_SAY_PEAK = """
