@@ -19,7 +19,7 @@ from screen.engine.screen import Screen
 from screen.machine import available_cores
 from screen.models.synthetic import SyntheticSizes
 
-CPU, MOST_PROCESSES, CHECK_S = torch.device("cpu"), 8, 120.0
+CPU, MOST_PROCESSES, CHECKS_S = torch.device("cpu"), 8, 240.0
 Check = Callable[[str, str], None]
 """Of a kernel, on a device, by a backend; raises AssertionError."""
 TINY = SyntheticSizes(
@@ -49,18 +49,18 @@ def kernels(job: Job) -> None:
 
 
 def run_checks(job: Job, checks: Sequence[Check], backend: Backend, n_processes: int) -> None:
-    """Each on the device; by several processes side by side, each check in a new one.
+    """Each on the device; by several processes side by side, each check in a new one, all within CHECKS_S.
 
     Where no kernel is compiled yet, compiling is most of the work; and a kernel that breaks the device breaks no other's.
     """
     with ExitStack() as stack:
-        runs: list[Callable[[], float]] = [
-            partial(seconds_of_check, check, str(job.device), backend) for check in checks
-        ]
+        runs: list[Callable[[], float]] = [partial(seconds_of, check, str(job.device), backend) for check in checks]
         if n_processes > 1:
-            pool = get_context("spawn").Pool(n_processes, alone, (str(job.device),), maxtasksperchild=1)
-            stack.enter_context(pool)
-            runs = [partial(pool.apply_async(run).get, CHECK_S) for run in runs]
+            pool = stack.enter_context(get_context("spawn").Pool(n_processes, maxtasksperchild=1))
+            results = [pool.apply_async(alone, (check, str(job.device), backend)) for check in checks]
+            until = time.perf_counter() + CHECKS_S
+            # of a process that was killed nothing is ever heard
+            runs = [lambda r=result: r.get(max(until - time.perf_counter(), 0.1)) for result in results]
         for check, run in zip(checks, runs, strict=True):
             name, seconds = f"{check.__name__.removeprefix('check_')} by {backend}", None
             with job.part(name):
@@ -71,18 +71,19 @@ def run_checks(job: Job, checks: Sequence[Check], backend: Backend, n_processes:
                 job.figures["seconds"][name] = round(seconds, 1)
 
 
-def alone(device: str) -> None:
-    """Makes a new process use this device, and one core."""
-    torch.set_num_threads(1)
-    if device.startswith("cuda"):
-        torch.cuda.set_device(device)
-
-
-def seconds_of_check(check: Check, device: str, backend: Backend) -> float:
+def seconds_of(check: Check, device: str, backend: Backend) -> float:
     """What it takes. Raises what the check does."""
     start = time.perf_counter()
     check(device, backend)
     return time.perf_counter() - start
+
+
+def alone(check: Check, device: str, backend: Backend) -> float:
+    """The same in a new process: on this device, and on one core."""
+    torch.set_num_threads(1)
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+    return seconds_of(check, device, backend)
 
 
 def engines(job: Job) -> None:

@@ -98,10 +98,20 @@ def check_that_kills_its_process(device: str, backend: str) -> None:
 
 
 def test_a_check_that_kills_its_process_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "CHECK_S", 20.0)
-    job = job_on("cpu")
-    checks.run_checks(job, [check_that_kills_its_process, kernel_cases.check_add_norm], "torch", 2)
-    assert [c["passed"] for c in job.figures["checks"]] == [False, True]
+    monkeypatch.setattr(checks, "CHECKS_S", 25.0)
+    job, killed = job_on("cpu"), check_that_kills_its_process
+    start = time.perf_counter()
+    checks.run_checks(job, [killed, kernel_cases.check_add_norm, killed], "torch", 2)
+    # all of them together
+    assert time.perf_counter() - start < 45
+    assert [c["passed"] for c in job.figures["checks"]] == [False, True, False]
+
+
+def test_a_device_that_cannot_be_had_fails_every_check_at_once() -> None:
+    job, start = job_on("cuda:99"), time.perf_counter()
+    checks.run_checks(job, [kernel_cases.check_add_norm, kernel_cases.check_split_half], "torch", 2)
+    assert [c["passed"] for c in job.figures["checks"]] == [False, False]
+    assert time.perf_counter() - start < 60
 
 
 def test_a_precision_that_fails_keeps_the_errors_of_the_others(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

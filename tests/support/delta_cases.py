@@ -263,7 +263,7 @@ def assert_pooled(
         assert bool(is_fine.all()), f"{what}: item {b} differs by {float((ours[b] - exact[b]).abs().max()):.3g}"
 
 
-def check_row_kernels_write_nothing_else(device: str, backend: str) -> None:
+def check_row_kernels_of_changes_write_nothing_else(device: str, backend: str) -> None:
     from screen_kernels.delta import _activation_triton, _norm_triton, _pool_triton
 
     for case in (CASES["cells in any order"], CASES["a width that no power of two divides"]):
@@ -295,7 +295,7 @@ CHECKS: tuple[Callable[[str, str], None], ...] = (
     check_gelu_on_both_sides_of_small,
     check_pool,
 )
-TRITON_CHECKS: tuple[Callable[[str, str], None], ...] = (check_row_kernels_write_nothing_else,)
+TRITON_CHECKS: tuple[Callable[[str, str], None], ...] = (check_row_kernels_of_changes_write_nothing_else,)
 
 
 def run_checks(checks: Sequence[Callable[[str, str], None]], device: str, backend: str) -> None:
