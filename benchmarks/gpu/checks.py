@@ -54,7 +54,9 @@ def run_checks(job: Job, checks: Sequence[Check], backend: Backend, n_processes:
     Where no kernel is compiled yet, compiling is most of the work; and a kernel that breaks the device breaks no other's.
     """
     with ExitStack() as stack:
-        runs: list[Callable[[], float]] = [partial(seconds_of, check, str(job.device), backend) for check in checks]
+        runs: list[Callable[[], float]] = [
+            partial(seconds_of_check, check, str(job.device), backend) for check in checks
+        ]
         if n_processes > 1:
             pool = stack.enter_context(get_context("spawn").Pool(n_processes, maxtasksperchild=1))
             results = [pool.apply_async(alone, (check, str(job.device), backend)) for check in checks]
@@ -71,7 +73,7 @@ def run_checks(job: Job, checks: Sequence[Check], backend: Backend, n_processes:
                 job.figures["seconds"][name] = round(seconds, 1)
 
 
-def seconds_of(check: Check, device: str, backend: Backend) -> float:
+def seconds_of_check(check: Check, device: str, backend: Backend) -> float:
     """What it takes. Raises what the check does."""
     start = time.perf_counter()
     check(device, backend)
@@ -83,7 +85,7 @@ def alone(check: Check, device: str, backend: Backend) -> float:
     torch.set_num_threads(1)
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
-    return seconds_of(check, device, backend)
+    return seconds_of_check(check, device, backend)
 
 
 def engines(job: Job) -> None:

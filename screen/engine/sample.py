@@ -18,16 +18,16 @@ def sample(screen: Screen, n_cells: int, items_per_cell: int, is_even: bool = Fa
     n_blocks = int(plan.cell_I[-1]) // plan.cells_per_block + 1 if plan.n_items else 0
     candidates = [c for b in _spread(n_blocks, n_cells) for c in _spread_of(plan.cells_of_block(b), n_cells)]
     chosen = np.unique(np.array(candidates)[_spread(len(candidates), n_cells)])
-    kind_P = _kinds(screen) if is_even else np.zeros(len(screen.library.perturbations), np.int64)
+    group_P = _groups(screen) if is_even else np.zeros(len(screen.library.perturbations), np.int64)
     rows = []
     for cell in chosen:
         of_cell = np.flatnonzero(plan.cell_I == cell)
-        kind_N = kind_P[plan.perturbation_I[of_cell]]
-        by_kind = sorted((of_cell[kind_N == k] for k in np.unique(kind_N)), key=len)
+        group_N = group_P[plan.perturbation_I[of_cell]]
+        groups = sorted((of_cell[group_N == g] for g in np.unique(group_N)), key=len)
         n_left = items_per_cell
-        for i, of_kind in enumerate(by_kind):
-            # what a kind lacks is given to those that have more
-            picked = _spread_of(of_kind, max(n_left // (len(by_kind) - i), 1))
+        for i, group in enumerate(groups):
+            # what one lacks is given to those that have more
+            picked = _spread_of(group, max(n_left // (len(groups) - i), 1))
             rows += picked
             n_left -= len(picked)
     row_I = np.array(rows)
@@ -35,7 +35,7 @@ def sample(screen: Screen, n_cells: int, items_per_cell: int, is_even: bool = Fa
     return screen.altered(plan=replace(plan.only(row_I), cells_per_block=screen.bank.n_cells))
 
 
-def _kinds(screen: Screen) -> NDArray[np.int64]:
+def _groups(screen: Screen) -> NDArray[np.int64]:
     """(P,) a number for every mode and site."""
     label_P = [f"{p.mode} {p.site_label}" for p in screen.library.perturbations]
     return np.unique(label_P, return_inverse=True)[1]

@@ -162,7 +162,7 @@ def test_the_memory_of_a_whole_run_tables_and_page_included_is_forecast(tmp_path
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     peak = 1024 * int(ran.stdout.split()[-1])
-    assert 0.4 * expected < peak < expected, (peak, expected)
+    assert 0.5 * expected < peak < expected, (peak, expected)
 
 
 @pytest.mark.parametrize("precision", ["float32", "delta32"])
