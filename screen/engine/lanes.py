@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from traceback import clear_frames
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
@@ -35,12 +36,29 @@ class Lanes:
 
     def __init__(self, device: torch.device, n_lanes: int | None = None, has_first_lane: bool | None = None) -> None:
         self.device, self.n_lanes = device, n_lanes or default_lanes(device)
-        has_one = device.type == "cuda" if has_first_lane is None else has_first_lane
-        self._first_lane = ThreadPoolExecutor(1, initializer=self._enter) if has_one else None
+        self._has_first_lane = device.type == "cuda" if has_first_lane is None else has_first_lane
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(1)
-        self._pool = ThreadPoolExecutor(self.n_lanes, initializer=self._enter)
+        self._open()
         self._first = deque[tuple[Future[Any], Callable[[], object]]]()
+
+    def _open(self) -> None:
+        self._first_lane = ThreadPoolExecutor(1, initializer=self._enter) if self._has_first_lane else None
+        self._pool = ThreadPoolExecutor(self.n_lanes, initializer=self._enter)
+
+    def _close(self, cancel: bool) -> None:
+        for pool in (self._first_lane, self._pool):
+            if pool is not None:
+                pool.shutdown(wait=True, cancel_futures=cancel)
+
+    def renew(self) -> None:
+        """Other threads, when what was handed out is done: on a CPU, after a lane ran out of memory.
+
+        oneDNN keeps the error of a kernel that it got no memory for with the thread, and can make no kernel there any more.
+        """
+        if self.device.type == "cpu":
+            self._close(cancel=False)
+            self._open()
 
     def _enter(self) -> None:
         torch.set_num_threads(1)
@@ -86,8 +104,13 @@ class Lanes:
             found.set_result(result)
 
     def _run(self, task: Callable[[], R]) -> R:
-        with torch.inference_mode():
-            result = task()
+        try:
+            with torch.inference_mode():
+                result = task()
+        except Exception as error:
+            if is_out_of_memory(error):
+                let_go(error)
+            raise
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
         return result
@@ -96,9 +119,7 @@ class Lanes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for pool in (self._first_lane, self._pool):
-            if pool is not None:
-                pool.shutdown(wait=True, cancel_futures=True)
+        self._close(cancel=True)
         torch.set_num_threads(self._threads_before)
 
 
@@ -118,6 +139,13 @@ def to_host(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
     }
     torch.cuda.current_stream().synchronize()
     return {name: np.asarray(x) for name, x in copies.items()}
+
+
+def let_go(error: BaseException | None) -> None:
+    """Drops the tensors that an error's traceback holds: the local variables of every call that it ended."""
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,10 +1,12 @@
 """The packed engine equals the reference engine on random screens, whatever the budget, the lanes or the order."""
 
+import gc
 import itertools
 import resource
 import subprocess
 import sys
 import threading
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -220,6 +222,32 @@ def test_progress_counts_no_item_twice_where_controls_run_out_of_memory(has_cont
     (unit,) = engine.units([0], lambda n_items, *_: counts.append(n_items))
     assert unit.record["parts_per_block"] == 2
     assert sum(counts) <= screen.plan.n_items
+    (whole,) = PackedEngine(screen, Executor(CPU)).units([0], quiet)
+    assert_close(whole, unit)
+
+
+@pytest.mark.parametrize("has_control_lane", [False, True])
+def test_a_lower_rung_has_the_room_of_the_attempt_before(has_control_lane: bool) -> None:
+    screen, failed, alive = screen_of(("mask", "delete"), ("src",), (), False, 10_000, 2), list[Any](), list[int]()
+    engine = PackedEngine(screen, Executor(CPU, batch_tokens=400, n_lanes=2), has_control_lane)
+    compute = engine.computer.items
+
+    def items(batch: Any, control: Any) -> Any:
+        if engine.executor.n_parts < 4:
+            failed.append(weakref.ref(control))
+            raise MemoryError("no room")
+        if not alive:
+            alive.append(sum(control() is not None for control in failed))
+        return compute(batch, control)
+
+    engine.computer.items = items  # type: ignore[method-assign]
+    gc.disable()
+    try:
+        (unit,) = engine.units([0], quiet)
+    finally:
+        gc.enable()
+    assert len(failed) > 1
+    assert alive == [0]
     (whole,) = PackedEngine(screen, Executor(CPU)).units([0], quiet)
     assert_close(whole, unit)
 
