@@ -1,11 +1,13 @@
 """Kernels against their definitions, the packed engine against the reference engine."""
 
 import time
+import traceback
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -53,17 +55,12 @@ def run_checks(job: Job, checks: Sequence[Check], backend: Backend, n_processes:
 
     Where no kernel is compiled yet, compiling is most of the work; and a kernel that breaks the device breaks no other's.
     """
-    with ExitStack() as stack:
-        runs: list[Callable[[], float]] = [
-            partial(seconds_of_check, check, str(job.device), backend) for check in checks
-        ]
+    with ThreadPoolExecutor(n_processes) as waiting:
+        tasks: list[Callable[[], float]] = [partial(seconds_of_check, c, str(job.device), backend) for c in checks]
         if n_processes > 1:
-            pool = stack.enter_context(get_context("spawn").Pool(n_processes, maxtasksperchild=1))
-            results = [pool.apply_async(alone, (check, str(job.device), backend)) for check in checks]
             until = time.perf_counter() + CHECKS_S
-            # of a process that was killed nothing is ever heard
-            runs = [lambda r=result: r.get(max(until - time.perf_counter(), 0.1)) for result in results]
-        for check, run in zip(checks, runs, strict=True):
+            tasks = [waiting.submit(in_a_process, c, str(job.device), backend, until).result for c in checks]
+        for check, run in zip(checks, tasks, strict=True):
             name, seconds = f"{check.__name__.removeprefix('check_')} by {backend}", None
             with job.part(name):
                 seconds = run()
@@ -80,12 +77,39 @@ def seconds_of_check(check: Check, device: str, backend: Backend) -> float:
     return time.perf_counter() - start
 
 
-def alone(check: Check, device: str, backend: Backend) -> float:
-    """The same in a new process: on this device, and on one core."""
-    torch.set_num_threads(1)
-    if device.startswith("cuda"):
-        torch.cuda.set_device(device)
-    return seconds_of_check(check, device, backend)
+def in_a_process(check: Check, device: str, backend: Backend, until: float) -> float:
+    """The same in a new process, which is killed at `until`. Raises RuntimeError with what went wrong, also with the process."""
+    context = get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=alone, args=(check, device, backend, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        if not ours.poll(max(until - time.perf_counter(), 0.1)):
+            raise RuntimeError(f"not done within the {CHECKS_S:.0f} s of all checks")
+        found = ours.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"its process ended with exit code {process.exitcode} and said nothing") from None
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+    if isinstance(found, str):
+        raise RuntimeError(found)
+    return float(found)
+
+
+def alone(check: Check, device: str, backend: Backend, result: Connection) -> None:
+    """Of the new process: on this device and on one core. Sends the seconds, or what went wrong."""
+    try:
+        torch.set_num_threads(1)
+        if device.startswith("cuda"):
+            torch.cuda.set_device(device)
+        result.send(seconds_of_check(check, device, backend))
+    except Exception as error:
+        traceback.print_exc()
+        result.send(f"{type(error).__name__}: {error}")
 
 
 def engines(job: Job) -> None:
