@@ -1,10 +1,12 @@
 """Lanes: threads that run batches side by side, one core of a CPU or one stream of a GPU each."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from threading import Event
 from traceback import clear_frames
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
@@ -20,6 +22,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 GPU_LANES = 2
 """Streams per GPU: while one lane waits for its results the other computes."""
+START_TRIES, START_WAIT_S = 50, 0.02
 
 
 def default_lanes(device: torch.device) -> int:
@@ -56,9 +59,15 @@ class Lanes:
 
         oneDNN keeps the error of a kernel that it got no memory for with the thread, and can make no kernel there any more.
         """
-        if self.device.type == "cpu":
-            self._close(cancel=False)
-            self._open()
+        if self.device.type != "cpu":
+            return
+        self._close(cancel=False)
+        self._open()
+        may_end = Event()
+        first = [] if self._first_lane is None else [self._first_lane]
+        for pool in [*first, *[self._pool] * self.n_lanes]:
+            _start(pool, may_end.wait)
+        may_end.set()
 
     def _enter(self) -> None:
         torch.set_num_threads(1)
@@ -123,6 +132,15 @@ class Lanes:
         torch.set_num_threads(self._threads_before)
 
 
+def _start(pool: ThreadPoolExecutor, task: Callable[[], object]) -> None:
+    """Starts a thread more with this task. The room of one that ended is there a moment after it was waited for."""
+    for _ in range(START_TRIES):
+        with suppress(RuntimeError):
+            pool.submit(task)
+            return
+        time.sleep(START_WAIT_S)
+
+
 def to_device(x: NDArray[Any], device: torch.device) -> Tensor:
     """A copy on the device, through pinned memory to a GPU, which nobody waits for; on a CPU the array itself."""
     found = torch.from_numpy(x)
@@ -152,6 +170,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether a computation failed for want of memory, on a GPU or a CPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # the last is what oneDNN says when it gets no memory for a kernel
-    words = ("can't allocate memory", "bad_alloc", "out of memory", "alloc_failed", "could not create a")
+    # the last two: what oneDNN says when it gets no memory for a kernel, Python for a thread
+    words = (
+        "can't allocate memory", "bad_alloc", "out of memory", "alloc_failed", "could not create a", "can't start new thread",
+    )  # fmt: skip
     return isinstance(error, RuntimeError) and any(w in str(error).lower() for w in words)
