@@ -55,12 +55,11 @@ class Lanes:
                 pool.shutdown(wait=True, cancel_futures=cancel)
 
     def renew(self) -> None:
-        """Other threads, when what was handed out is done: on a CPU, after a lane ran out of memory.
+        """Other threads, when what was handed out is done: after a lane ran out of memory.
 
-        oneDNN keeps the error of a kernel that it got no memory for with the thread, and can make no kernel there any more.
+        With them goes what each keeps of the cells that it met last, and oneDNN's error of a kernel that it got no memory for:
+        it stays with the thread, where no kernel can be made any more.
         """
-        if self.device.type != "cpu":
-            return
         self._close(cancel=False)
         self._open()
         may_end = Event()

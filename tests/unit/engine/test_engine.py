@@ -227,28 +227,39 @@ def test_progress_counts_no_item_twice_where_controls_run_out_of_memory(has_cont
 
 
 @pytest.mark.parametrize("has_control_lane", [False, True])
-def test_a_lower_rung_has_the_room_of_the_attempt_before(has_control_lane: bool) -> None:
-    screen, failed, alive = screen_of(("mask", "delete"), ("src",), (), False, 10_000, 2), list[Any](), list[int]()
-    engine = PackedEngine(screen, Executor(CPU, batch_tokens=400, n_lanes=2), has_control_lane)
-    compute = engine.computer.items
+@pytest.mark.parametrize("precision", ["float32", "delta32"])
+def test_a_lower_rung_has_the_room_of_the_attempt_before(precision: Any, has_control_lane: bool) -> None:
+    screen, held, alive = screen_of(("mask", "delete"), ("src",), (), False, 10_000, 2), list[Any](), list[int]()
+    executor = Executor(CPU, precision, batch_tokens=400, n_lanes=2)
+    engine = PackedEngine(screen, executor, has_control_lane)
+    compute_controls, compute = engine.computer.controls, engine.computer.items
+
+    def controls(batch: Any) -> Any:
+        # whatever of the attempts before is still held when controls are computed again
+        alive.append(sum(x() is not None for n_parts, x in held if n_parts < engine.executor.n_parts))
+        control = compute_controls(batch)
+        held.extend(
+            (engine.executor.n_parts, weakref.ref(x)) for x in (*control.embedding_CD.values(), *control.shared_C)
+        )
+        return control
 
     def items(batch: Any, control: Any) -> Any:
+        columns = compute(batch, control)
         if engine.executor.n_parts < 4:
-            failed.append(weakref.ref(control))
             raise MemoryError("no room")
-        if not alive:
-            alive.append(sum(control() is not None for control in failed))
-        return compute(batch, control)
+        return columns
 
+    engine.computer.controls = controls  # type: ignore[method-assign]
     engine.computer.items = items  # type: ignore[method-assign]
     gc.disable()
     try:
         (unit,) = engine.units([0], quiet)
     finally:
         gc.enable()
-    assert len(failed) > 1
-    assert alive == [0]
-    (whole,) = PackedEngine(screen, Executor(CPU)).units([0], quiet)
+    assert unit.record["parts_per_block"] == 4
+    assert sum(n_parts < 4 for n_parts, _ in held) > 2
+    assert not any(alive)
+    (whole,) = PackedEngine(screen, Executor(CPU, precision)).units([0], quiet)
     assert_close(whole, unit)
 
 
