@@ -55,12 +55,13 @@ def run_checks(job: Job, checks: Sequence[Check], backend: Backend, n_processes:
 
     Where no kernel is compiled yet, compiling is most of the work; and a kernel that breaks the device breaks no other's.
     """
-    with ThreadPoolExecutor(n_processes) as waiting:
-        tasks: list[Callable[[], float]] = [partial(seconds_of_check, c, str(job.device), backend) for c in checks]
+    runs: list[Callable[[], float]] = [partial(seconds_of_check, c, str(job.device), backend) for c in checks]
+    waiting = ThreadPoolExecutor(n_processes)
+    try:
         if n_processes > 1:
             until = time.perf_counter() + CHECKS_S
-            tasks = [waiting.submit(in_a_process, c, str(job.device), backend, until).result for c in checks]
-        for check, run in zip(checks, tasks, strict=True):
+            runs = [waiting.submit(in_a_process, c, str(job.device), backend, until).result for c in checks]
+        for check, run in zip(checks, runs, strict=True):
             name, seconds = f"{check.__name__.removeprefix('check_')} by {backend}", None
             with job.part(name):
                 seconds = run()
@@ -68,6 +69,9 @@ def run_checks(job: Job, checks: Sequence[Check], backend: Backend, n_processes:
             if seconds is not None:
                 # not how long it was waited for
                 job.figures["seconds"][name] = round(seconds, 1)
+    finally:
+        # Ctrl-C begins no other
+        waiting.shutdown(wait=False, cancel_futures=True)
 
 
 def seconds_of_check(check: Check, device: str, backend: Backend) -> float:
@@ -78,7 +82,7 @@ def seconds_of_check(check: Check, device: str, backend: Backend) -> float:
 
 
 def in_a_process(check: Check, device: str, backend: Backend, until: float) -> float:
-    """The same in a new process, which is killed at `until`. Raises RuntimeError with what went wrong, also with the process."""
+    """The same in a new process, which is killed once it is `until`. Raises RuntimeError with the error, or how the process ended."""
     context = get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=alone, args=(check, device, backend, theirs), daemon=True)

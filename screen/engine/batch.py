@@ -39,6 +39,10 @@ class BatchComputer:
         layout = self.screen.layout
         return predict_controls(self.model, self.resident, batch, layout.expression_scale, layout.keep_gene_cosine)
 
+    def forget(self) -> None:
+        """Lets go of what lanes keep of the cells that they met last."""
+        self.model.forget()
+
     def control_columns(self, control: Control) -> Columns:
         """What is kept of controls, on the host."""
         predicted = {t: torch.from_numpy(x).to(self.device) for t, x in control.is_predicted_C.items()}

@@ -1,12 +1,10 @@
 """Lanes: threads that run batches side by side, one core of a CPU or one stream of a GPU each."""
 
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from threading import Event
 from traceback import clear_frames
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
@@ -22,7 +20,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 GPU_LANES = 2
 """Streams per GPU: while one lane waits for its results the other computes."""
-START_TRIES, START_WAIT_S = 50, 0.02
 
 
 def default_lanes(device: torch.device) -> int:
@@ -39,34 +36,12 @@ class Lanes:
 
     def __init__(self, device: torch.device, n_lanes: int | None = None, has_first_lane: bool | None = None) -> None:
         self.device, self.n_lanes = device, n_lanes or default_lanes(device)
-        self._has_first_lane = device.type == "cuda" if has_first_lane is None else has_first_lane
+        has_one = device.type == "cuda" if has_first_lane is None else has_first_lane
+        self._first_lane = ThreadPoolExecutor(1, initializer=self._enter) if has_one else None
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(1)
-        self._open()
-        self._first = deque[tuple[Future[Any], Callable[[], object]]]()
-
-    def _open(self) -> None:
-        self._first_lane = ThreadPoolExecutor(1, initializer=self._enter) if self._has_first_lane else None
         self._pool = ThreadPoolExecutor(self.n_lanes, initializer=self._enter)
-
-    def _close(self, cancel: bool) -> None:
-        for pool in (self._first_lane, self._pool):
-            if pool is not None:
-                pool.shutdown(wait=True, cancel_futures=cancel)
-
-    def renew(self) -> None:
-        """Other threads, when what was handed out is done: after a lane ran out of memory.
-
-        With them goes what each keeps of the cells that it met last, and oneDNN's error of a kernel that it got no memory for:
-        it stays with the thread, where no kernel can be made any more.
-        """
-        self._close(cancel=False)
-        self._open()
-        may_end = Event()
-        first = [] if self._first_lane is None else [self._first_lane]
-        for pool in [*first, *[self._pool] * self.n_lanes]:
-            _start(pool, may_end.wait)
-        may_end.set()
+        self._first = deque[tuple[Future[Any], Callable[[], object]]]()
 
     def _enter(self) -> None:
         torch.set_num_threads(1)
@@ -91,7 +66,10 @@ class Lanes:
 
     def _next(self, task: Callable[[], R]) -> R:
         self._first_ones()
-        return self._run(task)
+        try:
+            return self._run(task)
+        finally:
+            del task
 
     def _first_ones(self) -> None:
         while self._first:
@@ -107,7 +85,7 @@ class Lanes:
         except BaseException as error:
             found.set_exception(error)
             # the error's traceback holds this frame: together they would keep the tensors of a failed task alive
-            del found
+            del found, task
         else:
             found.set_result(result)
 
@@ -118,6 +96,8 @@ class Lanes:
         except Exception as error:
             if is_out_of_memory(error):
                 let_go(error)
+                # what it was given: this call has not ended yet, and who is to hear of the error may hold it for long
+                del task
             raise
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
@@ -127,17 +107,10 @@ class Lanes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._close(cancel=True)
+        for pool in (self._first_lane, self._pool):
+            if pool is not None:
+                pool.shutdown(wait=True, cancel_futures=True)
         torch.set_num_threads(self._threads_before)
-
-
-def _start(pool: ThreadPoolExecutor, task: Callable[[], object]) -> None:
-    """Starts a thread more with this task. The room of one that ended is there a moment after it was waited for."""
-    for _ in range(START_TRIES):
-        with suppress(RuntimeError):
-            pool.submit(task)
-            return
-        time.sleep(START_WAIT_S)
 
 
 def to_device(x: NDArray[Any], device: torch.device) -> Tensor:
@@ -159,7 +132,7 @@ def to_host(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
 
 
 def let_go(error: BaseException | None) -> None:
-    """Drops the tensors that an error's traceback holds: the local variables of every call that it ended."""
+    """Drops the tensors that an error's traceback holds: the local variables of the calls that it has ended by now."""
     while error is not None:
         clear_frames(error.__traceback__)
         error = error.__context__
@@ -169,8 +142,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether a computation failed for want of memory, on a GPU or a CPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # the last two: what oneDNN says when it gets no memory for a kernel, Python for a thread
-    words = (
-        "can't allocate memory", "bad_alloc", "out of memory", "alloc_failed", "could not create a", "can't start new thread",
-    )  # fmt: skip
+    # the last is what oneDNN says when it gets no memory for a kernel
+    words = ("can't allocate memory", "bad_alloc", "out of memory", "alloc_failed", "could not create a")
     return isinstance(error, RuntimeError) and any(w in str(error).lower() for w in words)

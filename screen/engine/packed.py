@@ -89,7 +89,7 @@ class PackedEngine:
         """Packs a unit and hands its batches to the lanes, the controls of its cells first."""
         while True:
             unit = BegunUnit(number, self.plan.unit(number), self.executor)
-            if self._fits(unit, lanes, partial(self._hand_out, unit, lanes, progress)):
+            if self._fits(unit, partial(self._hand_out, unit, lanes, progress)):
                 return unit
             progress = _no_progress
 
@@ -130,14 +130,14 @@ class PackedEngine:
 
     def _finish(self, unit: BegunUnit, lanes: Lanes) -> Unit:
         """Waits for a unit; one that ran out of memory is computed once more from its start, one rung down."""
-        while not self._fits(unit, lanes, unit.wait):
+        while not self._fits(unit, unit.wait):
             unit = self._begin(unit.number, lanes, _no_progress)
         record = {**unit.executor.record(), "engine": self.name}
         if unit.recomputed:
             record["recomputed"] = dict(sorted(unit.recomputed.items()))
         return Unit(unit.number, unit.rows, unit.columns, unit.controls, record)
 
-    def _fits(self, unit: BegunUnit, lanes: Lanes, work: Callable[[], None]) -> bool:
+    def _fits(self, unit: BegunUnit, work: Callable[[], None]) -> bool:
         """Does the work; False where memory ran out: nothing of the attempt is kept, later batches are smaller."""
         try:
             work()
@@ -149,10 +149,11 @@ class PackedEngine:
         else:
             return True
         unit.drop()
-        lanes.renew()
+        # batches of the unit ahead end first: they need the room too, and may fail as this one did
+        wait([batch for batches in self._in_flight for batch in batches if not batch.done()])
+        self._in_flight.clear()
         self._control, self._begun = None, {}
-        for batches in self._in_flight:
-            batches[:] = [b for b in batches if not b.done()]
+        self.computer.forget()
         if self.executor.batch_tokens >= unit.executor.batch_tokens:
             self.executor = unit.executor.smaller(reason)
         if self.executor.device.type == "cuda":

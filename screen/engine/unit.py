@@ -51,8 +51,8 @@ class BegunUnit:
         for done in self.tasks:
             if not done.cancel():
                 done.exception()
-        self.tasks.clear()
-        self.recomputed.clear()
+        for kept in (self.tasks, self.columns, self.controls, self.recomputed):
+            kept.clear()
 
     def write(self, item_B: NDArray[np.int64], values: Columns) -> None:
         """The rows of some items; batches of one unit write different rows."""

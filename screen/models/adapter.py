@@ -161,6 +161,9 @@ class PackedModel(Protocol):
     def predict(self, rows: BatchRows, before_CD: Mapping[int, Tensor], shared: Sequence[Any]) -> Readout:
         """Readouts of B items of C cells, given the cells' control embeddings and what `control` gave for them."""
 
+    def forget(self) -> None:
+        """Lets go of what threads keep of the cells that they met last: they record it again when their items come."""
+
 
 @dataclass(frozen=True)
 class Batching:

@@ -29,6 +29,9 @@ class PackedForward:
         """Readouts of B items of C cells, given the cells' control embeddings."""
         return self._readout(rows, before_CD)
 
+    def forget(self) -> None:
+        """Nothing is kept of any cell."""
+
     def _readout(self, rows: BatchRows, before_CD: Mapping[int, Tensor] | None) -> Readout:
         hidden = self.adapter.forward(self.ops, rows)
         embedding, cosine = pooled(hidden, rows, before_CD)

@@ -1,6 +1,7 @@
 """The benchmark of a GPU: the demo stamped, what is projected of its figures, and what it is meant to reach."""
 
 import json
+import multiprocessing
 import os
 import sys
 import time
@@ -120,6 +121,7 @@ def test_checks_that_never_end_are_killed(monkeypatch: pytest.MonkeyPatch) -> No
     assert time.perf_counter() - start < 60
     assert [c["passed"] for c in job.figures["checks"]] == [False] * 3
     assert "not done within the 1 s of all checks" in job.figures["failures"][2]
+    assert not multiprocessing.active_children()
 
 
 def test_a_device_that_cannot_be_had_fails_every_check_at_once() -> None:

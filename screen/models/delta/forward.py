@@ -112,6 +112,11 @@ class DeltaForward:
         value, size_factor = self.exact.values(after, rows)
         return Readout(after, value, size_factor, kept, cosine)
 
+    def forget(self) -> None:
+        """Lets go of what threads recorded of the cells that they met last."""
+        self._recordings.forget()
+        self.packed.forget()
+
     @property
     def recorded_bytes(self) -> int:
         """Of the cells whose items this thread predicted last."""

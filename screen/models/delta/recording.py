@@ -59,21 +59,31 @@ class Places:
         return (*kind, self._n_done[kind])
 
 
-class LatestRecordings(threading.local):
+class LatestRecordings:
     """For each thread, what it recorded of the cells that it met last: items of one cell come one behind the other."""
 
     def __init__(self) -> None:
-        self._cells: Sequence[object] = ()
-        self._found: dict[object, Recording] = {}
+        self._own = _OfThread()
 
     def of(self, cells: Sequence[object], part: object = None) -> Recording:
         """Of cells, the very objects, and a part of the network."""
-        if len(cells) != len(self._cells) or any(a is not b for a, b in zip(cells, self._cells, strict=True)):
-            self._cells, self._found = tuple(cells), {}
-        return self._found.setdefault(part, Recording())
+        own = self._own
+        if len(cells) != len(own.cells) or any(a is not b for a, b in zip(cells, own.cells, strict=True)):
+            own.cells, own.found = tuple(cells), {}
+        return own.found.setdefault(part, Recording())
+
+    def forget(self) -> None:
+        """Lets go of what every thread recorded."""
+        self._own = _OfThread()
 
     @property
     def n_bytes(self) -> int:
         """Of this thread's, memory that several tensors are views of counted once."""
-        kept = [t.untyped_storage() for t in tensors_of(self._found)]
+        kept = [t.untyped_storage() for t in tensors_of(self._own.found)]
         return sum({storage.data_ptr(): storage.nbytes() for storage in kept}.values())
+
+
+class _OfThread(threading.local):
+    def __init__(self) -> None:
+        self.cells: Sequence[object] = ()
+        self.found: dict[object, Recording] = {}

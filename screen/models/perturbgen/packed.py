@@ -71,6 +71,10 @@ class PackedPerturbGen:
         shared = [self._shared(one, wanted, b, {s: n[b] for s, n in length_B.items()}) for b in range(len(rows))]
         return self._readout(rows, hidden, None), shared
 
+    def forget(self) -> None:
+        """Lets go of what threads recorded of the cells that they met last."""
+        self._recordings.forget()
+
     @torch.inference_mode()
     def predict(self, rows: BatchRows, before_CD: Mapping[int, Tensor], shared: Sequence[Shared]) -> Readout:
         """Readouts of B items, from the control embeddings and shared activations of the C cells they belong to."""
