@@ -273,6 +273,33 @@ def test_a_lower_rung_has_the_room_of_the_attempt_before(
         assert_close(whole, units[number])
 
 
+def test_controls_beside_those_that_had_no_room_are_let_go() -> None:
+    screen, held, alive = screen_of(("mask",), ("src",), (), False, 10_000, 2), list[Any](), list[int]()
+    engine = PackedEngine(screen, Executor(CPU, batch_tokens=100, n_lanes=1))
+    compute = engine.computer.controls
+
+    def controls(batch: Any) -> Any:
+        if engine.executor.n_parts > 1:
+            alive.append(sum(x() is not None for x in held))
+            return compute(batch)
+        if held:
+            # of the second cell of a block
+            raise MemoryError("no room")
+        control = compute(batch)
+        held.extend(weakref.ref(x) for x in control.shared_C)
+        return control
+
+    engine.computer.controls = controls  # type: ignore[method-assign]
+    gc.disable()
+    try:
+        (unit,) = engine.units([0], quiet)
+    finally:
+        gc.enable()
+    assert unit.record["parts_per_block"] == 2
+    assert held
+    assert not any(alive)
+
+
 OUT_OF_MEMORY = """
 import resource, sys
 import numpy as np, torch
